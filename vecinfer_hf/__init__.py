@@ -1,0 +1,26 @@
+# SPDX-FileCopyrightText: 2026 The vecinfer_hf authors
+# SPDX-License-Identifier: Apache-2.0
+"""VecInfer for Hugging Face transformers: a vector-quantized key/value cache (https://arxiv.org/abs/2510.06175).
+
+Importing this package registers "vecinfer" with transformers and changes nothing else.
+"""
+
+from . import registration
+from .cache import VecInferCache
+from .codebook import Codebook, CodebookError
+from .config import VecInferConfig
+from .registration import disable, enable
+from .version import __version__
+
+
+__all__ = [
+    "Codebook",
+    "CodebookError",
+    "VecInferCache",
+    "VecInferConfig",
+    "__version__",
+    "disable",
+    "enable",
+]
+
+registration.install()

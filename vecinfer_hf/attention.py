@@ -1,0 +1,179 @@
+# SPDX-FileCopyrightText: 2026 The vecinfer_hf authors
+# SPDX-License-Identifier: Apache-2.0
+"""The attention function and mask registered with transformers as "vecinfer".
+
+Owns the choice of path for each call: exact for a first prompt, fused over codes for a few tokens, in blocks for many.
+For any other cache it is SDPA.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+
+from .layer import CacheHandle, VecInferLayer
+from .ops.blockwise import Block, blockwise_attention
+
+
+_SCORE_ELEMENTS = 1 << 25
+
+
+def vecinfer_attention_forward(
+    module: torch.nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor | CacheHandle,
+    value: torch.Tensor | CacheHandle,
+    attention_mask: torch.Tensor | None,
+    scaling: float | None = None,
+    dropout: float = 0.0,
+    softcap: float | None = None,
+    s_aux: torch.Tensor | None = None,
+    sliding_window: int | None = None,
+    **kwargs,
+) -> tuple[torch.Tensor, None]:
+    """Return the attention output of one layer, in transformers' attention interface.
+
+    Args:
+        module: the attention module.
+        query: `[B, Hq, Tq, D]` after RoPE.
+        key: the handle that `VecInferLayer.update` returned, or plain keys `[B, Hkv, T, D]` of any other cache.
+        value: likewise.
+        attention_mask: bool `[B, 1, Tq, T]`, or None for plain causal attention.
+        scaling: softmax scale; default `D**-0.5`.
+        dropout: attention dropout, only for plain keys.
+        softcap: softcap of the scaled scores, or None.
+        s_aux: attention sinks `[Hq]` (GPT-OSS), or None.
+        sliding_window: refused for a layer that holds codes.
+        kwargs: passed on to SDPA for plain keys.
+
+    Returns:
+        `[B, Tq, Hq, D]` and None (attention weights are never formed).
+    """
+    if scaling is None:
+        scaling = query.shape[-1] ** -0.5
+    if not isinstance(key, CacheHandle):
+        output = exact_attention(
+            module, query, key, value, attention_mask, scaling, softcap, s_aux, dropout=dropout, **kwargs
+        )
+        return output, None
+    layer, new_keys, new_values = key.layer, key.states, value.states
+    if sliding_window is not None and layer.cumulative_length > sliding_window:
+        raise ValueError(
+            f"Layer {layer.layer_idx} attends over a sliding window of {sliding_window} tokens but has a cache for "
+            "full attention; this model's config and its attention disagree. Use the stock cache for it."
+        )
+    queries = query.shape[2]
+    past = layer.cumulative_length - queries
+    real = layer.shared.padding.observe(attention_mask, query.shape[0], past, queries)
+    if past == 0:
+        output = exact_attention(module, query, new_keys, new_values, attention_mask, scaling, softcap, s_aux)
+        layer.store(new_keys, new_values, real)
+        return output, None
+    if real is None and layer.fits_window(queries):
+        layer.store(new_keys, new_values)
+        output, _ = layer.ops.decode_attention(
+            query,
+            layer.buffers,
+            layer.layer_codebook,
+            layer.residual_length,
+            scaling,
+            softcap or 0.0,
+            s_aux,
+        )
+    else:
+        output = _long_query_attention(query, layer, new_keys, new_values, real, scaling, softcap, s_aux)
+        layer.store(new_keys, new_values, real)
+    return output.transpose(1, 2).contiguous(), None
+
+
+def exact_attention(
+    module: torch.nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    scaling: float,
+    softcap: float | None = None,
+    s_aux: torch.Tensor | None = None,
+    **kwargs,
+) -> torch.Tensor:
+    """Return unquantized attention `[B, Tq, Hq, D]`: SDPA, or plain torch where SDPA lacks softcap and sinks.
+
+    Args:
+        module: the attention module.
+        query: `[B, Hq, Tq, D]`.
+        key: `[B, Hkv, T, D]`.
+        value: `[B, Hkv, T, D]`.
+        attention_mask: bool `[B, 1, Tq, T]` (True = attend) or additive, or None for causal.
+        scaling: softmax scale.
+        softcap: softcap of the scaled scores, or None.
+        s_aux: attention sinks `[Hq]`, or None.
+        kwargs: passed on to SDPA.
+    """
+    if not softcap and s_aux is None:
+        return sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, **kwargs)[0]
+    batch, query_heads, queries, head_dim = query.shape
+    kv_heads, tokens = key.shape[1], key.shape[2]
+    outputs = []
+    step = max(1, _SCORE_ELEMENTS // (batch * query_heads * tokens))
+    for start in range(0, queries, step):
+        rows = query[:, :, start : start + step].reshape(batch, kv_heads, -1, min(step, queries - start), head_dim)
+        scores = (rows @ key.unsqueeze(2).transpose(-1, -2)).float() * scaling
+        if softcap:
+            scores = softcap * torch.tanh(scores / softcap)
+        if attention_mask is None:
+            last = torch.arange(start, start + rows.shape[3], device=query.device) + tokens - queries
+            hidden = torch.arange(tokens, device=query.device) > last.unsqueeze(1)
+            scores = scores.masked_fill(hidden, float("-inf"))
+        else:
+            part = attention_mask[:, :, start : start + step, :tokens].unsqueeze(2)
+            if part.dtype == torch.bool:
+                scores = scores.masked_fill(~part, torch.finfo(scores.dtype).min)
+            else:
+                scores = scores + part
+        if s_aux is not None:
+            logits = s_aux.float().view(1, kv_heads, -1, 1, 1).expand(batch, -1, -1, scores.shape[3], 1)
+            weights = torch.cat([scores, logits], dim=-1).softmax(-1)[..., :-1]
+        else:
+            weights = scores.softmax(-1)
+        outputs.append((weights.to(value.dtype) @ value.unsqueeze(2)).flatten(1, 2))
+    return torch.cat(outputs, dim=2).transpose(1, 2).contiguous()
+
+
+def _long_query_attention(
+    query: torch.Tensor,
+    layer: VecInferLayer,
+    new_keys: torch.Tensor,
+    new_values: torch.Tensor,
+    real: torch.Tensor | None,
+    scaling: float,
+    softcap: float | None,
+    s_aux: torch.Tensor | None,
+) -> torch.Tensor:
+    """Attend from many new tokens to the stored ones, block by block, and exactly to each other: `[B, Hq, Tq, D]`."""
+    queries, device = query.shape[2], query.device
+    before = layer.buffers.lengths.long().unsqueeze(1)
+    if real is None:
+        query_index = before + torch.arange(queries, device=device)
+        new_index = query_index
+    else:
+        real = real.to(device)
+        # A padding token stands at its predecessor's place as a query and nowhere as a key.
+        query_index = before + real.long().cumsum(1) - 1
+        new_index = torch.where(real, query_index, -1)
+
+    def blocks() -> Iterator[Block]:
+        yield from layer.blocks()
+        yield Block(new_keys, new_values, new_index)
+
+    outputs = []
+    step = max(1, _SCORE_ELEMENTS // (query.shape[0] * query.shape[1] * max(queries, 4096)))
+    for start in range(0, queries, max(step, 64)):
+        part = slice(start, start + max(step, 64))
+        output, _ = blockwise_attention(
+            query[:, :, part], blocks(), query_index[:, part], scaling, softcap or 0.0, s_aux
+        )
+        outputs.append(output)
+    return torch.cat(outputs, dim=2).to(query.dtype)

@@ -1,0 +1,369 @@
+# SPDX-FileCopyrightText: 2026 The vecinfer_hf authors
+# SPDX-License-Identifier: Apache-2.0
+"""VecInferLayer: the storage of one attention layer, growing as tokens come.
+
+Owns buffers and their life (growth, crop, reorder, select). attention.py computes on them, store.py fills them.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from transformers.cache_utils import CacheLayerMixin
+
+from .codebook import Codebook
+from .ops import MAX_DECODE_QUERIES, select_backend
+from .ops.blockwise import cache_blocks
+from .ops.store import store_tokens, window_span
+from .ops.types import CacheBuffers, LayerCodebook
+from .packing import TILE, bytes_per_tile
+from .padding import Padding
+
+
+_GROWTH = 1.125
+"""A full buffer grows by an eighth: copying stays a constant cost per token and at most an eighth lies idle."""
+
+
+class CacheHandle(NamedTuple):
+    """What `update` returns when the model's attention is "vecinfer": new states, and the layer that keeps the rest.
+
+    Args:
+        layer: the cache layer.
+        states: new keys or values, `[B, Hkv, T, D]`, not stored yet.
+    """
+
+    layer: VecInferLayer
+    states: torch.Tensor
+
+    def __getattr__(self, name: str):
+        raise AttributeError(
+            f"This model reads {name!r} of the cached keys or values before its attention function sees them, so its "
+            "attention cannot run on VecInfer codes. Use the stock cache for it, and report the model type."
+        )
+
+
+class SharedState:
+    """What the layers of one cache share: the model's config, for its attention implementation, and the padding."""
+
+    def __init__(self, model_config):
+        self.model_config = model_config
+        self.padding = Padding()
+
+    def __deepcopy__(self, memo):
+        copy = SharedState(self.model_config)
+        copy.padding = self.padding.__deepcopy__(memo)
+        memo[id(self)] = copy
+        return copy
+
+    @property
+    def handles_wanted(self) -> bool:
+        """Whether the model's attention function understands `CacheHandle`."""
+        return self.model_config._attn_implementation == "vecinfer"
+
+
+class VecInferLayer(CacheLayerMixin):
+    """Codes, exact sinks and exact recent window of one full-attention layer.
+
+    Args:
+        layer_idx: index of the layer in the model.
+        codebook: the model's codebook.
+        residual_length: recent tokens kept exact.
+        sink_length: first tokens of each row kept exact.
+        ops_backend: see `VecInferConfig.ops_backend`.
+        shared: state shared by the layers of one cache.
+    """
+
+    is_sliding = False
+    is_croppable = True
+    is_compileable = False
+
+    def __init__(
+        self,
+        layer_idx: int,
+        codebook: Codebook,
+        residual_length: int,
+        sink_length: int,
+        ops_backend: str,
+        shared: SharedState,
+    ):
+        super().__init__()
+        self.layer_idx = layer_idx
+        self.codebook = codebook
+        self.residual_length = residual_length
+        self.sink_length = sink_length
+        self.ops_backend = ops_backend
+        self.shared = shared
+        self.key_format, self.value_format = codebook.formats(layer_idx)
+        self._clear()
+
+    def _clear(self) -> None:
+        self.cumulative_length = 0
+        """Columns seen, padding included."""
+        self.lengths: list[int] = []
+        """Real tokens of each row; `buffers.lengths` on the host."""
+        self.quantized_lengths: list[int] = []
+        self.buffers: CacheBuffers | None = None
+        self.keys = self.values = None
+        self.is_initialized = False
+
+    def __repr__(self):
+        formats = f"{self.key_format.name}/{self.value_format.name}"
+        return f"{type(self).__name__}({formats}, {self.cumulative_length} tokens)"
+
+    def lazy_initialization(self, key_states: torch.Tensor, value_states: torch.Tensor) -> None:
+        """Allocate empty buffers for the batch, heads, dtype and device of `key_states` `[B, Hkv, T, D]`."""
+        batch, heads, _, head_dim = key_states.shape
+        expected = self.codebook.head_shape(self.layer_idx)
+        if (heads, head_dim) != expected or value_states.shape[-1] != head_dim:
+            raise ValueError(
+                f"Layer {self.layer_idx} caches {heads} heads of size {head_dim} (values {value_states.shape[-1]}), "
+                f"but its codebook is for {expected[0]} heads of size {expected[1]}; use a codebook made for this model."
+            )
+        self.dtype, self.device = key_states.dtype, key_states.device
+        config = self.shared.model_config
+        self.ops = select_backend(
+            self.ops_backend,
+            self.device,
+            self.dtype,
+            head_dim,
+            config.num_attention_heads // heads,
+            (self.key_format, self.value_format),
+        )
+        tile_bytes = bytes_per_tile(self.key_format, self.value_format, head_dim)
+        self._set_buffers(
+            CacheBuffers(
+                torch.zeros(batch, heads, 0, tile_bytes, dtype=torch.uint8, device=self.device),
+                *(key_states.new_zeros(batch, heads, self.sink_length, head_dim) for _ in range(2)),
+                *(key_states.new_zeros(batch, heads, 0, head_dim) for _ in range(2)),
+                *(torch.zeros(batch, dtype=torch.int32, device=self.device) for _ in range(2)),
+            )
+        )
+        self.lengths, self.quantized_lengths = [0] * batch, [0] * batch
+        self.is_initialized = True
+
+    def _set_buffers(self, buffers: CacheBuffers) -> None:
+        self.buffers = buffers
+        # Other libraries read `.keys.device` and the like; the exact window is what a layer has of that kind.
+        self.keys, self.values = buffers.window_keys, buffers.window_values
+
+    @property
+    def layer_codebook(self) -> LayerCodebook:
+        """This layer's codebook on this layer's device."""
+        return self.codebook.layer(self.layer_idx, self.device)
+
+    def update(self, key_states: torch.Tensor, value_states: torch.Tensor, *args, **kwargs):
+        """Take new keys and values `[B, Hkv, T, D]`.
+
+        Returns:
+            Two `CacheHandle` if the model's attention is "vecinfer" (which stores the tokens); otherwise the whole
+            cache as tensors `[B, Hkv, columns, D]`, dequantized.
+        """
+        if not self.is_initialized:
+            self.lazy_initialization(key_states, value_states)
+        past, tokens = self.cumulative_length, key_states.shape[2]
+        self.cumulative_length += tokens
+        if self.shared.handles_wanted:
+            return CacheHandle(self, key_states), CacheHandle(self, value_states)
+        if past and not self.fits_window(tokens):
+            old_keys, old_values = self.read(past)
+            self.store(key_states, value_states)
+            return torch.cat([old_keys, key_states], dim=2), torch.cat([old_values, value_states], dim=2)
+        self.store(key_states, value_states)
+        # A first prompt is attended to exactly, like everywhere in this package.
+        return self.read(past + tokens) if past else (key_states, value_states)
+
+    def fits_window(self, tokens: int) -> bool:
+        """Whether `tokens` new tokens may be stored before they attend: few, and no more than the window holds."""
+        return tokens <= min(MAX_DECODE_QUERIES, self.residual_length)
+
+    def store(self, key_states: torch.Tensor, value_states: torch.Tensor, real: torch.Tensor | None = None) -> None:
+        """Store new tokens behind the old ones and quantize what leaves the window.
+
+        Args:
+            key_states: `[B, Hkv, T, D]`.
+            value_states: `[B, Hkv, T, D]`.
+            real: bool `[B, T]` on the CPU, which are real tokens; None for all.
+        """
+        batch, _, tokens, _ = key_states.shape
+        if real is None:
+            first, counts = [0] * batch, [tokens] * batch
+        else:
+            counts = real.sum(1).tolist()
+            first = [int(row.argmax()) if count else 0 for row, count in zip(real.int(), counts, strict=True)]
+            if any(not row[f : f + c].all() for row, f, c in zip(real, first, counts, strict=True)):
+                # Padding between real tokens: move each row's real tokens to its front.
+                order = (~real).int().argsort(dim=1, stable=True).to(key_states.device)
+                index = order[:, None, :, None].expand_as(key_states)
+                key_states, value_states = key_states.gather(2, index), value_states.gather(2, index)
+                first = [0] * batch
+        self._reserve(counts)
+        if real is None and self.fits_window(tokens):
+            self.ops.append(key_states, value_states, self.buffers, self.layer_codebook, self.residual_length)
+            self.quantized_lengths = [
+                window_span(length, tokens, coded, self.sink_length, self.residual_length)[0]
+                for length, coded in zip(self.lengths, self.quantized_lengths, strict=True)
+            ]
+            self.lengths = [length + tokens for length in self.lengths]
+            return
+        self.lengths, self.quantized_lengths = store_tokens(
+            key_states,
+            value_states,
+            first,
+            counts,
+            self.lengths,
+            self.quantized_lengths,
+            self.buffers,
+            self.layer_codebook,
+            self.residual_length,
+            self.ops.quantize,
+        )
+
+    def _reserve(self, counts: list[int]) -> None:
+        """Make room for `counts[b]` more tokens in row `b`."""
+        coded, ends = 0, 0
+        for length, count, quantized in zip(self.lengths, counts, self.quantized_lengths, strict=True):
+            span = window_span(length, count, quantized, self.sink_length, self.residual_length)
+            coded, ends = max(coded, span[0]), max(ends, span[1])
+        buffers = self.buffers
+        tiles, have = -(-coded // TILE), buffers.codes.shape[2]
+        if tiles > have:
+            # The first prompt gets exactly what it needs, later growth is geometric.
+            buffers = buffers._replace(codes=_grown(buffers.codes, max(tiles, int(have * _GROWTH))))
+        places, have = min(ends, self.residual_length), buffers.window_keys.shape[2]
+        if places > have:
+            size = min(self.residual_length, max(places, int(have * _GROWTH) + TILE if have else places))
+            buffers = buffers._replace(
+                window_keys=_grown(buffers.window_keys, size), window_values=_grown(buffers.window_values, size)
+            )
+        if buffers is not self.buffers:
+            self._set_buffers(buffers)
+
+    def blocks(self):
+        """Yield everything stored as `ops.blockwise.Block`s."""
+        return cache_blocks(
+            self.buffers,
+            self.residual_length,
+            lambda start, length: self.ops.dequantize(
+                self.buffers.codes, self.layer_codebook, start, length, self.dtype
+            ),
+            max(self.quantized_lengths, default=0),
+        )
+
+    def read(self, columns: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return keys and values of the first `columns` columns, `[B, Hkv, columns, D]`; padding columns are zero."""
+        batch, heads, _, head_dim = self.buffers.sink_keys.shape
+        real = self.shared.padding.columns
+        longest = max(self.lengths)
+        keys, values = (
+            torch.zeros(batch, heads, longest + 1, head_dim, dtype=self.dtype, device=self.device) for _ in range(2)
+        )
+        for block in self.blocks():
+            # Empty places have index -1: they land in the spare last token.
+            index = torch.where(block.token_index < 0, longest, block.token_index)
+            index = index.expand(batch, -1)[:, None, :, None].expand_as(block.keys)
+            keys.scatter_(2, index, block.keys)
+            values.scatter_(2, index, block.values)
+        if real is None:
+            return keys[:, :, :columns], values[:, :, :columns]
+        real = real[:, :columns].to(self.device)
+        index = torch.where(real, real.cumsum(1) - 1, longest)[:, None, :, None].expand(-1, heads, -1, head_dim)
+        keys[:, :, longest] = values[:, :, longest] = 0
+        return keys.gather(2, index), values.gather(2, index)
+
+    def get_seq_length(self) -> int:
+        """Return the columns seen, padding included."""
+        return self.cumulative_length
+
+    def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
+        """Return the columns a mask for `query_length` more tokens covers, and its offset, 0."""
+        return self.cumulative_length + query_length, 0
+
+    def get_max_length(self) -> int:
+        """Return -1: the layer grows without bound."""
+        return -1
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes allocated for this layer: codes, sinks, window, lengths and its codebook."""
+        return (self.buffers.nbytes if self.is_initialized else 0) + self.codebook.layers[self.layer_idx].nbytes
+
+    def reset(self) -> None:
+        """Forget everything and free the buffers."""
+        self._clear()
+
+    def crop(self, tokens_to_remove: int) -> None:
+        """Remove the last `|tokens_to_remove|` columns.
+
+        Lengths move, codes stay codes: after a crop the exact window is shorter until it has filled again.
+
+        Args:
+            tokens_to_remove: 0 or negative.
+
+        Raises:
+            ValueError: if it is positive.
+        """
+        if tokens_to_remove > 0:
+            raise ValueError(
+                f"crop({tokens_to_remove}) is not supported: pass the negative number of tokens to remove."
+            )
+        if tokens_to_remove == 0 or not self.is_initialized:
+            return
+        columns = min(-tokens_to_remove, self.cumulative_length)
+        real = self.shared.padding.columns
+        if real is None:
+            removed = [columns] * len(self.lengths)
+        else:
+            removed = real[:, self.cumulative_length - columns : self.cumulative_length].sum(1).tolist()
+        self.cumulative_length -= columns
+        self.lengths = [length - count for length, count in zip(self.lengths, removed, strict=True)]
+        self.quantized_lengths = [
+            min(coded, max(length - self.sink_length, 0))
+            for length, coded in zip(self.lengths, self.quantized_lengths, strict=True)
+        ]
+        self.buffers.lengths.copy_(torch.tensor(self.lengths, dtype=torch.int32))
+        self.buffers.quantized_lengths.copy_(torch.tensor(self.quantized_lengths, dtype=torch.int32))
+
+    def reorder_cache(self, beam_idx: torch.LongTensor) -> None:
+        """Keep the rows `beam_idx`, in that order, for beam search."""
+        self.batch_select_indices(beam_idx)
+
+    def batch_select_indices(self, indices: torch.Tensor) -> None:
+        """Keep the rows `indices` `[n]` (int64, or bool `[B]`), in that order."""
+        if not self.is_initialized:
+            return
+        indices = indices.to(self.device)
+        if indices.dtype == torch.bool:
+            indices = indices.nonzero().squeeze(1)
+        self._set_buffers(CacheBuffers(*(tensor.index_select(0, indices) for tensor in self.buffers)))
+        if len(set(zip(self.lengths, self.quantized_lengths, strict=True))) == 1:
+            rows = [0] * len(indices)
+        else:
+            rows = indices.tolist()
+        self.lengths = [self.lengths[row] for row in rows]
+        self.quantized_lengths = [self.quantized_lengths[row] for row in rows]
+
+    def batch_repeat_interleave(self, repeats: int) -> None:
+        """Repeat every row `repeats` times in place."""
+        if not self.is_initialized:
+            return
+        self._set_buffers(CacheBuffers(*(tensor.repeat_interleave(repeats, dim=0) for tensor in self.buffers)))
+        self.lengths = [length for length in self.lengths for _ in range(repeats)]
+        self.quantized_lengths = [length for length in self.quantized_lengths for _ in range(repeats)]
+
+    def offload(self) -> None:
+        """Move all buffers to the CPU."""
+        if self.is_initialized:
+            self._set_buffers(CacheBuffers(*(tensor.to("cpu", non_blocking=True) for tensor in self.buffers)))
+
+    def prefetch(self) -> None:
+        """Move all buffers back to the device they were made on."""
+        if self.is_initialized:
+            self._set_buffers(CacheBuffers(*(tensor.to(self.device, non_blocking=True) for tensor in self.buffers)))
+
+
+def _grown(tensor: torch.Tensor, size: int) -> torch.Tensor:
+    """Copy `tensor` into one with `size` places in dimension 2."""
+    grown = tensor.new_zeros(*tensor.shape[:2], size, *tensor.shape[3:])
+    grown[:, :, : tensor.shape[2]] = tensor
+    return grown

@@ -1,0 +1,89 @@
+# SPDX-FileCopyrightText: 2026 The vecinfer_hf authors
+# SPDX-License-Identifier: Apache-2.0
+"""Which model a codebook belongs to, and which models can have one at all.
+
+Owns the reading of a transformers config: layers, heads, sizes, and the refusals that can be decided from it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Any
+
+from transformers import PreTrainedConfig
+from transformers.cache_utils import DynamicCache, DynamicLayer
+
+
+def text_config(config: PreTrainedConfig) -> PreTrainedConfig:
+    """Return the config of the language model inside `config` (itself for a text model)."""
+    return config.get_text_config(decoder=True)
+
+
+def head_dim(config: PreTrainedConfig) -> int:
+    """Return the size of one attention head."""
+    return getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+
+
+def num_key_value_heads(config: PreTrainedConfig) -> int:
+    """Return the number of key/value heads."""
+    return getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+
+
+def unsupported_reason(config: PreTrainedConfig) -> str | None:
+    """Return why a model with this config cannot have a VecInfer cache, or None if it can."""
+    if getattr(config, "is_encoder_decoder", False):
+        return (
+            f"{config.model_type} is an encoder-decoder model; only decoder-only models are supported. "
+            "Use the stock cache for it"
+        )
+    config = text_config(config)
+    if getattr(config, "kv_lora_rank", None):
+        return (
+            f"{config.model_type} caches latent vectors (multi-head latent attention, kv_lora_rank="
+            f"{config.kv_lora_rank}), which are compressed already. Use the stock cache for it"
+        )
+    if getattr(config, "num_kv_shared_layers", None):
+        return (
+            f"{config.model_type} shares keys and values between layers (num_kv_shared_layers="
+            f"{config.num_kv_shared_layers}), which is not supported. Use the stock cache for it"
+        )
+    return None
+
+
+def full_attention_layers(config: PreTrainedConfig) -> list[int]:
+    """Return the indices of the layers that grow with the context: those the stock cache gives a `DynamicLayer`."""
+    stock = DynamicCache(config=text_config(config)).layers
+    return [index for index, layer in enumerate(stock) if type(layer) is DynamicLayer]
+
+
+def model_identity(config: PreTrainedConfig) -> dict[str, Any]:
+    """Return what a codebook must agree with (type, layers, heads, head size) and, for the record, name and hash."""
+    name = getattr(config, "_name_or_path", "") or ""
+    inner = text_config(config)
+    shape = {
+        "model_type": inner.model_type,
+        "num_hidden_layers": inner.num_hidden_layers,
+        "num_attention_heads": inner.num_attention_heads,
+        "num_key_value_heads": num_key_value_heads(inner),
+        "head_dim": head_dim(inner),
+        "hidden_size": inner.hidden_size,
+        "vocab_size": inner.vocab_size,
+        "quantized_layers": full_attention_layers(config),
+    }
+    digest = hashlib.sha256(json.dumps(shape, sort_keys=True).encode()).hexdigest()[:16]
+    return {"name": name, "revision": getattr(config, "_commit_hash", None), **shape, "shape_hash": digest}
+
+
+def check_identity(codebook: dict[str, Any], model: dict[str, Any]) -> str | None:
+    """Return how the two identities differ in a way that forbids using the codebook, or None."""
+    for key in ("model_type", "num_hidden_layers", "num_attention_heads", "num_key_value_heads", "head_dim"):
+        if codebook.get(key) != model[key]:
+            made_for = f"{key} {codebook.get(key)!r} ({codebook.get('name')})"
+            return f"it was made for {made_for}, the model has {model[key]!r}"
+    if codebook.get("quantized_layers") != model["quantized_layers"]:
+        return (
+            f"it covers layers {codebook.get('quantized_layers')}, the model's layers with full attention are "
+            f"{model['quantized_layers']}"
+        )
+    return None

@@ -1,0 +1,114 @@
+# SPDX-FileCopyrightText: 2026 The vecinfer_hf authors
+# SPDX-License-Identifier: Apache-2.0
+"""Padding: which columns of a batch are real tokens of each row, learned once per forward from the attention mask.
+
+Owns the reading and checking of masks. A cache row is compact, so the layers need to know what to leave out.
+"""
+
+from __future__ import annotations
+
+import weakref
+
+import torch
+
+
+class UnsupportedMaskError(ValueError):
+    """An attention mask that is not causal attention over the row's own real tokens."""
+
+
+class Padding:
+    """The real-token columns of every row of one cache, shared by its layers.
+
+    `columns` is None as long as every column of every row is a real token, else bool `[B, columns seen]` on the CPU.
+    """
+
+    def __init__(self):
+        self.columns: torch.Tensor | None = None
+        self._last_mask: weakref.ref | None = None
+        self._last_place: tuple[int, int] | None = None
+        self._last_new: torch.Tensor | None = None
+
+    def __deepcopy__(self, memo):
+        copy = Padding()
+        copy.columns = None if self.columns is None else self.columns.clone()
+        memo[id(self)] = copy
+        return copy
+
+    def observe(self, mask: torch.Tensor | None, batch: int, past: int, queries: int) -> torch.Tensor | None:
+        """Return which of the new columns are real tokens, bool `[B, queries]` on the CPU, or None for all.
+
+        All layers of a forward pass see the same mask; it is read once, by the first.
+
+        Args:
+            mask: bool `[B or 1, 1, queries, past + queries]`, True where attended (or additive, 0 where attended), or
+                None for plain causal attention.
+            batch: rows.
+            past: columns stored before this forward.
+            queries: new columns.
+
+        Raises:
+            UnsupportedMaskError: if the mask hides more than the future and padding, or changes its mind about a
+                column that is stored already.
+        """
+        if mask is None:
+            if self.columns is not None:
+                raise UnsupportedMaskError(
+                    "This cache holds left-padded rows, but the forward pass brought no attention mask; pass the same "
+                    "attention_mask, extended by the new tokens."
+                )
+            return None
+        if self._last_mask is not None and self._last_mask() is mask and self._last_place == (past, queries):
+            return self._last_new
+        new = self._read(mask, batch, past, queries)
+        self._last_mask, self._last_place, self._last_new = weakref.ref(mask), (past, queries), new
+        return new
+
+    def _read(self, mask: torch.Tensor, batch: int, past: int, queries: int) -> torch.Tensor | None:
+        if mask.dim() != 4 or mask.shape[1] != 1 or mask.shape[2] != queries or mask.shape[3] < past + queries:
+            raise UnsupportedMaskError(
+                f"The attention mask has shape {tuple(mask.shape)}; the vecinfer cache needs "
+                f"[batch, 1, {queries}, {past + queries}]."
+            )
+        attend = mask if mask.dtype == torch.bool else mask == 0
+        attend = attend[:, 0, :, : past + queries]
+        # The last query is after every column, so what it does not see is padding.
+        real = attend[:, -1]
+        causal = torch.ones(queries, past + queries, dtype=torch.bool, device=mask.device).tril(past)
+        expected = real.unsqueeze(1) & causal
+        # A padding query's own row may hold anything.
+        wrong = (attend != expected) & real[:, past:].unsqueeze(2)
+        history = self.columns
+        if history is None:
+            changed = ~real[:, :past]
+        else:
+            changed = real[:, :past] != history[:, :past].to(real.device)
+        if bool(wrong.any()) or bool(changed.any()):
+            raise UnsupportedMaskError(
+                "The attention mask is not causal attention over each row's real tokens (packed sequences, "
+                "bidirectional spans, or a stored column that was hidden or shown later). The vecinfer cache cannot "
+                "honour it; use the stock cache for this call."
+            )
+        real = real.cpu().expand(batch, -1)
+        if bool(real.all()):
+            self.columns = None
+            return None
+        self.columns = real
+        new = real[:, past:]
+        return None if bool(new.all()) else new
+
+    def crop(self, columns: int) -> None:
+        """Forget the last `columns` columns."""
+        if self.columns is not None:
+            self.columns = self.columns[:, : self.columns.shape[1] - columns]
+            if bool(self.columns.all()):
+                self.columns = None
+
+    def select(self, indices: torch.Tensor) -> None:
+        """Keep the rows `indices`, in that order."""
+        if self.columns is not None:
+            self.columns = self.columns.index_select(0, indices.cpu())
+
+    def repeat(self, repeats: int) -> None:
+        """Repeat every row `repeats` times."""
+        if self.columns is not None:
+            self.columns = self.columns.repeat_interleave(repeats, dim=0)

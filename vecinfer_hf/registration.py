@@ -1,0 +1,211 @@
+# SPDX-FileCopyrightText: 2026 The vecinfer_hf authors
+# SPDX-License-Identifier: Apache-2.0
+"""The hooks into transformers: generate's cache choice, the attention registry, the quantizer registry.
+
+Owns every change to another library's state; each is additive, made once, and undone by `uninstall`. The names it
+relies on are private, so `install` checks them first and says what still works if they have moved.
+"""
+
+from __future__ import annotations
+
+import copy
+import functools
+import inspect
+from typing import Any
+
+from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
+from transformers.generation import GenerationMixin
+from transformers.generation import configuration_utils as generation_configuration
+from transformers.masking_utils import sdpa_mask
+from transformers.quantizers.auto import register_quantization_config, register_quantizer
+from transformers.utils import logging
+
+from .attention import vecinfer_attention_forward
+from .cache import VecInferCache
+from .codebook import Codebook
+from .config import VecInferConfig, check_cache_config
+from .hf_quantizer import VecInferQuantizer
+from .model_identity import text_config, unsupported_reason
+
+
+NAME = "vecinfer"
+_HOOK = "_prepare_cache_for_generation"
+_PARAMETERS = ("self", "generation_config", "model_kwargs")
+
+logger = logging.get_logger(__name__)
+
+
+def self_check() -> list[str]:
+    """Return what has moved in transformers so that a hook cannot be installed; empty if all is well."""
+    problems = []
+    implementations = getattr(generation_configuration, "ALL_CACHE_IMPLEMENTATIONS", None)
+    if not isinstance(implementations, tuple):
+        problems.append("generation.configuration_utils.ALL_CACHE_IMPLEMENTATIONS is no tuple")
+    hook = getattr(GenerationMixin, _HOOK, None)
+    if hook is None:
+        problems.append(f"GenerationMixin.{_HOOK} is missing")
+    elif tuple(inspect.signature(hook).parameters)[:3] != _PARAMETERS:
+        problems.append(f"GenerationMixin.{_HOOK} takes other parameters than {_PARAMETERS}")
+    return problems
+
+
+def install() -> None:
+    """Register "vecinfer" as cache implementation, attention, attention mask and quantization method. Idempotent."""
+    AttentionInterface.register(NAME, vecinfer_attention_forward)
+    # Without a mask entry transformers drops the mask, and padded batches go wrong silently.
+    AttentionMaskInterface.register(NAME, sdpa_mask)
+    _register_quantizer()
+    problems = self_check()
+    if problems:
+        logger.warning_once(
+            f'vecinfer: generate(cache_implementation="vecinfer") is not available with this transformers '
+            f"({'; '.join(problems)}). past_key_values=VecInferCache(model.config, codebook) still works; "
+            "please report it."
+        )
+        return
+    if NAME not in generation_configuration.ALL_CACHE_IMPLEMENTATIONS:
+        generation_configuration.ALL_CACHE_IMPLEMENTATIONS += (NAME,)
+    original = getattr(GenerationMixin, _HOOK)
+    if not hasattr(original, "_vecinfer_original"):
+        setattr(GenerationMixin, _HOOK, _wrap(original))
+
+
+def uninstall() -> None:
+    """Undo `install` in generate; the attention and quantizer entries stay, since loaded models may name them."""
+    generation_configuration.ALL_CACHE_IMPLEMENTATIONS = tuple(
+        name for name in generation_configuration.ALL_CACHE_IMPLEMENTATIONS if name != NAME
+    )
+    hook = getattr(GenerationMixin, _HOOK)
+    if hasattr(hook, "_vecinfer_original"):
+        setattr(GenerationMixin, _HOOK, hook._vecinfer_original)
+
+
+def _register_quantizer() -> None:
+    from transformers.quantizers.auto import AUTO_QUANTIZATION_CONFIG_MAPPING, AUTO_QUANTIZER_MAPPING
+
+    # Both registries refuse a second registration, as a re-import after a reload would be.
+    if NAME not in AUTO_QUANTIZATION_CONFIG_MAPPING:
+        register_quantization_config(NAME)(VecInferConfig)
+    if NAME not in AUTO_QUANTIZER_MAPPING:
+        register_quantizer(NAME)(VecInferQuantizer)
+
+
+def _requested(generation_config) -> bool:
+    if generation_config.cache_implementation == NAME:
+        return True
+    cache_config = generation_config.cache_config
+    backend = cache_config.get("backend") if isinstance(cache_config, dict) else None
+    return backend == NAME and generation_config.cache_implementation in (None, "quantized")
+
+
+def _wrap(original):
+    @functools.wraps(original)
+    def prepare_cache_for_generation(self, generation_config, model_kwargs, *args, **kwargs):
+        given = model_kwargs.get("past_key_values")
+        if isinstance(given, VecInferCache):
+            use_vecinfer_attention(self)
+        if not _requested(generation_config) or generation_config.use_cache is False:
+            return original(self, generation_config, model_kwargs, *args, **kwargs)
+        explicit = generation_config.cache_implementation == NAME
+        # `generation_config` is generate's own copy; from here on the request is carried by the cache object.
+        options = check_cache_config(copy.deepcopy(generation_config.cache_config))
+        inherited = getattr(generation_config, "is_assistant", None)
+        if given is not None and explicit and not getattr(given, "_is_user_defined", False) and not inherited:
+            return original(self, generation_config, model_kwargs, *args, **kwargs)
+        generation_config.cache_implementation = generation_config.cache_config = None
+        # A user's cache wins over a default; an assistant model inherits its target's config but not its codebook.
+        if given is None and not inherited:
+            model_kwargs["past_key_values"] = make_cache(self, options)
+        return original(self, generation_config, model_kwargs, *args, **kwargs)
+
+    prepare_cache_for_generation._vecinfer_original = original
+    return prepare_cache_for_generation
+
+
+def make_cache(model: PreTrainedModel, options: dict[str, Any]) -> VecInferCache:
+    """Return a new cache for `model` and switch its attention to "vecinfer".
+
+    Args:
+        model: the model.
+        options: checked options of a cache_config. Without `codebook`, the model must carry one.
+
+    Raises:
+        ValueError: if the model is not supported or there is no codebook.
+    """
+    check_model(model)
+    options = dict(options)
+    codebook = options.pop("codebook", None) or getattr(model, "_vecinfer_codebook", None)
+    cache = VecInferCache(model.config, codebook, **options)
+    use_vecinfer_attention(model)
+    return cache
+
+
+def check_model(model: PreTrainedModel) -> None:
+    """Raise ValueError unless `model` can run with a VecInfer cache."""
+    reason = unsupported_reason(model.config)
+    if reason is None and not getattr(model, "_supports_attention_backend", False):
+        reason = (
+            f"{type(model).__name__} does not call its attention through transformers' attention interface. "
+            "Use the stock cache for it"
+        )
+    if reason:
+        raise ValueError(f"No VecInfer cache for this model: {reason}.")
+
+
+def use_vecinfer_attention(model: PreTrainedModel) -> None:
+    """Switch the model's attention to "vecinfer", remembering what it was. For other caches it acts as SDPA."""
+    config = text_config(model.config)
+    if config._attn_implementation == NAME:
+        return
+    model._vecinfer_previous_attention = config._attn_implementation
+    names = [name for name in model.config.sub_configs if getattr(model.config, name, None) is config]
+    model.set_attn_implementation({name: NAME for name in names} if names else NAME)
+
+
+def enable(
+    model: PreTrainedModel, config: VecInferConfig | None = None, codebook: Codebook | None = None
+) -> PreTrainedModel:
+    """Make every later `generate` of `model` use a VecInfer cache, whatever quantizes its weights.
+
+    Args:
+        model: a decoder-only model.
+        config: options; `config.codebook` names the codebook. Saved with the model as `cache_config`.
+        codebook: a Codebook object instead of a name. It is not saved with the model.
+
+    Returns:
+        The same model.
+
+    Raises:
+        ValueError: if the model is not supported, or the codebook is missing or does not fit; the model is unchanged.
+    """
+    config = config or VecInferConfig()
+    check_model(model)
+    options = check_cache_config(config.cache_config())
+    found = VecInferCache(model.config, codebook or options.pop("codebook", None), **options).codebook
+    if codebook is not None:
+        model._vecinfer_codebook = codebook
+    cache_config = config.cache_config()
+    # A name on the Hub may change what it means; the saved model names the commit.
+    if codebook is None and found.source:
+        cache_config.update(found.source)
+    model.generation_config.cache_config = cache_config
+    use_vecinfer_attention(model)
+    return model
+
+
+def disable(model: PreTrainedModel) -> PreTrainedModel:
+    """Undo `enable`: later `generate` calls use the stock cache and the attention the model had before.
+
+    Returns:
+        The same model.
+    """
+    generation_config = getattr(model, "generation_config", None)
+    if generation_config is not None and _requested(generation_config):
+        generation_config.cache_config = generation_config.cache_implementation = None
+    previous = getattr(model, "_vecinfer_previous_attention", None)
+    if text_config(model.config)._attn_implementation == NAME:
+        model.set_attn_implementation(previous or "sdpa")
+    for name in ("_vecinfer_previous_attention", "_vecinfer_codebook"):
+        if hasattr(model, name):
+            delattr(model, name)
+    return model
