@@ -70,7 +70,12 @@ def card_data(entries: Mapping[str, Mapping[str, Any]], licence: str | None = No
 
 
 def codebook_card(
-    codebook: Codebook, *, repo_id: str | None = None, subfolder: str | None = None, with_plot: bool = False
+    codebook: Codebook,
+    *,
+    repo_id: str | None = None,
+    subfolder: str | None = None,
+    licence: str | None = None,
+    with_plot: bool = False,
 ) -> str:
     """Return the README.md of one codebook.
 
@@ -78,10 +83,10 @@ def codebook_card(
         codebook: the codebook.
         repo_id: the Hub repository it goes to; without it the usage example names a directory.
         subfolder: its directory inside that repository.
+        licence: identifier of its licence; by default what its provenance says.
         with_plot: whether `error_per_layer.png` lies beside the card.
     """
-    licence = (codebook.provenance or {}).get("license")
-    data = card_data({subfolder or "": describe(codebook)}, licence)
+    data = card_data({subfolder or "": describe(codebook)}, licence or (codebook.provenance or {}).get("license"))
     model = base_model_id(codebook.identity) or codebook.identity.get("name") or "MODEL"
     name = model.rsplit("/", 1)[-1]
     parts = [
