@@ -1,0 +1,42 @@
+// SPDX-FileCopyrightText: 2026 The vecinfer_hf authors
+// SPDX-License-Identifier: Apache-2.0
+// The orthonormal block Walsh-Hadamard matrix in registers: the mirror of hadamard_matrix in vecinfer_hf/transforms.py.
+#pragma once
+
+namespace vecinfer {
+
+// Elements one lane holds.
+constexpr int kHadamardLane = 8;
+
+// Largest power of two that divides head_dim: the size of a Hadamard block.
+__host__ __device__ constexpr int hadamard_block(int head_dim) { return head_dim & -head_dim; }
+
+// x := x H over blocks of `block` elements (8..256) that consecutive lanes hold, 8 consecutive elements each; a block
+// starts at a multiple of block / 8 lanes. All lanes of the warp must call it.
+__device__ __forceinline__ void hadamard_transform(float (&x)[kHadamardLane], int block) {
+#pragma unroll
+  for (int stride = 1; stride < kHadamardLane; stride *= 2) {
+#pragma unroll
+    for (int i = 0; i < kHadamardLane; ++i) {
+      if ((i & stride) == 0) {
+        const float low = x[i], high = x[i + stride];
+        x[i] = low + high;
+        x[i + stride] = low - high;
+      }
+    }
+  }
+  const int lane = threadIdx.x & 31;
+  for (int lanes = 1; lanes < block / kHadamardLane; lanes *= 2) {
+    const float sign = (lane & lanes) ? -1.0f : 1.0f;
+#pragma unroll
+    for (int i = 0; i < kHadamardLane; ++i) {
+      const float other = __shfl_xor_sync(0xffffffffu, x[i], lanes);
+      x[i] = fmaf(sign, x[i], other);
+    }
+  }
+  const float norm = rsqrtf(static_cast<float>(block));
+#pragma unroll
+  for (int i = 0; i < kHadamardLane; ++i) x[i] *= norm;
+}
+
+}  // namespace vecinfer
