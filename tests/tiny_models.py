@@ -38,7 +38,11 @@ _FAMILIES = {
     "olmo2": ("Olmo2Config", "Olmo2ForCausalLM", {}),
     "gemma2": ("Gemma2Config", "Gemma2ForCausalLM", {**_FULL_AND_SLIDING, "attn_logit_softcapping": 5.0}),
     "gemma3": ("Gemma3TextConfig", "Gemma3ForCausalLM", _FULL_AND_SLIDING),
-    "gpt_oss": ("GptOssConfig", "GptOssForCausalLM", {**_FULL_AND_SLIDING, "num_local_experts": 4, "rope_parameters": _ROPE}),
+    "gpt_oss": (
+        "GptOssConfig",
+        "GptOssForCausalLM",
+        {**_FULL_AND_SLIDING, "num_local_experts": 4, "rope_parameters": _ROPE},
+    ),
 }
 FAMILIES = tuple(_FAMILIES)
 """Every family `tiny_model` can build."""
