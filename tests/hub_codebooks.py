@@ -25,9 +25,9 @@ def tiny_codebook(seed: int = 0, bits: float = 2, name: str = "org/tiny-llama", 
             shape = (heads, fmt.num_codes, fmt.codebook_size, fmt.subvector_dim)
             return torch.randint(-127, 128, shape, generator=generator, dtype=torch.int8)
 
-        step = torch.full((heads,), 0.02)
+        steps = torch.full((2, heads), 0.02).unbind()
         layers[index] = LayerCodebook(
-            None, 1 / scale, scale, centroids(key), step, None, None, None, centroids(value), step
+            None, 1 / scale, scale, centroids(key), steps[0], None, None, None, centroids(value), steps[1].clone()
         )
     errors = [{"layer": index, "key": 0.05 + 0.01 * index, "value": 0.08} for index in layers]
     quality = [{"text": "held out", "tokens": 4096, "ppl_stock": 12.5, "ppl_vecinfer": 12.9, "ratio": 1.032}]

@@ -11,7 +11,7 @@ import base64
 import json
 import re
 
-from hub_store import LFS_SUFFIXES, MAIN, File, HubError, Repository, Token, parse_card
+from hub_store import LFS_SUFFIXES, File, HubError, Repository, Token, parse_card
 
 
 ROUTES: list[tuple[str, re.Pattern, str]] = []
@@ -69,7 +69,12 @@ class Endpoints:
         asked = json.loads(self.body)
         private = asked.get("private") or asked.get("visibility") == "private"
         kind = asked.get("type") or "model"
-        repository = self.hub.store.create(kind, asked["name"], asked.get("organization"), private, self._who())
+        try:
+            repository = self.hub.store.create(kind, asked["name"], asked.get("organization"), private, self._who())
+        except HubError as error:
+            if error.status == 409:  # the clients read the address of what exists already
+                error.more["url"] = self._page(self.hub.store.repositories[kind, error.more["name"]])
+            raise
         return {
             "url": f"{self.hub.url}/{'kernels/' if kind == 'kernel' else ''}{repository.id}",
             "name": repository.id,
@@ -206,7 +211,7 @@ class Endpoints:
                     oid = repository.resolve(rev)
                     entries[folder] = {"type": "directory", "path": folder, "oid": oid, "size": 0}
             if recursive or not folders:
-                entries[name] = {"type": "file", "path": name, **_file_entry(file)}
+                entries[name] = {"type": "file", "path": name, **file.entry()}
         if path and not entries:
             raise HubError(404, f"{path} does not exist on {rev}", "EntryNotFound")
         return list(entries.values())
@@ -214,7 +219,7 @@ class Endpoints:
     @route("GET", "/api/{kind}/{id}(?:/revision/{rev})?")
     def info(self, kind, id, rev="main"):
         repository = self._repository(kind, id)
-        return _info(repository, rev, blobs="blobs" in self.query)
+        return repository.info(rev, blobs="blobs" in self.query)
 
     @route("GET", "/api/{kind}/{id}/commits/{rev}")
     def commits(self, kind, id, rev):
@@ -233,7 +238,7 @@ class Endpoints:
         wanted = {tag for value in asked.get("filter", []) for tag in value.split(",")}
         author, text = asked.get("author", [None])[0], asked.get("search", [""])[0].lower()
         return [
-            _info(repository, "main", blobs=False)
+            repository.info("main", blobs=False)
             for (kind, _), repository in self.hub.store.repositories.items()
             if kind == "model"
             and self.hub.store.may_read(who, repository)
@@ -267,39 +272,3 @@ class Endpoints:
         if first >= len(data):
             return 416, headers | {"Content-Range": f"bytes */{len(data)}"}, b""
         return 206, headers | {"Content-Range": f"bytes {first}-{last}/{len(data)}"}, data[first : last + 1]
-
-
-def _file_entry(file: File) -> dict:
-    entry = {"oid": file.oid, "size": len(file.data)}
-    if file.lfs:
-        entry["lfs"] = {"oid": file.sha256, "sha256": file.sha256, "size": len(file.data), "pointerSize": 134}
-    return entry
-
-
-def _info(repository: Repository, revision: str, *, blobs: bool) -> dict:
-    oid = repository.resolve(revision)
-    siblings = []
-    for path, file in sorted(repository.commits[oid].files.items()):
-        siblings.append({"rfilename": path})
-        if blobs:
-            entry = _file_entry(file)
-            siblings[-1] |= {"blobId": entry["oid"], "size": entry["size"]}
-            siblings[-1] |= {"lfs": entry["lfs"]} if file.lfs else {}
-    date = repository.commits[repository.refs[MAIN]].date.isoformat().replace("+00:00", ".000Z")
-    return {
-        "_id": oid[:24],
-        "id": repository.id,
-        "modelId": repository.id,
-        "author": repository.owner,
-        "sha": oid,
-        "lastModified": date,
-        "createdAt": date,
-        "private": repository.private,
-        "gated": "manual" if repository.gated else False,
-        "disabled": False,
-        "downloads": 0,
-        "likes": 0,
-        "tags": repository.tags(),
-        "cardData": repository.card_metadata(oid),
-        "siblings": siblings,
-    }

@@ -134,6 +134,16 @@ class WarmPython:
     def run(self, code: str, **env: str) -> Finished:
         return self.wait(self.start(code, **env))
 
+    def begin(self, function: str, *arguments, token: str = "", **options) -> tuple[int, Path]:
+        """Start a function of hub_tasks.py in its own process."""
+        call = f"*json.loads({json.dumps(arguments)!r}), **json.loads({json.dumps(options)!r})"
+        code = f"import json, hub_tasks\nprint(json.dumps(hub_tasks.{function}({call})))"
+        return self.start(code, HF_TOKEN=token)
+
+    def call(self, function: str, *arguments, token: str = "", **options):
+        """Return what a function of hub_tasks.py returns in its own process."""
+        return self.wait(self.begin(function, *arguments, token=token, **options)).result
+
 
 def _alive(pid: int) -> bool:
     try:

@@ -109,7 +109,7 @@ class _Handler(Endpoints, BaseHTTPRequestHandler):
                 raise HubError(fault.status, f"ordered fault {fault.status}")
             status, headers, body = self._dispatch("GET" if self.command == "HEAD" else self.command, parts.path)
         except HubError as error:
-            status, body = error.status, json.dumps({"error": error.message}).encode()
+            status, body = error.status, json.dumps({"error": error.message, **error.more}).encode()
             headers = {"Content-Type": "application/json", "X-Error-Message": error.message}
             headers |= {"X-Error-Code": error.code} if error.code else {}
         if fault is not None:

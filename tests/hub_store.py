@@ -26,9 +26,9 @@ _FIRST_DATE = datetime(2026, 1, 1, tzinfo=timezone.utc)
 class HubError(Exception):
     """An answer other than 200: status, and the Hub's X-Error-Code and X-Error-Message."""
 
-    def __init__(self, status: int, message: str, code: str | None = None):
+    def __init__(self, status: int, message: str, code: str | None = None, **more: str):
         super().__init__(message)
-        self.status, self.message, self.code = status, message, code
+        self.status, self.message, self.code, self.more = status, message, code, more
 
 
 def git_id(kind: str, data: bytes) -> str:
@@ -57,6 +57,13 @@ class File:
     @property
     def etag(self) -> str:
         return self.sha256 if self.lfs else self.oid
+
+    def entry(self) -> dict:
+        """What a listing says about it."""
+        entry = {"oid": self.oid, "size": len(self.data)}
+        if self.lfs:
+            entry["lfs"] = {"oid": self.sha256, "sha256": self.sha256, "size": len(self.data), "pointerSize": 134}
+        return entry
 
 
 @dataclass(frozen=True)
@@ -148,6 +155,33 @@ class Repository:
             found += [f"base_model:{model}"] + ([f"base_model:{relation}:{model}"] if relation else [])
         return list(dict.fromkeys(found))
 
+    def info(self, revision: str, *, blobs: bool) -> dict:
+        """What the Hub says about a repository at a revision, with the files' sizes and hashes if `blobs`."""
+        oid = self.resolve(revision)
+        siblings = []
+        for path, file in sorted(self.commits[oid].files.items()):
+            entry = file.entry()
+            more = {"blobId": entry.pop("oid"), **entry} if blobs else {}
+            siblings.append({"rfilename": path, **more})
+        date = self.commits[self.refs[MAIN]].date.isoformat().replace("+00:00", ".000Z")
+        return {
+            "_id": oid[:24],
+            "id": self.id,
+            "modelId": self.id,
+            "author": self.owner,
+            "sha": oid,
+            "lastModified": date,
+            "createdAt": date,
+            "private": self.private,
+            "gated": "manual" if self.gated else False,
+            "disabled": False,
+            "downloads": 0,
+            "likes": 0,
+            "tags": self.tags(),
+            "cardData": self.card_metadata(oid),
+            "siblings": siblings,
+        }
+
 
 def parse_card(text: str) -> dict:
     """The YAML block of a README.md; raises HubError 400 where the Hub's check would."""
@@ -231,7 +265,7 @@ class HubStore:
         with self.lock:
             key = (kind, f"{owner}/{name}")
             if key in self.repositories:
-                raise HubError(409, "You already created this model repo")
+                raise HubError(409, "You already created this model repo", name=key[1])
             repository = self.repositories[key] = Repository(kind, key[1], private)
             attributes = "".join(f"*{s} filter=lfs diff=lfs merge=lfs -text\n" for s in LFS_SUFFIXES)
             repository.commit(MAIN, {".gitattributes": File(attributes.encode())}, "initial commit", who.user)
