@@ -123,9 +123,8 @@ class VecInferCache(QuantizedCache):
 
     def crop(self, tokens_to_remove: int) -> None:
         """Remove the last `|tokens_to_remove|` columns of every layer (0 or negative)."""
-        seen = self.get_seq_length()
         super().crop(tokens_to_remove)
-        self.shared.padding.crop(seen - self.get_seq_length())
+        self.shared.padding.crop(int(self.get_seq_length()))
 
     def reorder_cache(self, beam_idx: torch.LongTensor) -> None:
         """Keep the rows `beam_idx`, in that order."""

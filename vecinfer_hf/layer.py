@@ -7,59 +7,20 @@ Owns buffers and their life (growth, crop, reorder, select). attention.py comput
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import torch
 from transformers.cache_utils import CacheLayerMixin
 
 from .codebook import Codebook
+from .handle import CacheHandle, SharedState
 from .ops import MAX_DECODE_QUERIES, select_backend
 from .ops.blockwise import cache_blocks
 from .ops.store import store_tokens, window_span
 from .ops.types import CacheBuffers, LayerCodebook
 from .packing import TILE, bytes_per_tile
-from .padding import Padding
 
 
 _GROWTH = 1.125
 """A full buffer grows by an eighth: copying stays a constant cost per token and at most an eighth lies idle."""
-
-
-class CacheHandle(NamedTuple):
-    """What `update` returns when the model's attention is "vecinfer": new states, and the layer that keeps the rest.
-
-    Args:
-        layer: the cache layer.
-        states: new keys or values, `[B, Hkv, T, D]`, not stored yet.
-    """
-
-    layer: VecInferLayer
-    states: torch.Tensor
-
-    def __getattr__(self, name: str):
-        raise AttributeError(
-            f"This model reads {name!r} of the cached keys or values before its attention function sees them, so its "
-            "attention cannot run on VecInfer codes. Use the stock cache for it, and report the model type."
-        )
-
-
-class SharedState:
-    """What the layers of one cache share: the model's config, for its attention implementation, and the padding."""
-
-    def __init__(self, model_config):
-        self.model_config = model_config
-        self.padding = Padding()
-
-    def __deepcopy__(self, memo):
-        copy = SharedState(self.model_config)
-        copy.padding = self.padding.__deepcopy__(memo)
-        memo[id(self)] = copy
-        return copy
-
-    @property
-    def handles_wanted(self) -> bool:
-        """Whether the model's attention function understands `CacheHandle`."""
-        return self.model_config._attn_implementation == "vecinfer"
 
 
 class VecInferLayer(CacheLayerMixin):
@@ -118,7 +79,7 @@ class VecInferLayer(CacheLayerMixin):
         if (heads, head_dim) != expected or value_states.shape[-1] != head_dim:
             raise ValueError(
                 f"Layer {self.layer_idx} caches {heads} heads of size {head_dim} (values {value_states.shape[-1]}), "
-                f"but its codebook is for {expected[0]} heads of size {expected[1]}; use a codebook made for this model."
+                f"but its codebook is for {expected[0]} heads of size {expected[1]}; use one made for this model."
             )
         self.dtype, self.device = key_states.dtype, key_states.device
         config = self.shared.model_config
@@ -161,10 +122,11 @@ class VecInferLayer(CacheLayerMixin):
         """
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
-        past, tokens = self.cumulative_length, key_states.shape[2]
+        tokens = key_states.shape[2]
         self.cumulative_length += tokens
         if self.shared.handles_wanted:
             return CacheHandle(self, key_states), CacheHandle(self, value_states)
+        past = int(self.cumulative_length) - tokens
         if past and not self.fits_window(tokens):
             old_keys, old_values = self.read(past)
             self.store(key_states, value_states)
@@ -197,34 +159,40 @@ class VecInferLayer(CacheLayerMixin):
                 index = order[:, None, :, None].expand_as(key_states)
                 key_states, value_states = key_states.gather(2, index), value_states.gather(2, index)
                 first = [0] * batch
-        self._reserve(counts)
+        lengths, quantized = self.host_lengths()
+        self._reserve(counts, lengths, quantized)
         if real is None and self.fits_window(tokens):
             self.ops.append(key_states, value_states, self.buffers, self.layer_codebook, self.residual_length)
+            self.lengths = [length + tokens for length in lengths]
             self.quantized_lengths = [
                 window_span(length, tokens, coded, self.sink_length, self.residual_length)[0]
-                for length, coded in zip(self.lengths, self.quantized_lengths, strict=True)
+                for length, coded in zip(lengths, quantized, strict=True)
             ]
-            self.lengths = [length + tokens for length in self.lengths]
             return
         self.lengths, self.quantized_lengths = store_tokens(
             key_states,
             value_states,
             first,
             counts,
-            self.lengths,
-            self.quantized_lengths,
+            lengths,
+            quantized,
             self.buffers,
             self.layer_codebook,
             self.residual_length,
             self.ops.quantize,
         )
 
-    def _reserve(self, counts: list[int]) -> None:
+    def host_lengths(self) -> tuple[list[int], list[int]]:
+        """Return every row's real tokens and coded tokens, without touching the device."""
+        return self.lengths, self.quantized_lengths
+
+    def _reserve(self, counts: list[int], lengths: list[int], quantized: list[int]) -> None:
         """Make room for `counts[b]` more tokens in row `b`."""
-        coded, ends = 0, 0
-        for length, count, quantized in zip(self.lengths, counts, self.quantized_lengths, strict=True):
-            span = window_span(length, count, quantized, self.sink_length, self.residual_length)
-            coded, ends = max(coded, span[0]), max(ends, span[1])
+        spans = [
+            window_span(length, count, coded, self.sink_length, self.residual_length)
+            for length, count, coded in zip(lengths, counts, quantized, strict=True)
+        ]
+        coded, ends = max(span[0] for span in spans), max(span[1] for span in spans)
         buffers = self.buffers
         tiles, have = -(-coded // TILE), buffers.codes.shape[2]
         if tiles > have:
@@ -247,14 +215,14 @@ class VecInferLayer(CacheLayerMixin):
             lambda start, length: self.ops.dequantize(
                 self.buffers.codes, self.layer_codebook, start, length, self.dtype
             ),
-            max(self.quantized_lengths, default=0),
+            max(self.host_lengths()[1], default=0),
         )
 
     def read(self, columns: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Return keys and values of the first `columns` columns, `[B, Hkv, columns, D]`; padding columns are zero."""
         batch, heads, _, head_dim = self.buffers.sink_keys.shape
-        real = self.shared.padding.columns
-        longest = max(self.lengths)
+        real = self.shared.padding.columns_until(columns)
+        longest = max(self.host_lengths()[0])
         keys, values = (
             torch.zeros(batch, heads, longest + 1, head_dim, dtype=self.dtype, device=self.device) for _ in range(2)
         )
@@ -266,7 +234,7 @@ class VecInferLayer(CacheLayerMixin):
             values.scatter_(2, index, block.values)
         if real is None:
             return keys[:, :, :columns], values[:, :, :columns]
-        real = real[:, :columns].to(self.device)
+        real = real.to(self.device)
         index = torch.where(real, real.cumsum(1) - 1, longest)[:, None, :, None].expand(-1, heads, -1, head_dim)
         keys[:, :, longest] = values[:, :, longest] = 0
         return keys.gather(2, index), values.gather(2, index)
@@ -309,17 +277,15 @@ class VecInferLayer(CacheLayerMixin):
             )
         if tokens_to_remove == 0 or not self.is_initialized:
             return
-        columns = min(-tokens_to_remove, self.cumulative_length)
-        real = self.shared.padding.columns
-        if real is None:
-            removed = [columns] * len(self.lengths)
-        else:
-            removed = real[:, self.cumulative_length - columns : self.cumulative_length].sum(1).tolist()
+        seen = int(self.cumulative_length)
+        columns = min(-tokens_to_remove, seen)
+        lengths, quantized = self.host_lengths()
+        removed = self.shared.padding.real_tokens(seen - columns, seen, len(lengths))
         self.cumulative_length -= columns
-        self.lengths = [length - count for length, count in zip(self.lengths, removed, strict=True)]
+        self.lengths = [length - count for length, count in zip(lengths, removed, strict=True)]
         self.quantized_lengths = [
             min(coded, max(length - self.sink_length, 0))
-            for length, coded in zip(self.lengths, self.quantized_lengths, strict=True)
+            for length, coded in zip(self.lengths, quantized, strict=True)
         ]
         self.buffers.lengths.copy_(torch.tensor(self.lengths, dtype=torch.int32))
         self.buffers.quantized_lengths.copy_(torch.tensor(self.quantized_lengths, dtype=torch.int32))

@@ -73,6 +73,7 @@ class Padding:
         attend = attend[:, 0, :, : past + queries]
         # The last query is after every column, so what it does not see is padding.
         real = attend[:, -1]
+        self.columns = self.columns_until(past)
         causal = torch.ones(queries, past + queries, dtype=torch.bool, device=mask.device).tril(past)
         expected = real.unsqueeze(1) & causal
         # A padding query's own row may hold anything.
@@ -81,7 +82,7 @@ class Padding:
         if history is None:
             changed = ~real[:, :past]
         else:
-            changed = real[:, :past] != history[:, :past].to(real.device)
+            changed = real[:, :past] != history.to(real.device)
         if bool(wrong.any()) or bool(changed.any()):
             raise UnsupportedMaskError(
                 "The attention mask is not causal attention over each row's real tokens (packed sequences, "
@@ -96,10 +97,26 @@ class Padding:
         new = real[:, past:]
         return None if bool(new.all()) else new
 
+    def columns_until(self, end: int) -> torch.Tensor | None:
+        """Return which of the first `end` columns are real, bool `[B, end]`, or None for all.
+
+        A compiled decode step does not report its columns: it has no padding, so what is missing here is real.
+        """
+        if self.columns is None:
+            return None
+        missing = end - self.columns.shape[1]
+        return torch.nn.functional.pad(self.columns, (0, missing), value=True)
+
+    def real_tokens(self, start: int, end: int, batch: int) -> list[int]:
+        """Return how many of the columns `start .. end` are real tokens, for each of `batch` rows."""
+        if self.columns is None:
+            return [end - start] * batch
+        return self.columns_until(end)[:, start:].sum(1).tolist()
+
     def crop(self, columns: int) -> None:
-        """Forget the last `columns` columns."""
+        """Forget all but the first `columns` columns."""
         if self.columns is not None:
-            self.columns = self.columns[:, : self.columns.shape[1] - columns]
+            self.columns = self.columns[:, :columns]
             if bool(self.columns.all()):
                 self.columns = None
 

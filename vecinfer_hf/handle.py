@@ -1,0 +1,55 @@
+# SPDX-FileCopyrightText: 2026 The vecinfer_hf authors
+# SPDX-License-Identifier: Apache-2.0
+"""What passes between a cache layer and the attention function, and what the layers of one cache share.
+
+Owns no storage: layer.py does.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+import torch
+
+from .padding import Padding
+
+
+if TYPE_CHECKING:
+    from .layer import VecInferLayer
+
+
+class CacheHandle(NamedTuple):
+    """What `update` returns when the model's attention is "vecinfer": new states, and the layer that keeps the rest.
+
+    Args:
+        layer: the cache layer.
+        states: new keys or values, `[B, Hkv, T, D]`, not stored yet.
+    """
+
+    layer: VecInferLayer
+    states: torch.Tensor
+
+    def __getattr__(self, name: str):
+        raise AttributeError(
+            f"This model reads {name!r} of the cached keys or values before its attention function sees them, so its "
+            "attention cannot run on VecInfer codes. Use the stock cache for it, and report the model type."
+        )
+
+
+class SharedState:
+    """What the layers of one cache share: the model's config, for its attention implementation, and the padding."""
+
+    def __init__(self, model_config):
+        self.model_config = model_config
+        self.padding = Padding()
+
+    def __deepcopy__(self, memo):
+        copy = SharedState(self.model_config)
+        copy.padding = self.padding.__deepcopy__(memo)
+        memo[id(self)] = copy
+        return copy
+
+    @property
+    def handles_wanted(self) -> bool:
+        """Whether the model's attention function understands `CacheHandle`."""
+        return self.model_config._attn_implementation == "vecinfer"
