@@ -59,18 +59,45 @@ def vecinfer_attention_forward(
         )
         return output, None
     layer, new_keys, new_values = key.layer, key.states, value.states
-    if sliding_window is not None and layer.cumulative_length > sliding_window:
+    if sliding_window is not None:
         raise ValueError(
             f"Layer {layer.layer_idx} attends over a sliding window of {sliding_window} tokens but has a cache for "
             "full attention; this model's config and its attention disagree. Use the stock cache for it."
         )
     queries = query.shape[2]
-    past = layer.cumulative_length - queries
+    if torch.compiler.is_compiling() and layer.is_compileable and queries == 1 and layer.fits_window(1):
+        # A single token in a compiled forward is generate's decode step: it is real in every row, and the mask says
+        # nothing that the layer's lengths do not.
+        layer.append_compiled(new_keys, new_values)
+        output = layer.decode_attention_compiled(query, scaling, softcap or 0.0, s_aux)
+        return output.transpose(1, 2).contiguous(), None
+    output = _eager_attention(module, query, layer, new_keys, new_values, attention_mask, scaling, softcap, s_aux)
+    return output, None
+
+
+@torch.compiler.disable
+def _eager_attention(
+    module: torch.nn.Module,
+    query: torch.Tensor,
+    layer: VecInferLayer,
+    new_keys: torch.Tensor,
+    new_values: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    scaling: float,
+    softcap: float | None,
+    s_aux: torch.Tensor | None,
+) -> torch.Tensor:
+    """Store the new tokens and attend, on a path chosen by what the host knows: `[B, Tq, Hq, D]`."""
+    queries = query.shape[2]
+    past = int(layer.cumulative_length) - queries
     real = layer.shared.padding.observe(attention_mask, query.shape[0], past, queries)
     if past == 0:
+        if attention_mask is not None:
+            # The mask of a static cache is as wide as the cache.
+            attention_mask = attention_mask[..., :queries]
         output = exact_attention(module, query, new_keys, new_values, attention_mask, scaling, softcap, s_aux)
         layer.store(new_keys, new_values, real)
-        return output, None
+        return output
     if real is None and layer.fits_window(queries):
         layer.store(new_keys, new_values)
         output, _ = layer.ops.decode_attention(
@@ -85,7 +112,7 @@ def vecinfer_attention_forward(
     else:
         output = _long_query_attention(query, layer, new_keys, new_values, real, scaling, softcap, s_aux)
         layer.store(new_keys, new_values, real)
-    return output.transpose(1, 2).contiguous(), None
+    return output.transpose(1, 2).contiguous()
 
 
 def exact_attention(

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import torch
 from transformers import PreTrainedConfig
-from transformers.cache_utils import Cache, DynamicCache, QuantizedCache
+from transformers.cache_utils import Cache, DynamicCache, QuantizedCache, StaticCache
 from transformers.utils import logging
 
 from .codebook import Codebook
@@ -18,6 +18,7 @@ from .config import check_cache_config
 from .layer import SharedState, VecInferLayer
 from .model_identity import full_attention_layers, text_config, unsupported_reason
 from .packing import TILE, bytes_per_tile
+from .static_layer import VecInferStaticLayer
 
 
 logger = logging.get_logger(__name__)
@@ -34,7 +35,8 @@ class VecInferCache(QuantizedCache):
         config: the model's config.
         codebook: a Codebook, or the name of one (see `VecInferConfig.codebook`).
         options: the other entries of a `cache_config`: revision, subfolder, residual_length, sink_length, ops_backend,
-            trusted_owners. Lengths default to those the codebook was made with.
+            trusted_owners, static, max_cache_len (required if static). Lengths default to those the codebook was made
+            with.
 
     Raises:
         ValueError: for a model or an option that is not supported, or a codebook that does not fit.
@@ -63,10 +65,19 @@ class VecInferCache(QuantizedCache):
             options.get("ops_backend", "auto"),
             shared,
         )
-        layers = [
-            VecInferLayer(index, *arguments) if index in quantized else layer
-            for index, layer in enumerate(DynamicCache(config=inner).layers)
-        ]
+        if options.get("static"):
+            size = options.get("max_cache_len")
+            if size is None:
+                raise ValueError("A static cache needs max_cache_len, the tokens it has room for.")
+            layers = [
+                VecInferStaticLayer(index, *arguments, max_cache_len=size) if index in quantized else layer
+                for index, layer in enumerate(StaticCache(config=inner, max_cache_len=size).layers)
+            ]
+        else:
+            layers = [
+                VecInferLayer(index, *arguments) if index in quantized else layer
+                for index, layer in enumerate(DynamicCache(config=inner).layers)
+            ]
         # QuantizedCache's own constructor only knows transformers' backends and refuses sliding layers.
         Cache.__init__(self, layers=layers)
         self.codebook = codebook
@@ -110,7 +121,7 @@ class VecInferCache(QuantizedCache):
             if isinstance(layer, VecInferLayer) and layer.is_initialized:
                 batch, heads, _, dim = layer.buffers.sink_keys.shape
                 item = (dtype or layer.dtype).itemsize
-                total += 2 * batch * heads * dim * item * layer.cumulative_length
+                total += 2 * batch * heads * dim * item * int(layer.cumulative_length)
             elif not isinstance(layer, VecInferLayer):
                 tensors = (value for value in vars(layer).values() if isinstance(value, torch.Tensor))
                 total += sum(tensor.nbytes for tensor in tensors)

@@ -24,6 +24,8 @@ CACHE_OPTIONS = (
     "sink_length",
     "ops_backend",
     "trusted_owners",
+    "static",
+    "max_cache_len",
 )
 """The options that matter when a codebook is used; the others matter when one is made."""
 
@@ -32,7 +34,7 @@ CACHE_OPTIONS = (
 class VecInferConfig(QuantizationConfigMixin):
     """Options of a VecInfer key/value cache (https://arxiv.org/abs/2510.06175).
 
-    The first seven say how a cache runs; the rest say how `calibrate` makes a codebook and are ignored afterwards,
+    The first nine say how a cache runs; the rest say how `calibrate` makes a codebook and are ignored afterwards,
     because a codebook remembers its own formats.
 
     Args:
@@ -43,6 +45,8 @@ class VecInferConfig(QuantizationConfigMixin):
         sink_length: first tokens of every sequence kept in full precision.
         ops_backend: "auto" (compiled kernels where they run, else torch), "cuda" (kernels or an error), "reference".
         trusted_owners: Hub users or organizations from which `codebook="auto"` may download.
+        static: allocate the whole cache at once, so that `generate` compiles its decode step (CUDA graphs).
+        max_cache_len: tokens a static cache has room for, at least; default what the call needs.
         key_bits: bits per key element: 4, 2, 1.5, 1.25, 1, or a format name such as "d2b8".
         value_bits: bits per value element, likewise.
         layer_bits: one `[key_bits, value_bits]` per quantized layer, instead of the two above, or None.
@@ -65,6 +69,8 @@ class VecInferConfig(QuantizationConfigMixin):
     sink_length: int = 4
     ops_backend: str = "auto"
     trusted_owners: list[str] | None = None
+    static: bool = False
+    max_cache_len: int | None = None
     key_bits: float | str = 2
     value_bits: float | str = 2
     layer_bits: list[list[float | str]] | None = None
@@ -92,6 +98,10 @@ class VecInferConfig(QuantizationConfigMixin):
             isinstance(self.trusted_owners, (list, tuple)) and all(isinstance(o, str) for o in self.trusted_owners)
         ):
             raise ValueError(f"trusted_owners is {self.trusted_owners!r}; it must be a list of Hub names or None.")
+        if not isinstance(self.static, bool):
+            raise ValueError(f"static is {self.static!r}; it must be true or false.")
+        if self.max_cache_len is not None and (not isinstance(self.max_cache_len, int) or self.max_cache_len < 1):
+            raise ValueError(f"max_cache_len is {self.max_cache_len!r}; it must be a positive integer or None.")
         for name, least in (
             ("residual_length", 0),
             ("sink_length", 0),

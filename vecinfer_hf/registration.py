@@ -30,7 +30,7 @@ from .model_identity import text_config, unsupported_reason
 
 NAME = "vecinfer"
 _HOOK = "_prepare_cache_for_generation"
-_PARAMETERS = ("self", "generation_config", "model_kwargs")
+_PARAMETERS = ("self", "generation_config", "model_kwargs", "generation_mode", "batch_size", "max_cache_length")
 
 logger = logging.get_logger(__name__)
 
@@ -44,7 +44,7 @@ def self_check() -> list[str]:
     hook = getattr(GenerationMixin, _HOOK, None)
     if hook is None:
         problems.append(f"GenerationMixin.{_HOOK} is missing")
-    elif tuple(inspect.signature(hook).parameters)[:3] != _PARAMETERS:
+    elif tuple(inspect.signature(hook).parameters)[: len(_PARAMETERS)] != _PARAMETERS:
         problems.append(f"GenerationMixin.{_HOOK} takes other parameters than {_PARAMETERS}")
     return problems
 
@@ -98,7 +98,16 @@ def _requested(generation_config) -> bool:
     return backend == NAME and generation_config.cache_implementation in (None, "quantized")
 
 
+def _size_static_cache(model, generation_config, call: dict[str, Any], options: dict[str, Any]) -> None:
+    """Set `max_cache_len` to what this call needs, but never below an earlier one: a new size compiles again."""
+    previous = getattr(model, "_previous_max_cache_length", -1)
+    options["max_cache_len"] = max(call["max_cache_length"], options.get("max_cache_len") or 0, previous)
+    model._previous_max_cache_length = options["max_cache_len"]
+
+
 def _wrap(original):
+    signature = inspect.signature(original)
+
     @functools.wraps(original)
     def prepare_cache_for_generation(self, generation_config, model_kwargs, *args, **kwargs):
         given = model_kwargs.get("past_key_values")
@@ -106,20 +115,38 @@ def _wrap(original):
             use_vecinfer_attention(self)
         if not _requested(generation_config) or generation_config.use_cache is False:
             return original(self, generation_config, model_kwargs, *args, **kwargs)
-        explicit = generation_config.cache_implementation == NAME
         # `generation_config` is generate's own copy; from here on the request is carried by the cache object.
         options = check_cache_config(copy.deepcopy(generation_config.cache_config))
         inherited = getattr(generation_config, "is_assistant", None)
-        if given is not None and explicit and not getattr(given, "_is_user_defined", False) and not inherited:
+        if given is not None and generation_config.cache_implementation == NAME and not inherited:
+            # Two caches were asked for; transformers' own error says so.
             return original(self, generation_config, model_kwargs, *args, **kwargs)
         generation_config.cache_implementation = generation_config.cache_config = None
         # A user's cache wins over a default; an assistant model inherits its target's config but not its codebook.
         if given is None and not inherited:
-            model_kwargs["past_key_values"] = make_cache(self, options)
+            if options.get("static"):
+                if generation_config.prefill_chunk_size == 1:
+                    raise ValueError(
+                        "prefill_chunk_size=1 cannot be told from decoding with a static cache; use at least 2."
+                    )
+                call = signature.bind(self, generation_config, model_kwargs, *args, **kwargs).arguments
+                _size_static_cache(self, generation_config, call, options)
+            cache = make_cache(self, options)
+            if options.get("static") and generation_config.prefill_chunk_size is not None:
+                _allocate_static_cache(self, cache, call["batch_size"])
+            model_kwargs["past_key_values"] = cache
         return original(self, generation_config, model_kwargs, *args, **kwargs)
 
     prepare_cache_for_generation._vecinfer_original = original
     return prepare_cache_for_generation
+
+
+def _allocate_static_cache(model, cache: VecInferCache, batch_size: int) -> None:
+    """Allocate before a chunked prefill, which generate compiles: inside the graph there would be no fixed address."""
+    shape = model._get_static_cache_init_shape()
+    if shape is not None:
+        num_heads, head_dim = shape
+        cache.early_initialization(batch_size, num_heads, head_dim, model.dtype, model.device)
 
 
 def make_cache(model: PreTrainedModel, options: dict[str, Any]) -> VecInferCache:

@@ -1,0 +1,138 @@
+# SPDX-FileCopyrightText: 2026 The vecinfer_hf authors
+# SPDX-License-Identifier: Apache-2.0
+"""VecInferStaticLayer: the layer's storage sized once, every length on the device, for compiled decode steps.
+
+Owns what differs from layer.py: nothing grows, nothing moves, and a decode step never looks at the host.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from .handle import CacheHandle
+from .layer import VecInferLayer
+from .ops.custom import append_op, decode_attention_op
+from .packing import TILE, bytes_per_tile
+
+
+class VecInferStaticLayer(VecInferLayer):
+    """A `VecInferLayer` for at most `max_cache_len` columns, with which `generate` compiles its decode step.
+
+    Args:
+        arguments: those of `VecInferLayer`.
+        max_cache_len: columns it can hold.
+    """
+
+    is_compileable = True
+
+    def __init__(self, *arguments, max_cache_len: int):
+        self.max_cache_len = max_cache_len
+        super().__init__(*arguments)
+        # A tensor from the start: an int would be compiled in, and every step would compile again.
+        self.cumulative_length = torch.tensor(0)
+
+    def lazy_initialization(self, key_states: torch.Tensor, value_states: torch.Tensor) -> None:
+        """Allocate all buffers for the batch, heads, dtype and device of `key_states` `[B, Hkv, T or 0, D]`."""
+        super().lazy_initialization(key_states, value_states)
+        batch, heads, _, head_dim = key_states.shape
+        coded = max(self.max_cache_len - self.sink_length - self.residual_length, 0)
+        tile_bytes = bytes_per_tile(self.key_format, self.value_format, head_dim)
+        window = min(self.residual_length, max(self.max_cache_len - self.sink_length, 0))
+        self._set_buffers(
+            self.buffers._replace(
+                codes=torch.zeros(batch, heads, -(-coded // TILE), tile_bytes, dtype=torch.uint8, device=self.device),
+                window_keys=key_states.new_zeros(batch, heads, window, head_dim),
+                window_values=key_states.new_zeros(batch, heads, window, head_dim),
+            )
+        )
+        self.batch_size = batch
+        self.cumulative_length = self.cumulative_length.to(self.device)
+        if not torch.compiler.is_compiling():
+            for tensor in (*self.buffers, self.cumulative_length):
+                # A fixed address lets a CUDA graph update the tensor in place.
+                torch._dynamo.mark_static_address(tensor)
+
+    def update(self, key_states: torch.Tensor, value_states: torch.Tensor, *args, **kwargs):
+        """Take new keys and values; see `VecInferLayer.update`."""
+        if not torch.compiler.is_compiling():
+            seen = int(self.cumulative_length) + key_states.shape[2]
+            if seen > self.max_cache_len:
+                raise ValueError(
+                    f"{seen} tokens do not fit the static cache of max_cache_len {self.max_cache_len}; pass a larger "
+                    'max_cache_len in cache_config, or "static": false for a cache that grows.'
+                )
+        if not self.is_initialized:
+            self.lazy_initialization(key_states, value_states)
+        if self.shared.handles_wanted:
+            self.cumulative_length.add_(key_states.shape[2])
+            return CacheHandle(self, key_states), CacheHandle(self, value_states)
+        return super().update(key_states, value_states)
+
+    def append_compiled(self, key_states: torch.Tensor, value_states: torch.Tensor) -> None:
+        """Append a few real tokens `[B, Hkv, T, D]` without looking at the host."""
+        append_op(
+            key_states,
+            value_states,
+            *self.buffers,
+            *self.layer_codebook,
+            self.residual_length,
+            self.ops.__name__,
+        )
+
+    def decode_attention_compiled(
+        self, query: torch.Tensor, softmax_scale: float, softcap: float, attention_sinks: torch.Tensor | None
+    ) -> torch.Tensor:
+        """Return the attention output `[B, Hq, T, D]` of the last `T` tokens without looking at the host."""
+        return decode_attention_op(
+            query,
+            *self.buffers,
+            *self.layer_codebook,
+            self.residual_length,
+            softmax_scale,
+            softcap,
+            attention_sinks,
+            self.ops.__name__,
+        )
+
+    def host_lengths(self) -> tuple[list[int], list[int]]:
+        """Return every row's real and coded tokens, read from the device."""
+        return self.buffers.lengths.tolist(), self.buffers.quantized_lengths.tolist()
+
+    def get_seq_length(self) -> int | torch.Tensor:
+        """Return the columns seen, padding included: 0 before the first token, then a 0-d tensor."""
+        return self.cumulative_length if self.is_initialized else 0
+
+    def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
+        """Return the columns of a mask, `max_cache_len`, and its offset, 0."""
+        return self.max_cache_len, 0
+
+    def get_max_length(self) -> int:
+        """Return `max_cache_len`."""
+        return self.max_cache_len
+
+    def reset(self) -> None:
+        """Forget everything; the buffers stay where they are."""
+        self.cumulative_length.zero_()
+        if self.is_initialized:
+            self.buffers.lengths.zero_()
+            self.buffers.quantized_lengths.zero_()
+
+    def batch_select_indices(self, indices: torch.Tensor) -> None:
+        """Keep the rows `indices`, in that order; as many as there are, since nothing may move."""
+        if not self.is_initialized:
+            return
+        if len(indices) != self.batch_size or indices.dtype == torch.bool:
+            raise ValueError(
+                f"A static cache of {self.batch_size} rows cannot become one of {len(indices)}; "
+                'use a dynamic one ("static": false).'
+            )
+        for tensor in self.buffers:
+            tensor.copy_(tensor.index_select(0, indices.to(tensor.device)))
+
+    def batch_repeat_interleave(self, repeats: int) -> None:
+        """Raise ValueError unless `repeats` is 1: a static cache keeps its batch size."""
+        if repeats != 1 and self.is_initialized:
+            raise ValueError('A static cache cannot change its batch size; use a dynamic one ("static": false).')
+
+    def _reserve(self, counts: list[int], lengths: list[int], quantized: list[int]) -> None:
+        """Everything is reserved already."""
