@@ -9,6 +9,7 @@ from . import registration
 from .cache import VecInferCache
 from .codebook import Codebook, CodebookError
 from .config import VecInferConfig
+from .discovery import find_codebooks
 from .registration import disable, enable
 from .version import __version__
 
@@ -21,6 +22,7 @@ __all__ = [
     "__version__",
     "disable",
     "enable",
+    "find_codebooks",
 ]
 
 registration.install()

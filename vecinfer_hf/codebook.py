@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 from safetensors.torch import save_file
+from transformers.utils import logging
 
 from .codebook_files import (
     CONFIG_NAME,
@@ -30,6 +31,9 @@ from .config import VecInferConfig
 from .formats import CodeFormat, implied_format
 from .model_identity import check_identity, model_identity
 from .ops.types import LayerCodebook
+
+
+logger = logging.get_logger(__name__)
 
 
 class Codebook:
@@ -97,10 +101,17 @@ class Codebook:
 
     def check_model(self, config) -> None:
         """Raise `CodebookError` unless this codebook belongs to a model with this `PreTrainedConfig`."""
-        problem = check_identity(self.identity, model_identity(config))
+        model = model_identity(config)
+        problem = check_identity(self.identity, model)
         if problem:
             raise CodebookError(
                 f"{self!r} does not fit this model: {problem}. Calibrate one for it with `vecinfer calibrate`."
+            )
+        mine, theirs = (str(name or "").rstrip("/").split("/")[-1] for name in (self.identity["name"], model["name"]))
+        if mine and theirs and mine != theirs:
+            logger.warning_once(
+                f"vecinfer: the codebook was made for {mine!r} and is used with {theirs!r}; the shapes agree, but if "
+                "these are different weights the quality will be worse than measured."
             )
 
     def save_pretrained(self, save_directory: str | Path) -> None:
@@ -137,11 +148,11 @@ class Codebook:
             for name in (TENSORS_NAME, "README.md", CONFIG_NAME):
                 shutil.move(work / name, target / name)
 
-    def push_to_hub(self, repo_id: str, **kwargs) -> str:
+    def push_to_hub(self, repo_id: str, **kwargs):
         """Upload this codebook to a Hub repository; see `vecinfer_hf.hub.push_codebook` for the arguments.
 
         Returns:
-            The URL of the commit or pull request.
+            The commit or pull request, a `huggingface_hub.CommitInfo`.
         """
         from .hub import push_codebook
 

@@ -82,7 +82,9 @@ def layer_tensors(index: int, layer: LayerCodebook) -> dict[str, torch.Tensor]:
             named["value.matrix"] = layer.value_transform
         else:
             named["value.smooth_scale"] = layer.output_transform
-    return {f"layers.{index}.{name}": tensor.contiguous() for name, tensor in named.items() if tensor is not None}
+    return {
+        f"layers.{index}.{name}": tensor.clone().contiguous() for name, tensor in named.items() if tensor is not None
+    }
 
 
 def _layer_from_tensors(tensors: dict[str, torch.Tensor], where: str) -> LayerCodebook:

@@ -12,7 +12,9 @@ from typing import Any
 
 from transformers import PreTrainedConfig
 
-from .codebook import TENSORS_NAME, Codebook, CodebookError, shipped_codebooks
+from .codebook import Codebook, shipped_codebooks
+from .codebook_files import TENSORS_NAME, CodebookError
+from .model_identity import model_identity
 
 
 _loaded: dict[tuple, Codebook] = {}
@@ -35,7 +37,13 @@ def load_codebook(config: PreTrainedConfig, options: dict[str, Any]) -> Codebook
             'cache_config={"codebook": <directory, shipped name, Hub repository or "auto">}, or make one with '
             f"`vecinfer calibrate MODEL`. Shipped with this package: {shipped_names() or 'none'}."
         )
-    key = (name, options.get("revision"), options.get("subfolder"), _modified(name, options.get("subfolder")))
+    key = (
+        model_identity(config)["name"] if name == "auto" else None,
+        name,
+        options.get("revision"),
+        options.get("subfolder"),
+        _modified(name, options.get("subfolder")),
+    )
     if key not in _loaded:
         arguments = {key: options[key] for key in ("revision", "subfolder") if options.get(key)}
         if name == "auto":

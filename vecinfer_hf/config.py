@@ -173,6 +173,16 @@ class VecInferConfig(QuantizationConfigMixin):
         unused = {name: value for name, value in kwargs.items() if name not in known}
         return (config, unused) if return_unused_kwargs else config
 
+    def push_to_hub(self, repo_id: str, **kwargs):
+        """Upload these options to a Hub repository; see `vecinfer_hf.hub.push_config` for the arguments.
+
+        Returns:
+            The commit, a `huggingface_hub.CommitInfo`.
+        """
+        from .hub import push_config
+
+        return push_config(self, repo_id, **kwargs)
+
     def cache_config(self) -> dict[str, Any]:
         """Return the `cache_config` for a generation config: what differs from the defaults, as plain JSON.
 

@@ -76,7 +76,8 @@ class VecInferQuantizer(HfQuantizer):
         if model.can_generate():
             enable(model, self.quantization_config)
             # Saved with the model, so it names the commit that was really used.
-            self.quantization_config.revision = model.generation_config.cache_config.get("revision")
+            for name in ("codebook", "revision", "subfolder"):
+                setattr(self.quantization_config, name, model.generation_config.cache_config.get(name))
         return model
 
     def postprocess_model(self, model: PreTrainedModel, **kwargs) -> PreTrainedModel:
