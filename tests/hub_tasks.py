@@ -3,25 +3,26 @@
 """What other processes do in the Hub tests: functions that take and return JSON values."""
 
 import hashlib
-import os
+import resource
 from pathlib import Path
 
 from hub_codebooks import tiny_codebook
+from huggingface_hub import HfApi, hf_hub_download
+from huggingface_hub.errors import HfHubHTTPError
+from tiny_models import tiny_config
 
-from vecinfer_hf import Codebook, CodebookError, VecInferConfig, hub, hub_errors
-
-
-def _quick():
-    hub_errors.FIRST_WAIT = 0.02
+from vecinfer_hf import Codebook, CodebookError, VecInferCache, VecInferConfig, hub, hub_errors
 
 
 def _reported(call):
     """The result of `call`, or the error a user would see."""
-    _quick()
+    hub_errors.FIRST_WAIT = 0.02
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     try:
         return call()
     except (CodebookError, hub.CodebookHubError) as error:
-        return {"error": str(error), "kind": type(error).__name__}
+        grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
+        return {"error": str(error), "kind": type(error).__name__, "kilobytes_more": grown}
 
 
 def fingerprint(codebook: Codebook) -> str:
@@ -45,13 +46,27 @@ def push(repo_id, seed=0, bits=2, **options):
     return _reported(call)
 
 
-def pull(repo_id, cache_dir, uid=None, file_limit=None, **options):
-    """Download a codebook and load it; optionally as another user, or with a limit on the size of files written."""
-    if uid is not None:
-        os.setuid(uid)
-    if file_limit is not None:
-        import resource
+def plain_info(repo_id):
+    """What the bare client makes of a repository's listing, without any care of ours."""
+    try:
+        info = HfApi().model_info(repo_id, files_metadata=True)
+    except HfHubHTTPError as error:
+        return {"status": error.response.status_code}
+    return {"files": {sibling.rfilename: sibling.size for sibling in info.siblings}}
 
+
+def plain_download(repo_id, filename, cache_dir):
+    """What the bare client makes of a file, without any care of ours."""
+    try:
+        path = hf_hub_download(repo_id, filename, cache_dir=cache_dir)
+    except Exception as error:  # whatever the client's HTTP library raises
+        return {"error": type(error).__name__}
+    return {"sha256": hashlib.sha256(Path(path).read_bytes()).hexdigest()}
+
+
+def pull(repo_id, cache_dir, file_limit=None, **options):
+    """Download a codebook and load it, optionally with a limit on the size of the files written."""
+    if file_limit is not None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (file_limit, file_limit))
 
     def call():
@@ -72,6 +87,12 @@ def pull_config(repo_id, cache_dir, **more):
     return _reported(lambda: hub.download_config(repo_id, cache_dir=cache_dir, **more).to_diff_dict())
 
 
-def files_in(cache_dir) -> list[str]:
-    """What lies in a cache and could be taken for a codebook: finished files only."""
-    return sorted(str(p) for p in Path(cache_dir).glob("models--*/snapshots/*/**/*") if p.is_file())
+def use(repo_id, cache_dir, **changes):
+    """Download a codebook and make a cache with it for the tiny llama, changed."""
+
+    def call():
+        folder, _ = hub.download_codebook(repo_id, cache_dir=cache_dir)
+        VecInferCache(tiny_config("llama", **changes), Codebook.from_pretrained(folder))
+        return {}
+
+    return _reported(call)

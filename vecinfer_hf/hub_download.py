@@ -116,7 +116,13 @@ def _download(names, repo_id, revision, subfolder, token, cache_dir, local_files
         except (FileNotFoundError, ValueError, OSError):
             return None
         folder = snapshot / (subfolder or "")
-        return (folder, snapshot.name) if all((folder / name).is_file() for name in names) else None
+        for path in (folder / name for name in names):
+            if not path.is_file():
+                return None
+            if not _as_named(path.resolve()):
+                logger.warning(f"{path} is damaged: its content is not what its name in the cache says.")
+                return None
+        return folder, snapshot.name
 
     if local_files_only or (revision and _COMMIT.fullmatch(revision) and not force_download):
         found = cached()
@@ -177,11 +183,23 @@ def _check_listing(siblings: list[Any], repo_id: str, subfolder: str | None, nam
 
 
 def _intact(path: Path, announced: Any) -> bool:
-    """Whether a file has the size and the hash that the Hub announced: SHA-256 of large files, git's id of others."""
+    """Whether a file has the size and the hash that the Hub announced."""
     if not path.is_file() or path.stat().st_size != announced.size:
         return False
-    digest = hashlib.sha256() if announced.lfs else hashlib.sha1(b"blob %d\0" % announced.size)
+    return _digest(path, large=bool(announced.lfs)) == (announced.lfs.sha256 if announced.lfs else announced.blob_id)
+
+
+def _as_named(blob: Path) -> bool:
+    """Whether a file of the cache has the hash it is named by; True where the cache does not name files so."""
+    if not re.fullmatch("[0-9a-f]{40}([0-9a-f]{24})?", blob.name):
+        return True
+    return _digest(blob, large=len(blob.name) == 64) == blob.name
+
+
+def _digest(path: Path, *, large: bool) -> str:
+    """The Hub's name for a content: SHA-256 of large files, git's id of the others."""
+    digest = hashlib.sha256() if large else hashlib.sha1(b"blob %d\0" % path.stat().st_size)
     with path.open("rb") as file:
         while chunk := file.read(1 << 20):
             digest.update(chunk)
-    return digest.hexdigest() == (announced.lfs.sha256 if announced.lfs else announced.blob_id)
+    return digest.hexdigest()
