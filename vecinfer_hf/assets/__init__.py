@@ -2,9 +2,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The model and the texts that the demo, the tests and the published numbers use; nothing else needs them."""
 
-from .models import GGUF_SHA256, SMOLLM2_ID, smollm2_directory
+from .models import GGUF_SHA256, SMOLLM2_ID, SMOLLM2_NAME, smollm2_directory
 from .storage import cache_directory
 from .texts import TEXTS, load_text
 
 
-__all__ = ["GGUF_SHA256", "SMOLLM2_ID", "TEXTS", "cache_directory", "load_text", "smollm2_directory"]
+__all__ = ["GGUF_SHA256", "SMOLLM2_ID", "SMOLLM2_NAME", "TEXTS", "cache_directory", "load_text", "smollm2_directory"]

@@ -12,7 +12,10 @@ from pathlib import Path
 from .storage import cache_directory, make_once, sha256
 
 
-SMOLLM2_ID = "SmolLM2-135M-Instruct (Q4_1 weights)"
+SMOLLM2_NAME = "SmolLM2-135M-Instruct"
+"""The name codebooks know this model by, and that of its directory."""
+
+SMOLLM2_ID = f"{SMOLLM2_NAME} (Q4_1 weights)"
 """What every published number calls this model: its weights are 4-bit ones, dequantized to bfloat16."""
 
 GGUF_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
@@ -63,5 +66,5 @@ def smollm2_directory() -> Path:
         FileNotFoundError: if the package is not installed; the message has the command.
         ValueError: if its GGUF file is not the known one.
     """
-    target = cache_directory() / "models" / f"SmolLM2-135M-Instruct-{GGUF_SHA256[:8]}"
+    target = cache_directory() / "models" / GGUF_SHA256[:8] / SMOLLM2_NAME
     return target if target.exists() else make_once(target, lambda directory: _convert(_gguf_file(), directory))

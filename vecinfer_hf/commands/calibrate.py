@@ -1,0 +1,72 @@
+# SPDX-FileCopyrightText: 2026 The vecinfer_hf authors
+# SPDX-License-Identifier: Apache-2.0
+"""`vecinfer calibrate`: make a codebook for a model from text."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ..assets import load_text
+from ..config import VecInferConfig
+from .console import output
+from .inspect import print_codebook
+from .loading import Device, Dtype, Model, load_model
+
+
+DEFAULT = VecInferConfig()
+
+
+def bits(value: str) -> float | str:
+    """Return a bit width as VecInferConfig takes it: a number, or a format name such as "d2b8"."""
+    try:
+        number = float(value)
+    except ValueError:
+        return value
+    return int(number) if number.is_integer() else number
+
+
+def calibrate(
+    model: Model,
+    output_directory: Annotated[Path, typer.Option("--output", "-o", help="Directory for the codebook.")],
+    text: Annotated[
+        list[str] | None, typer.Option(help="Text file or a known text; may be given several times.")
+    ] = None,
+    key_bits: Annotated[str, typer.Option(help="Bits per key element: 4, 2, 1.5, 1.25, 1 or a format name.")] = "2",
+    value_bits: Annotated[str, typer.Option(help="Bits per value element, likewise.")] = "2",
+    recipe: Annotated[str, typer.Option(help="default, or paper.")] = DEFAULT.recipe,
+    sequence_length: Annotated[
+        int, typer.Option(help="Tokens per window; cover the positions that will be used.")
+    ] = DEFAULT.sequence_length,
+    num_tokens: Annotated[int, typer.Option(help="Tokens of text to read, at most.")] = DEFAULT.num_tokens,
+    num_iterations: Annotated[int, typer.Option(help="Iterations of k-means.")] = DEFAULT.num_iterations,
+    residual_length: Annotated[int, typer.Option(help="Recent tokens kept exact.")] = DEFAULT.residual_length,
+    sink_length: Annotated[int, typer.Option(help="First tokens kept exact.")] = DEFAULT.sink_length,
+    seed: Annotated[int, typer.Option(help="Seed; the same seed gives the same codebook.")] = DEFAULT.seed,
+    dtype: Dtype = None,
+    device: Device = None,
+) -> None:
+    """Make a codebook for a model from text and save it."""
+    from .. import calibrate as make_codebook
+
+    config = VecInferConfig(
+        key_bits=bits(key_bits),
+        value_bits=bits(value_bits),
+        recipe=recipe,
+        sequence_length=sequence_length,
+        num_tokens=num_tokens,
+        num_iterations=num_iterations,
+        residual_length=residual_length,
+        sink_length=sink_length,
+        seed=seed,
+    )
+    if output_directory.is_file():
+        raise ValueError(f"--output {output_directory} is a file; give a directory.")
+    texts = [load_text(name) for name in text or ["persuasion-excerpt"]]
+    loaded, tokenizer = load_model(model, dtype, device)
+    codebook = make_codebook(loaded, tokenizer, texts, config)
+    codebook.save_pretrained(output_directory)
+    print_codebook(codebook)
+    output.print(f"Saved to {output_directory}", markup=False, highlight=False)
