@@ -107,8 +107,10 @@ class Codebook:
             raise CodebookError(
                 f"{self!r} does not fit this model: {problem}. Calibrate one for it with `vecinfer calibrate`."
             )
-        mine, theirs = (str(name or "").rstrip("/").split("/")[-1] for name in (self.identity["name"], model["name"]))
-        if mine and theirs and mine != theirs:
+        mine, theirs = str(self.identity.get("name") or ""), model["name"]
+        # The name of a local directory says nothing about the weights in it.
+        known = mine and theirs and not Path(theirs).exists() and not Path(mine).exists()
+        if known and mine.split("/")[-1] != theirs.split("/")[-1]:
             logger.warning_once(
                 f"vecinfer: the codebook was made for {mine!r} and is used with {theirs!r}; the shapes agree, but if "
                 "these are different weights the quality will be worse than measured."

@@ -1,0 +1,166 @@
+# SPDX-FileCopyrightText: 2026 The vecinfer_hf authors
+# SPDX-License-Identifier: Apache-2.0
+"""The static cache: the same tokens as the dynamic one, one compiled graph, and nothing that grows or moves."""
+
+import pytest
+import torch
+import torch._dynamo.utils
+from tiny_codebooks import random_codebook
+from tiny_models import tiny_inputs, tiny_model
+from transformers import CompileConfig
+
+from vecinfer_hf import VecInferCache
+
+
+WINDOW = 16
+
+
+def padded_batch(rows: int = 2, length: int = 70) -> dict[str, torch.Tensor]:
+    """Token ids and mask of a left-padded batch."""
+    ids = tiny_inputs(rows, length)
+    mask = torch.ones_like(ids)
+    mask[0, :7] = 0
+    return {"input_ids": ids * mask, "attention_mask": mask}
+
+
+def run(model, inputs, tokens=40, static=True, compiled=False, **kwargs):
+    """Greedy tokens with a 2-bit cache of a window of 16; compiled means one full graph, on the CPU."""
+    if compiled:
+        config = CompileConfig(backend="aot_eager", mode="default", fullgraph="prefill_chunk_size" not in kwargs)
+        config._compile_all_devices = True
+        kwargs["compile_config"] = config
+    cache_config = {"residual_length": WINDOW, "static": static, **kwargs.pop("cache_config", {})}
+    return model.generate(
+        **inputs,
+        max_new_tokens=tokens,
+        do_sample=False,
+        cache_implementation="vecinfer",
+        cache_config=cache_config,
+        **kwargs,
+    )
+
+
+@pytest.fixture(params=["llama", "gemma2", "gpt_oss"])
+def model(request):
+    """A tiny model that carries a random codebook."""
+    torch._dynamo.reset()
+    model = tiny_model(request.param)
+    model._vecinfer_codebook = random_codebook(model.config)
+    return model
+
+
+def test_static_generates_what_dynamic_does(model):
+    inputs = padded_batch()
+    assert torch.equal(run(model, inputs), run(model, inputs, static=False))
+
+
+def test_beams_reorder_a_static_cache_in_place(model):
+    inputs = padded_batch()
+    assert torch.equal(run(model, inputs, num_beams=3), run(model, inputs, num_beams=3, static=False))
+
+
+def test_compiled_decode_is_one_graph_and_never_compiles_again():
+    torch._dynamo.reset()
+    model = tiny_model("llama")
+    model._vecinfer_codebook = random_codebook(model.config)
+    inputs = padded_batch()
+    torch._dynamo.utils.counters.clear()
+    assert torch.equal(run(model, inputs, compiled=True), run(model, inputs, static=False))
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 1
+    assert not torch._dynamo.utils.counters["graph_break"]
+    shorter = {"input_ids": tiny_inputs(2, 33), "attention_mask": torch.ones(2, 33, dtype=torch.long)}
+    assert torch.equal(run(model, shorter, compiled=True), run(model, shorter, static=False))
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 1
+
+
+@pytest.mark.parametrize("chunk", [5, WINDOW, 24])
+def test_chunked_prefill_of_a_padded_batch(chunk):
+    torch._dynamo.reset()
+    model = tiny_model("llama")
+    model._vecinfer_codebook = random_codebook(model.config)
+    inputs = padded_batch()
+    expected = run(model, inputs, static=False, prefill_chunk_size=chunk)
+    assert torch.equal(run(model, inputs, prefill_chunk_size=chunk), expected)
+    assert torch.equal(run(model, inputs, prefill_chunk_size=chunk, compiled=True), expected)
+
+
+def test_second_turn_on_a_static_cache():
+    model = tiny_model("llama")
+    codebook = random_codebook(model.config)
+    results = []
+    for options in ({"static": True, "max_cache_len": 200}, {}):
+        cache = VecInferCache(model.config, codebook, residual_length=WINDOW, **options)
+        inputs = padded_batch()
+        first = model.generate(**inputs, max_new_tokens=20, do_sample=False, past_key_values=cache)
+        ids = torch.cat([first, tiny_inputs(2, 30, seed=5)], dim=1)
+        mask = torch.cat([inputs["attention_mask"], torch.ones(2, ids.shape[1] - 70, dtype=torch.long)], dim=1)
+        results.append(
+            model.generate(ids, attention_mask=mask, max_new_tokens=20, do_sample=False, past_key_values=cache)
+        )
+    assert torch.equal(*results)
+
+
+def test_crop_reset_and_addresses():
+    model = tiny_model("llama")
+    cache = VecInferCache(
+        model.config, random_codebook(model.config), residual_length=WINDOW, static=True, max_cache_len=128
+    )
+    model.set_attn_implementation("vecinfer")
+    ids = tiny_inputs(1, 60)
+    with torch.no_grad():
+        model(ids, past_key_values=cache)
+        addresses = [tensor.data_ptr() for layer in cache.layers for tensor in layer.buffers]
+        expected = model(tiny_inputs(1, 1, seed=3), past_key_values=cache).logits
+        cache.crop(-1)
+        # The token that left the window stays coded, so the window is one shorter: close, not equal.
+        again = model(tiny_inputs(1, 1, seed=3), past_key_values=cache).logits
+        cache.reset()
+        assert int(cache.get_seq_length()) == 0
+        model(ids, past_key_values=cache)
+        fresh = model(tiny_inputs(1, 1, seed=3), past_key_values=cache).logits
+    assert torch.equal(fresh, expected)
+    assert again.shape == expected.shape
+    assert [tensor.data_ptr() for layer in cache.layers for tensor in layer.buffers] == addresses
+
+
+def test_overflow_says_what_to_do():
+    model = tiny_model("llama")
+    cache = VecInferCache(model.config, random_codebook(model.config), static=True, max_cache_len=50)
+    with pytest.raises(ValueError, match="60 tokens do not fit the static cache of max_cache_len 50"):
+        model.generate(tiny_inputs(1, 60), max_new_tokens=2, past_key_values=cache)
+
+
+def test_a_static_cache_keeps_its_batch():
+    model = tiny_model("llama")
+    cache = VecInferCache(model.config, random_codebook(model.config), static=True, max_cache_len=50)
+    model.generate(tiny_inputs(2, 20), max_new_tokens=2, past_key_values=cache)
+    with pytest.raises(ValueError, match="2 rows cannot become one of 1"):
+        cache.batch_select_indices(torch.tensor([0]))
+    with pytest.raises(ValueError, match="cannot change its batch size"):
+        cache.batch_repeat_interleave(2)
+
+
+def test_size_is_required_by_hand_and_refused_when_wrong():
+    model = tiny_model("llama")
+    with pytest.raises(ValueError, match="needs max_cache_len"):
+        VecInferCache(model.config, random_codebook(model.config), static=True)
+    with pytest.raises(ValueError, match="max_cache_len is 0"):
+        VecInferCache(model.config, random_codebook(model.config), static=True, max_cache_len=0)
+
+
+def test_one_token_prefill_chunks_are_refused():
+    model = tiny_model("llama")
+    model._vecinfer_codebook = random_codebook(model.config)
+    with pytest.raises(ValueError, match="use at least 2"):
+        run(model, padded_batch(), prefill_chunk_size=1)
+
+
+def test_max_cache_len_never_shrinks_between_calls():
+    model = tiny_model("llama")
+    model._vecinfer_codebook = random_codebook(model.config)
+    outputs = [
+        run(model, {"input_ids": tiny_inputs(1, length)}, tokens=5, return_dict_in_generate=True)
+        for length in (60, 20)
+    ]
+    sizes = [output.past_key_values.layers[0].max_cache_len for output in outputs]
+    assert sizes[0] == sizes[1] >= 64
