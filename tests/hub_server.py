@@ -15,6 +15,7 @@ import struct
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import parse_qs, unquote, urlsplit
@@ -116,7 +117,9 @@ class _Handler(Endpoints, BaseHTTPRequestHandler):
             headers |= fault.headers or {}
             body = fault.rewrite(body) if fault.rewrite is not None else body
         self.hub.requests.append((self.command, self.path, status))
-        self._send(status, headers, body, fault)
+        # A client that was killed, or has seen enough, is not there for the answer.
+        with suppress(BrokenPipeError, ConnectionResetError):
+            self._send(status, headers, body, fault)
 
     def _send(self, status: int, headers: dict[str, str], body: bytes, fault: Fault | None) -> None:
         self.send_response(status)

@@ -130,7 +130,7 @@ def _download(names, repo_id, revision, subfolder, token, cache_dir, local_files
             return found
         if local_files_only:
             raise CodebookHubError(
-                f"{what}: it is not in the local cache; download it once with local_files_only=False."
+                f"{what}: it is not, or not whole, in the local cache; download it once with local_files_only=False."
             )
     try:
         return _fetch_verified(api, fetch, repo_id, revision, subfolder, names, paths, force_download)
