@@ -1,0 +1,233 @@
+# SPDX-FileCopyrightText: 2026 The vecinfer_hf authors
+# SPDX-License-Identifier: Apache-2.0
+"""`calibrate`: a model and text to a Codebook.
+
+Owns the order of the steps, progress and provenance; the steps are the other files of this directory.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from datetime import datetime, timezone
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from transformers import PreTrainedModel
+
+from ..codebook import Codebook
+from ..config import VecInferConfig
+from ..formats import CodeFormat
+from ..model_identity import full_attention_layers, model_identity, text_config, unsupported_reason
+from ..ops.types import LayerCodebook
+from ..version import __version__
+from .allocate import CANDIDATE_BITS, allocate_bits, measure_sensitivity, mix_sides
+from .fit import RECIPES, fit_layer, layer_errors
+from .recorder import LayerStates, record_states
+from .refine import refine
+from .windows import calibration_windows
+
+
+REFINE_LENGTH = 2048
+"""Tokens per refinement step."""
+_SENSITIVITY_TOKENS = 4096
+
+
+def calibrate(
+    model: PreTrainedModel,
+    tokenizer_or_ids: Any,
+    texts: str | Sequence[str] | Mapping[str, str] | None = None,
+    config: VecInferConfig | None = None,
+    *,
+    allocate: float | None = None,
+    refine_steps: int = 0,
+    progress: bool = True,
+) -> Codebook:
+    """Make a codebook for `model` from text.
+
+    The text runs through the unmodified model; keys after RoPE and values of the layers with full attention are
+    sampled, the first `config.sink_length` tokens of every window left out. Memory is bounded by
+    `config.num_samples` tokens per layer (see `record_states`). The same seed, text, model and machine give the same
+    bits (on a GPU, not with `refine_steps`).
+
+    Args:
+        model: a decoder-only model whose attention goes through transformers' attention interface; left as it was.
+        tokenizer_or_ids: its tokenizer, or token ids (then `texts` is None).
+        texts: a text, several, or name -> text. Names are recorded in the provenance.
+        config: options; `sequence_length` should cover the positions that will be used.
+        allocate: mean bits per element to distribute over layers, keys and values by measured sensitivity, instead of
+            `config.key_bits`, `value_bits` and `layer_bits`.
+        refine_steps: steps of refinement by gradient against the unquantized model, each on 2048 tokens; 0 for none.
+        progress: show progress bars on standard error.
+
+    Returns:
+        A `Codebook` with provenance: model, text names and SHA-256, tokens, sequence length, package version, date,
+        relative squared error of keys and values per layer.
+
+    Raises:
+        ValueError: if the model is not supported, the recipe is unknown, a head does not divide into sub-vectors, or
+            the text is too short.
+
+    Calibration of the paper: section 3 of https://arxiv.org/abs/2510.06175.
+    """
+    config = config or VecInferConfig()
+    indices = _check(model, config)
+    started = time.monotonic()
+    head_size = model_identity(model.config)["head_dim"]
+    uniform = config if allocate is None else replace(config, layer_bits=None)
+    formats = uniform.formats(len(indices))
+    wanted = (
+        [pair for pair in formats]
+        if allocate is None
+        else [VecInferConfig(key_bits=bits, value_bits=bits).formats(1)[0] for bits in CANDIDATE_BITS]
+    )
+    for pair in wanted:
+        for code_format in pair:
+            code_format.num_subvectors(head_size)
+    windows, sources = calibration_windows(tokenizer_or_ids, texts, config.sequence_length, config.num_tokens)
+    training = model.training
+    model.eval()
+    try:
+        with _bars(progress) as bar:
+            states = record_states(
+                model,
+                windows,
+                indices,
+                sink_length=config.sink_length,
+                num_samples=config.num_samples,
+                seed=config.seed,
+                progress=bar("Reading text", windows.numel()),
+            )
+            provenance: dict[str, Any] = {}
+            if allocate is None:
+                layers = _fit(states, dict(zip(indices, formats, strict=True)), config, bar, "Fitting")
+            else:
+                layers, config = _allocated(model, states, windows, config, allocate, bar, provenance)
+            errors = _errors(states, layers)
+            del states
+            if refine_steps:
+                layers = _refined(model, layers, windows, config, refine_steps, bar)
+    finally:
+        model.train(training)
+    provenance = {
+        "texts": sources,
+        "tokens": windows.numel(),
+        "sequence_length": windows.shape[1],
+        "refine_steps": refine_steps,
+        **provenance,
+        "vecinfer_hf": __version__,
+        "torch": torch.__version__,
+        "device": model.device.type,
+        "dtype": str(model.dtype).removeprefix("torch."),
+        "date": datetime.now(timezone.utc).strftime("%Y-%m-%d"),
+        "seconds": round(time.monotonic() - started, 1),
+        "errors": errors,
+    }
+    layers = {index: layer.to("cpu") for index, layer in layers.items()}
+    return Codebook(config, model_identity(model.config), layers, provenance)
+
+
+def _check(model: PreTrainedModel, config: VecInferConfig) -> list[int]:
+    """Return the layers to quantize, or raise for a model or recipe that cannot be calibrated."""
+    reason = unsupported_reason(model.config)
+    if reason is None and not getattr(model, "_supports_attention_backend", False):
+        reason = (
+            f"{type(model).__name__} does not call its attention through transformers' attention interface. "
+            "Use the stock cache for it"
+        )
+    indices = [] if reason else full_attention_layers(model.config)
+    if reason is None and not indices:
+        reason = f"none of the layers of {text_config(model.config).model_type} has full attention"
+    if reason:
+        raise ValueError(f"Cannot calibrate this model: {reason}.")
+    if config.recipe not in RECIPES:
+        raise ValueError(f"recipe is {config.recipe!r}; use one of {RECIPES}.")
+    return indices
+
+
+def _fit(
+    states: dict[int, LayerStates],
+    formats: dict[int, tuple[CodeFormat, CodeFormat]],
+    config: VecInferConfig,
+    bar,
+    title: str,
+) -> dict[int, LayerCodebook]:
+    heads = next(iter(states.values())).keys.shape[0]
+    rounds = sum(fmt.num_codes for pair in formats.values() for fmt in pair) * heads * config.num_iterations
+    advance = bar(title, rounds)
+    return {
+        index: fit_layer(
+            states[index],
+            *pair,
+            recipe=config.recipe,
+            num_iterations=config.num_iterations,
+            seed=config.seed,
+            progress=advance,
+        )
+        for index, pair in formats.items()
+    }
+
+
+def _allocated(model, states, windows, config, average_bits, bar, provenance):
+    """Fit every candidate, measure, choose, and return the layers and the config that names the choice."""
+    candidates = {}
+    for bits in CANDIDATE_BITS:
+        pair = VecInferConfig(key_bits=bits, value_bits=bits).formats(1)[0]
+        candidates[bits] = _fit(states, dict.fromkeys(states, pair), config, bar, f"Fitting {bits} bit")
+    length = min(REFINE_LENGTH, windows.shape[1])
+    text = windows[:, :length][-max(1, _SENSITIVITY_TOKENS // length) :]
+    sensitivity = measure_sensitivity(
+        model,
+        candidates,
+        text,
+        sink_length=config.sink_length,
+        residual_length=config.residual_length,
+        progress=bar("Measuring sensitivity", 2 * len(states) * len(CANDIDATE_BITS)),
+    )
+    layer_bits = allocate_bits(sensitivity, average_bits)
+    provenance["allocated_bits"] = average_bits
+    provenance["sensitivity"] = sensitivity
+    return mix_sides(candidates, layer_bits), replace(config, layer_bits=layer_bits)
+
+
+def _refined(model, layers, windows, config, num_steps, bar) -> dict[int, LayerCodebook]:
+    length = min(REFINE_LENGTH, windows.shape[1])
+    pieces = windows[:, : windows.shape[1] // length * length].reshape(-1, length)
+    order = torch.randperm(len(pieces), generator=torch.Generator().manual_seed(config.seed))
+    advance = bar("Refining", num_steps)
+    limit = getattr(text_config(model.config), "max_position_embeddings", None) or windows.shape[1]
+    return refine(
+        model,
+        layers,
+        lambda step: pieces[order[step % len(order)]][None],
+        num_steps,
+        sink_length=config.sink_length,
+        residual_length=config.residual_length,
+        max_position=min(limit, max(config.sequence_length, windows.shape[1])),
+        seed=config.seed,
+        progress=lambda _: advance(1),
+    )
+
+
+def _errors(states: dict[int, LayerStates], layers: dict[int, LayerCodebook]) -> list[dict[str, float | int]]:
+    return [
+        {"layer": index, **{side: round(error, 5) for side, error in layer_errors(states[index], layer).items()}}
+        for index, layer in layers.items()
+    ]
+
+
+@contextmanager
+def _bars(show: bool):
+    """Progress bars on standard error; the value makes one bar and returns the function that advances it."""
+    columns = (TextColumn("{task.description:<22}"), BarColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), disable=not show) as bars:
+
+        def bar(title: str, total: int):
+            task = bars.add_task(title, total=total)
+            return lambda done: bars.advance(task, done)
+
+        yield bar

@@ -1,0 +1,72 @@
+# SPDX-FileCopyrightText: 2026 The vecinfer_hf authors
+# SPDX-License-Identifier: Apache-2.0
+"""A layer's codebook from one prompt's own keys and values, when no calibration is at hand.
+
+Owns the short cuts that make it fast; fit.py owns the method.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from ..formats import CodeFormat
+from ..kmeans import residual_kmeans, round_to_int8
+from ..ops.types import LayerCodebook
+from ..transforms import apply_transform
+from .fit import key_statistics
+
+
+ONLINE_POINTS = 8192
+ONLINE_ITERATIONS = 6
+
+
+def fit_online(
+    key_states: torch.Tensor,
+    value_states: torch.Tensor,
+    key_format: CodeFormat,
+    value_format: CodeFormat,
+    query_states: torch.Tensor | None = None,
+    *,
+    sink_length: int = 4,
+    seed: int = 0,
+) -> LayerCodebook:
+    """Return a codebook fitted to a prompt: at most 8192 sub-vectors a head and 6 k-means iterations.
+
+    Args:
+        key_states: `[B, Hkv, T, D]` after RoPE, at least one token after the sinks.
+        value_states: `[B, Hkv, T, D]`.
+        key_format: code format of the keys.
+        value_format: code format of the values.
+        query_states: `[B, Hq, T, D]` for the query-aware scale; without them the paper's scale is used.
+        sink_length: first tokens left out.
+        seed: seed of the draws.
+
+    Raises:
+        ValueError: if no token is left after the sinks.
+    """
+    heads, tokens, head_dim = key_states.shape[1:]
+    if tokens <= sink_length:
+        raise ValueError(
+            f"The prompt has {tokens} tokens, none after {sink_length} sinks; an online codebook needs at least one."
+        )
+    keys, values = (
+        states[:, :, sink_length:].float().transpose(0, 1).reshape(heads, -1, head_dim)
+        for states in (key_states, value_states)
+    )
+    moment = torch.zeros(heads, head_dim, head_dim, device=keys.device)
+    if query_states is not None:
+        square = query_states[:, :, sink_length:].float().square().mean((0, 2))
+        moment = torch.diag_embed(square.view(heads, -1, head_dim).mean(1))
+    recipe = "paper" if query_states is None else "default"
+    mean, smooth_scale = key_statistics(keys, keys.abs().amax(1), moment, recipe)
+    sides = []
+    for vectors, fmt in ((apply_transform(keys, 1 / smooth_scale, mean), key_format), (values, value_format)):
+        needed = max(1, max(ONLINE_POINTS, fmt.codebook_size) // fmt.num_subvectors(head_dim))
+        generator = torch.Generator().manual_seed(seed)
+        chosen = torch.randperm(vectors.shape[1], generator=generator)[:needed].to(vectors.device)
+        points = vectors.index_select(1, chosen).reshape(heads, -1, fmt.subvector_dim)
+        centroids = residual_kmeans(
+            points, fmt.num_codes, fmt.codebook_size, num_iterations=ONLINE_ITERATIONS, seed=seed
+        )
+        sides.append(round_to_int8(centroids))
+    return LayerCodebook(mean, 1 / smooth_scale, smooth_scale, *sides[0], None, None, None, *sides[1])
