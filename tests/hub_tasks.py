@@ -4,14 +4,16 @@
 
 import hashlib
 import resource
+from dataclasses import asdict
 from pathlib import Path
 
 from hub_codebooks import tiny_codebook
-from huggingface_hub import HfApi, hf_hub_download
+from huggingface_hub import HfApi, ModelCard, hf_hub_download
 from huggingface_hub.errors import HfHubHTTPError
 from tiny_models import tiny_config
 
 from vecinfer_hf import Codebook, CodebookError, VecInferCache, VecInferConfig, hub, hub_errors
+from vecinfer_hf.discovery import find_codebooks, resolve_codebook
 
 
 def _reported(call):
@@ -35,11 +37,11 @@ def fingerprint(codebook: Codebook) -> str:
     return digest.hexdigest()
 
 
-def push(repo_id, seed=0, bits=2, **options):
-    """Push a tiny codebook."""
+def push(repo_id, seed=0, bits=2, name="org/tiny-llama", **options):
+    """Push a tiny codebook of the model `name`."""
 
     def call():
-        codebook = tiny_codebook(seed, bits)
+        codebook = tiny_codebook(seed, bits, name)
         commit = codebook.push_to_hub(repo_id, **options)
         return {"commit": commit.oid, "pr": commit.pr_revision, "fingerprint": fingerprint(codebook)}
 
@@ -94,5 +96,33 @@ def use(repo_id, cache_dir, **changes):
         folder, _ = hub.download_codebook(repo_id, cache_dir=cache_dir)
         VecInferCache(tiny_config("llama", **changes), Codebook.from_pretrained(folder))
         return {}
+
+    return _reported(call)
+
+
+def validate_card(text):
+    """Check a card with the client's own tool, which asks the Hub."""
+    try:
+        ModelCard(text).validate()
+    except ValueError as error:
+        return {"error": str(error)}
+    return {}
+
+
+def find(model_id, **options):
+    """Find codebooks for a model by its name."""
+    return [asdict(item) for item in find_codebooks(model_id, **options)]
+
+
+def automatic(cache_dir, name="org/tiny-llama", quantization=None, options=None, **changes):
+    """Resolve codebook="auto" for the tiny llama under a name, its config carrying `quantization`."""
+    config = tiny_config("llama", **changes)
+    config._name_or_path = name
+    if quantization is not None:
+        config.quantization_config = quantization
+
+    def call():
+        found = resolve_codebook("auto", config, cache_dir=cache_dir, **(options or {}))
+        return {"name": found.name, "subfolder": found.subfolder, "commit": found.commit, "why": found.why}
 
     return _reported(call)

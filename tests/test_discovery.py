@@ -1,0 +1,188 @@
+# SPDX-FileCopyrightText: 2026 The vecinfer_hf authors
+# SPDX-License-Identifier: Apache-2.0
+"""Finding a codebook: the order, the bits, and that nothing comes from an owner nobody named or allowed."""
+
+import itertools
+
+import pytest
+from hub_codebooks import tiny_codebook
+from hub_store import File
+from tiny_models import tiny_config
+
+from vecinfer_hf import CodebookError, discovery
+from vecinfer_hf.discovery import find_codebooks, resolve_codebook
+
+
+pytest_plugins = ["hub_fixtures"]
+_numbers = itertools.count()
+
+
+@pytest.fixture
+def owners(hub):
+    """Three new owners with a token each: the model's, a friend, a stranger."""
+    number = next(_numbers)
+    names = [f"{who}{number}" for who in ("maker", "friend", "stranger")]
+    return {name: hub.store.add_user(name) for name in names}
+
+
+@pytest.fixture
+def shipped(tmp_path, monkeypatch):
+    """A directory that stands for the codebooks shipped with the package."""
+    root = tmp_path / "quant_configs"
+    monkeypatch.setattr(discovery, "shipped_codebooks", lambda: root)
+    return root
+
+
+def named_config(name, **changes):
+    config = tiny_config("llama", **changes)
+    config._name_or_path = name
+    return config
+
+
+def downloads(hub):
+    return [path for path in hub.paths("GET") if "/resolve/" in path or "/lfs-download/" in path]
+
+
+@pytest.mark.hub
+def test_search_finds_what_cards_announce_and_downloads_nothing(hub, warm, owners):
+    (maker, first), (friend, second), (stranger, third) = owners.items()
+    model = f"{maker}/tiny-llama"
+    warm.call("push", f"{maker}/book", name=model, token=first)
+    warm.call("push", f"{friend}/books", name=model, bits=4, subfolder="4bit", token=second)
+    warm.call("push", f"{friend}/books", name=model, bits=1, subfolder="1bit", token=second)
+    warm.call("push", f"{stranger}/book", name=model, token=third)
+    warm.call("push", f"{stranger}/other-model", name=f"{maker}/another", token=third)
+    hub.requests.clear()
+    found = warm.call("find", model, trusted_owners=[friend.upper()])
+    listed = [(item["name"], item["subfolder"], item["bits_per_element"], item["trusted"]) for item in found]
+    assert sorted(listed[:3]) == sorted(
+        [(f"{maker}/book", None, 2, True), (f"{friend}/books", "1bit", 1, True), (f"{friend}/books", "4bit", 4, True)]
+    )
+    assert listed[3:] == [(f"{stranger}/book", None, 2, False)]
+    assert [path for path in downloads(hub) if model not in path] == []
+    fours = warm.call("find", model, bits=4)
+    assert [(item["name"], item["trusted"]) for item in fours] == [(f"{friend}/books", False)]
+    assert warm.call("find", model, key_bits=1, value_bits=1)[0]["subfolder"] == "1bit"
+    assert warm.call("find", model, search=False) == []
+
+
+@pytest.mark.hub
+def test_auto_takes_the_model_owner_s_and_says_so(hub, warm, owners, tmp_path):
+    (maker, token), *_ = owners.items()
+    model = f"{maker}/tiny-llama"
+    sent = warm.call("push", f"{maker}/book", name=model, token=token)
+    finished = warm.wait(warm.begin("automatic", str(tmp_path), name=model))
+    assert (finished.result["name"], finished.result["commit"]) == (f"{maker}/book", sent["commit"])
+    assert f'codebook="auto" took {maker}/book because its card says it is for {model}' in finished.stderr
+
+
+@pytest.mark.hub
+def test_auto_never_downloads_from_a_stranger(hub, warm, owners, tmp_path):
+    (maker, _), _, (stranger, token) = owners.items()
+    model = f"{maker}/tiny-llama"
+    sent = warm.call("push", f"{stranger}/book", name=model, token=token)
+    hub.requests.clear()
+    found = warm.call("automatic", str(tmp_path), name=model)
+    assert found["kind"] == "CodebookError"
+    assert f"{stranger}/book" in found["error"]
+    assert f"trusted_owners=['{stranger}']" in found["error"]
+    assert downloads(hub) == []
+    allowed = warm.call("automatic", str(tmp_path), name=model, options={"trusted_owners": [stranger]})
+    assert allowed["commit"] == sent["commit"]
+    by_environment = warm.run(
+        f"import hub_tasks; assert hub_tasks.automatic({str(tmp_path)!r}, name={model!r})['commit']",
+        VECINFER_TRUSTED_OWNERS=f"nobody, {stranger}",
+    )
+    assert by_environment.code == 0, by_environment.stderr
+
+
+@pytest.mark.hub
+def test_auto_comes_closest_to_the_bits(warm, owners, tmp_path):
+    (maker, token), *_ = owners.items()
+    model = f"{maker}/tiny-llama"
+    for bits in (1, 4):
+        warm.call("push", f"{maker}/books", name=model, bits=bits, subfolder=f"{bits}bit", token=token)
+    assert warm.call("automatic", str(tmp_path), name=model)["subfolder"] == "1bit"
+    assert warm.call("automatic", str(tmp_path), name=model, options={"bits": 4})["subfolder"] == "4bit"
+
+
+@pytest.mark.hub
+@pytest.mark.parametrize("lie", ["name", "shape"])
+def test_a_card_that_lies_about_its_model_is_passed_over(hub, warm, owners, tmp_path, lie):
+    (maker, token), *_ = owners.items()
+    model, made_for = f"{maker}/tiny-llama", f"{maker}/tiny-llama" if lie == "shape" else "org/another"
+    warm.call("push", f"{maker}/book", name=made_for, token=token)
+    repository = hub.store.repositories["model", f"{maker}/book"]
+    files = dict(repository.commits[repository.resolve("main")].files)
+    files["README.md"] = File(files["README.md"].data.replace(made_for.encode(), model.encode()))
+    repository.commit("refs/heads/main", files, "another claim", maker)
+    assert [item["name"] for item in warm.call("find", model)] == [f"{maker}/book"]  # the claim is believed here
+    changes = {"num_hidden_layers": 3} if lie == "shape" else {}
+    finished = warm.wait(warm.begin("automatic", str(tmp_path), name=model, **changes))
+    assert "found none" in finished.result["error"]
+    assert f'codebook="auto" passes over {maker}/book: it was made for' in finished.stderr
+
+
+@pytest.mark.hub
+def test_the_model_s_config_comes_first(hub, warm, owners, tmp_path):
+    (maker, token), (friend, second), _ = owners.items()
+    model = f"{maker}/tiny-llama"
+    warm.call("push", f"{maker}/book", name=model, token=token)
+    old = warm.call("push", f"{friend}/named", name=model, token=second)
+    warm.call("push", f"{friend}/named", name=model, seed=1, token=second)
+    named = {"quant_method": "vecinfer", "codebook": f"{friend}/named", "revision": old["commit"]}
+    # A downloaded config may not send the user to an owner of its choice ...
+    assert warm.call("automatic", str(tmp_path), name=model, quantization=named)["name"] == f"{maker}/book"
+    # ... unless the user allows that owner, or the model is the user's own directory.
+    options = {"trusted_owners": [friend]}
+    found = warm.call("automatic", str(tmp_path), name=model, quantization=named, options=options)
+    assert (found["name"], found["commit"]) == (f"{friend}/named", old["commit"])
+    assert found["why"] == "the model's config names it"
+    local = warm.call("automatic", str(tmp_path), name=f"/somewhere/{model}", quantization=named)
+    assert local["commit"] == old["commit"]
+
+
+def test_shipped_ones_are_matched_by_name_and_shape(shipped):
+    tiny_codebook().save_pretrained(shipped / "tiny-llama" / "2bit")
+    tiny_codebook(bits=4).save_pretrained(shipped / "tiny-llama" / "4bit")
+    tiny_codebook(name="org/another").save_pretrained(shipped / "another" / "2bit")
+    found = find_codebooks(named_config("elsewhere/Tiny-LLaMA"), search=False)
+    assert [(item.name, item.bits_per_element, item.source) for item in found] == [
+        ("tiny-llama/2bit", 2, "shipped"),
+        ("tiny-llama/4bit", 4, "shipped"),
+    ]
+    assert [item.name for item in find_codebooks(named_config("/a/dir/tiny-llama"), 4, search=False)] == [
+        "tiny-llama/4bit"
+    ]
+    assert find_codebooks(named_config("x/tiny-llama", num_hidden_layers=3), search=False) == []
+    assert find_codebooks(named_config("", num_hidden_layers=2), search=False) == []
+    resolved = resolve_codebook("auto", named_config("/a/dir/tiny-llama"))
+    assert (resolved.name, resolved.commit) == ("tiny-llama/2bit", None)
+    assert resolved.directory == shipped / "tiny-llama" / "2bit"
+
+
+def test_a_broken_shipped_codebook_does_not_hide_the_others(shipped):
+    tiny_codebook().save_pretrained(shipped / "tiny-llama" / "2bit")
+    (shipped / "tiny-llama" / "1bit").mkdir()
+    (shipped / "tiny-llama" / "1bit" / "config.json").write_text("{")
+    assert [item.name for item in find_codebooks(named_config("x/tiny-llama"), search=False)] == ["tiny-llama/2bit"]
+
+
+def test_nothing_known(shipped):
+    with pytest.raises(CodebookError, match="vecinfer calibrate /a/model"):
+        resolve_codebook("auto", named_config("/a/model"))
+
+
+def test_a_directory_is_itself(tmp_path):
+    tiny_codebook().save_pretrained(tmp_path / "books" / "2bit")
+    resolved = resolve_codebook(str(tmp_path / "books"), named_config("x"), subfolder="2bit")
+    assert (resolved.directory, resolved.commit) == (tmp_path / "books" / "2bit", None)
+
+
+@pytest.mark.hub
+def test_a_search_that_fails_is_no_more_than_a_warning(hub, warm):
+    refused = hub.fault("GET /api/models[?]", times=99, status=403)
+    finished = warm.wait(warm.begin("find", "org/tiny-llama"))
+    assert refused.hits == 1
+    assert finished.result == []
+    assert "could not be searched" in finished.stderr
