@@ -9,7 +9,7 @@ import sys
 
 import typer
 
-from .commands import calibrate, demo, doctor, evaluate, generate, hub, inspect
+from .commands import calibrate, demo, doctor, evaluate, generate, hub, inspect, plan
 from .commands.console import errors
 
 
@@ -28,6 +28,7 @@ app.command()(inspect.inspect)
 app.command()(hub.push)
 app.command()(hub.pull)
 app.command()(hub.find)
+app.command()(plan.plan)
 app.command()(doctor.doctor)
 
 
