@@ -7,6 +7,7 @@ Importing this package registers "vecinfer" with transformers and changes nothin
 
 from . import registration
 from .cache import VecInferCache
+from .calibration import calibrate
 from .codebook import Codebook, CodebookError
 from .config import VecInferConfig
 from .discovery import find_codebooks
@@ -20,6 +21,7 @@ __all__ = [
     "VecInferCache",
     "VecInferConfig",
     "__version__",
+    "calibrate",
     "disable",
     "enable",
     "find_codebooks",
