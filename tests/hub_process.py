@@ -18,6 +18,8 @@ from pathlib import Path
 
 
 ROOT = Path(__file__).resolve().parent.parent
+STORY = ("publish_model", "calibrate_and_push", "load_and_generate", "run_the_card")
+"""The functions of hub_story.py; the others are in hub_tasks.py, which imports less."""
 
 _FORK_SERVER = """
 import json, os, signal, sys, traceback
@@ -95,6 +97,18 @@ def run_fresh(code: str, hub_url: str, home: Path, **more: str) -> Finished:
     return Finished(done.returncode, done.stdout, done.stderr)
 
 
+def _task(function: str, arguments: tuple, options: dict) -> str:
+    module = "hub_story" if function in STORY else "hub_tasks"
+    call = f"*json.loads({json.dumps(arguments)!r}), **json.loads({json.dumps(options)!r})"
+    return f"import json, {module}\nprint(json.dumps({module}.{function}({call})))"
+
+
+def call_fresh(function: str, hub_url: str, home: Path, *arguments, token: str = "", offline: bool = False, **options):
+    """Return what a function of hub_tasks.py returns in a new Python process whose caches are under `home`."""
+    more = {"HF_HUB_OFFLINE": "1"} if offline else {}
+    return run_fresh(_task(function, arguments, options), hub_url, home, HF_TOKEN=token, **more).result
+
+
 class WarmPython:
     """A Python process that has imported the clients and vecinfer_hf, and forks for every task."""
 
@@ -136,9 +150,7 @@ class WarmPython:
 
     def begin(self, function: str, *arguments, token: str = "", **options) -> tuple[int, Path]:
         """Start a function of hub_tasks.py in its own process."""
-        call = f"*json.loads({json.dumps(arguments)!r}), **json.loads({json.dumps(options)!r})"
-        code = f"import json, hub_tasks\nprint(json.dumps(hub_tasks.{function}({call})))"
-        return self.start(code, HF_TOKEN=token)
+        return self.start(_task(function, arguments, options), HF_TOKEN=token)
 
     def call(self, function: str, *arguments, token: str = "", **options):
         """Return what a function of hub_tasks.py returns in its own process."""

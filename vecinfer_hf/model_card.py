@@ -28,6 +28,8 @@ GENERATED = "<!-- Written by vecinfer_hf; a push replaces this file. Remove this
 
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 _BAR_WIDTH = 24
+_LONGEST_FACT = 400
+"""Characters; longer ones (measurements per layer) stay in config.json."""
 
 
 def base_model_id(identity: Mapping[str, Any]) -> str | None:
@@ -224,7 +226,10 @@ def _errors(provenance: Mapping[str, Any], with_plot: bool) -> list[str]:
     errors = provenance.get("errors") or []
     if not errors:
         return []
-    parts = ["## Quantization error per layer", "Relative reconstruction error of the calibration tokens."]
+    parts = [
+        "## Quantization error per layer",
+        "Squared error of the calibration tokens, relative to their squared size, before any refinement.",
+    ]
     if with_plot:
         parts.append(f"![error per layer]({ERROR_PLOT})")
     largest = max(max(e["key"], e["value"]) for e in errors) or 1.0
@@ -249,8 +254,9 @@ def _origin(codebook: Codebook) -> dict[str, Any]:
         "seed": config.seed,
     }
     for key, value in (codebook.provenance or {}).items():
-        if key not in ("errors", "license") and value is not None:
-            facts[key.replace("_", " ")] = _flat(value)
+        flat = _flat(value)
+        if key not in ("errors", "license") and value is not None and len(str(flat)) <= _LONGEST_FACT:
+            facts[key.replace("_", " ")] = flat
     return facts
 
 
