@@ -159,13 +159,14 @@ def main(argv: list[str] | None = None) -> Path:
     parser.add_argument("--jobs", type=int, default=2, help="compiler processes (default 2)")
     parser.add_argument("--output", type=Path, default=ROOT / "build", help="directory of the variants")
     parser.add_argument("--nvcc", default=os.environ.get("NVCC", "nvcc"))
+    parser.add_argument("--id", help="name of this build; default is a hash of the sources")
     parser.add_argument("--lineinfo", action="store_true", help="source lines for profilers")
     options = parser.parse_args(argv)
 
     config = tomllib.loads((ROOT / "build.toml").read_text())
     name, python_name = config["general"]["name"], config["general"]["name"].replace("-", "_")
     files = sources(config)
-    ops_name = f"_{python_name}_cuda_{build_id(files)}"
+    ops_name = f"_{python_name}_cuda_{options.id or build_id(files)}"
     cuda = cuda_version(options.nvcc)
     torch_version = config["torch"]["stable-abi"]["cuda"]
     torch_major, torch_minor = (int(part) for part in torch_version.split("."))
@@ -203,9 +204,13 @@ def main(argv: list[str] | None = None) -> Path:
     shutil.rmtree(variant, ignore_errors=True)
     shutil.copytree(ROOT / "torch-ext" / python_name, variant, ignore=shutil.ignore_patterns("__pycache__"))
     library = variant / f"{ops_name}.abi3.so"
-    # The CUDA runtime is linked statically and hidden: it must not meet the one that torch brings along.
-    link = ["-shared", "-cudart=static", "-Xlinker=--exclude-libs=ALL", "-Xlinker=--strip-debug"]
-    run([options.nvcc, *link, *map(str, objects), "-o", str(library)])
+    # Only Python's entry point is exported. The CUDA runtime is linked statically: it must not meet the one that torch
+    # brings along. libtorch.so stands for whatever libraries the installed torch consists of.
+    script = work / "exports.map"
+    script.write_text("{ global: PyInit_*; local: *; };\n")
+    link = ["-shared", "-cudart=static", f"-Xlinker=--version-script={script}", "-Xlinker=--strip-debug"]
+    libtorch = f"-Xlinker=--no-as-needed,-L{torch_include.parent / 'lib'},-ltorch,--as-needed"
+    run([options.nvcc, *link, libtorch, *map(str, objects), "-o", str(library)])
     (variant / "_ops.py").write_text(OPS_PY.format(name=ops_name))
     metadata = {
         "name": name,

@@ -1,0 +1,114 @@
+# SPDX-FileCopyrightText: 2026 The vecinfer_hf authors
+# SPDX-License-Identifier: Apache-2.0
+"""opcheck, torch.compile, CUDA graphs, and two builds in one process. decode_attention's are beside its own tests."""
+
+from __future__ import annotations
+
+import cases
+import pytest
+import torch
+from cases import int32
+from conftest import load, variants
+from test_append import Buffers
+
+
+pytestmark = pytest.mark.gpu
+
+
+@pytest.fixture
+def ops(kernel):
+    import importlib
+    import sys
+
+    name = next(name for name, module in sys.modules.items() if module is kernel)
+    return importlib.import_module(f"{name}._ops").ops
+
+
+def appended(tokens=1, batch=2):
+    codebook = cases.random_codebook(2, 128)
+    buffers = Buffers(codebook, [30] * batch, [10] * batch, 2, 128, sinks=4, residual=16)
+    states = cases.random_states(batch, 2, tokens, 128, torch.bfloat16)
+    return codebook, buffers, states
+
+
+def test_opcheck(ops):
+    codebook, buffers, states = appended()
+    for op, args in (
+        (ops.quantize, (states, states, buffers.codes, int32(0, 3), int32(1, 1), int32(0, 0), *cases.write_args(codebook))),
+        (ops.append, (states, states, *buffers.tensors(), *cases.write_args(codebook), 16)),
+        (ops.dequantize, (buffers.codes, *cases.read_args(codebook), 3, 40, torch.bfloat16)),
+    ):
+        torch.library.opcheck(op.default, args)
+
+
+def test_fullgraph_without_recompiles(kernel):
+    codebook, buffers, states = appended()
+    twin = buffers.clone()
+
+    def step(states, *tensors):
+        kernel.append(states, states * 2, *tensors, *cases.write_args(codebook), 16)
+        keys, values = kernel.dequantize(tensors[0], *cases.read_args(codebook), 0, 32, torch.float32)
+        return (keys + values).sum()
+
+    compiled = torch.compile(step, fullgraph=True)
+    compiled(states, *buffers.tensors())
+    step(states, *twin.tensors())
+    with torch._dynamo.config.patch(error_on_recompile=True):
+        for _ in range(4):
+            states = cases.random_states(2, 2, 1, 128, torch.bfloat16)
+            got, want = compiled(states, *buffers.tensors()), step(states, *twin.tensors())
+            # The same sum in another order of additions.
+            torch.testing.assert_close(got, want, rtol=1e-4, atol=1e-2)
+    for got, want in zip(buffers.tensors(), twin.tensors()):
+        assert torch.equal(got, want)
+
+
+def test_cuda_graph_with_growing_lengths(kernel):
+    codebook, buffers, states = appended()
+    twin = buffers.clone()
+    static = states.clone()
+    torch.cuda.synchronize()
+    side = torch.cuda.Stream()
+    with torch.cuda.stream(side):
+        spare = buffers.clone()
+        kernel.append(static, static, *spare.tensors(), *cases.write_args(codebook), 16)
+    torch.cuda.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        kernel.append(static, static, *buffers.tensors(), *cases.write_args(codebook), 16)
+    for _ in range(40):
+        states = cases.random_states(2, 2, 1, 128, torch.bfloat16)
+        static.copy_(states)
+        graph.replay()
+        kernel.append(states, states, *twin.tensors(), *cases.write_args(codebook), 16)
+    torch.cuda.synchronize()
+    assert buffers.lengths.tolist() == [70, 70]
+    assert buffers.quantized_lengths.tolist() == [50, 50]
+    for got, want in zip(buffers.tensors(), twin.tensors()):
+        assert torch.equal(got, want)
+
+
+def test_no_synchronization(kernel):
+    codebook, buffers, states = appended()
+    numbers = int32(0, 0), int32(1, 1), int32(0, 0)
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        kernel.append(states, states, *buffers.tensors(), *cases.write_args(codebook), 16)
+        kernel.quantize(states, states, buffers.codes, *numbers, *cases.write_args(codebook))
+        kernel.dequantize(buffers.codes, *cases.read_args(codebook), 0, 32, torch.bfloat16)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+def test_two_builds_side_by_side(kernel):
+    """python build_local.py --output second --id 00000000 makes the second build."""
+    if not variants("second"):
+        pytest.skip("no second build: run build_local.py --output second --id 00000000")
+    other = load("second")
+    assert other is not kernel
+    codebook, buffers, states = appended()
+    twin = buffers.clone()
+    kernel.append(states, states, *buffers.tensors(), *cases.write_args(codebook), 16)
+    torch.compile(other.append, fullgraph=True)(states, states, *twin.tensors(), *cases.write_args(codebook), 16)
+    for got, want in zip(buffers.tensors(), twin.tensors()):
+        assert torch.equal(got, want)

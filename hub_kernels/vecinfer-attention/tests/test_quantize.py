@@ -1,0 +1,149 @@
+# SPDX-FileCopyrightText: 2026 The vecinfer_hf authors
+# SPDX-License-Identifier: Apache-2.0
+"""quantize: every format, head size and transform; what it must not touch; what it refuses."""
+
+from __future__ import annotations
+
+import cases
+import oracle
+import pytest
+import torch
+from cases import FORMATS, int32
+
+
+pytestmark = pytest.mark.gpu
+
+
+def check(kernel, codebook, batch=2, heads=2, head_dim=128, tokens=77, dtype=torch.bfloat16, starts=None, scale=1.0, outlier=20.0):
+    """Quantize rows of different starts and counts and compare everything with the oracle."""
+    keys, values = (cases.random_states(batch, heads, tokens, head_dim, dtype) * scale for _ in range(2))
+    keys[0, 0, 0] *= outlier
+    starts = [0, 45] if starts is None else starts
+    counts, first = [tokens, tokens - 30], [0, 30]
+    tiles = -(-(max(starts) + tokens) // 32) + 1
+    codes = cases.random_codes(batch, heads, tiles, codebook, head_dim)
+    before = codes.clone()
+    kernel.quantize(keys, values, codes, int32(*starts), int32(*counts), int32(*first), *cases.write_args(codebook))
+    formats = cases.formats(codebook)
+    for side, states in (("key", keys), ("value", values)):
+        weight, mean = (
+            (codebook.key_transform, codebook.key_mean)
+            if side == "key"
+            else (codebook.value_transform, codebook.value_mean)
+        )
+        centroids, unit = (getattr(codebook, f"{side}_centroids"), getattr(codebook, f"{side}_centroid_scale"))
+        got = oracle.read_codes(codes, *formats, head_dim, side)
+        old = oracle.read_codes(before, *formats, head_dim, side)
+        for row, (start, count, begin) in enumerate(zip(starts, counts, first)):
+            new = got[row : row + 1, :, start : start + count]
+            cases.assert_nearest(states[row : row + 1, :, begin : begin + count], new, weight, mean, centroids, unit)
+            untouched = torch.ones(got.shape[2], dtype=torch.bool, device=got.device)
+            untouched[start : start + count] = False
+            assert torch.equal(got[row][:, untouched], old[row][:, untouched])
+
+
+@pytest.mark.kernels_ci
+@pytest.mark.parametrize("key", FORMATS)
+@pytest.mark.parametrize("value", ["d4b8", "d8b8"])
+def test_formats(kernel, key, value):
+    check(kernel, cases.random_codebook(2, 128, key, value))
+    check(kernel, cases.random_codebook(2, 128, value, key))
+
+
+@pytest.mark.parametrize("head_dim", [64, 80, 96, 128, 256])
+@pytest.mark.parametrize("fmt", FORMATS)
+def test_head_dims(kernel, head_dim, fmt):
+    check(kernel, cases.random_codebook(2, head_dim, fmt, fmt), head_dim=head_dim)
+
+
+@pytest.mark.parametrize("transform", ["diagonal", "full"])
+@pytest.mark.parametrize("value_transform", [None, "diagonal", "full"])
+@pytest.mark.parametrize("head_dim", [64, 80, 128, 256])
+def test_transforms(kernel, transform, value_transform, head_dim):
+    codebook = cases.random_codebook(2, head_dim, "d4b8", "d4b8x2", transform, value_transform, means=True)
+    check(kernel, codebook, head_dim=head_dim, dtype=torch.float16)
+
+
+@pytest.mark.parametrize("tokens", [31, 32, 33, 64, 1000])
+@pytest.mark.parametrize("starts", [(0, 0), (1, 31), (32, 63)])
+def test_lengths(kernel, tokens, starts):
+    check(kernel, cases.random_codebook(2, 128, "d4b8", "d8b10"), tokens=tokens, starts=list(starts))
+
+
+def test_far_inputs(kernel):
+    """Every input outside the range of the fast search: the exact search alone decides."""
+    for fmt in FORMATS:
+        check(kernel, cases.random_codebook(2, 128, fmt, fmt), scale=15.0, outlier=1.0)
+
+
+def test_one_sided_codebook(kernel):
+    """No centroid near the inputs: the fast search has no positive score to offer."""
+    codebook = cases.random_codebook(2, 128)
+    codebook = codebook._replace(value_centroids=(codebook.value_centroids.abs() // 8 + 111).to(torch.int8))
+    check(kernel, codebook, scale=2.0)
+
+
+@pytest.mark.parametrize("fmt", FORMATS)
+def test_centroids_are_kept(kernel, fmt):
+    """Inputs that are centroids come back exactly: the scale is a power of two, so bf16 holds them."""
+    heads, head_dim, tokens = 2, 64, 512
+    codebook = cases.random_codebook(heads, head_dim, fmt, fmt)
+    centroids = codebook.value_centroids
+    # A second level that can only add nothing.
+    centroids[:, 1:] = 0
+    unit = torch.full((heads,), 2.0**-5, device="cuda")
+    codebook = codebook._replace(value_centroids=centroids, value_centroid_scale=unit)
+    subvectors = head_dim // centroids.shape[3]
+    chosen = torch.randint(0, centroids.shape[2], (1, heads, tokens, 1, subvectors), device="cuda")
+    values = oracle.reconstruct(chosen, centroids[:, :1], unit).to(torch.bfloat16)
+    codes = cases.random_codes(1, heads, tokens // 32, codebook, head_dim)
+    args = int32(0), int32(tokens), int32(0)
+    kernel.quantize(values, values, codes, *args, *cases.write_args(codebook))
+    got = oracle.read_codes(codes, *cases.formats(codebook), head_dim, "value")
+    assert torch.equal(oracle.reconstruct(got, centroids, unit), values.double())
+
+
+def test_nothing_to_do(kernel):
+    codebook = cases.random_codebook(2, 128)
+    codes = cases.random_codes(2, 2, 3, codebook, 128)
+    before = codes.clone()
+    states = cases.random_states(2, 2, 40, 128, torch.bfloat16)
+    kernel.quantize(states, states, codes, int32(0, 5), int32(0, 0), int32(0, 0), *cases.write_args(codebook))
+    assert torch.equal(codes, before)
+    empty = states[:, :, :0]
+    kernel.quantize(empty, empty, codes, int32(0, 5), int32(0, 0), int32(0, 0), *cases.write_args(codebook))
+    assert torch.equal(codes, before)
+
+
+def test_beyond_the_buffer(kernel):
+    """Counts that run past the states or the buffer write nothing outside."""
+    codebook = cases.random_codebook(1, 128)
+    whole = cases.random_codes(1, 1, 4, codebook, 128)
+    before = whole.clone()
+    states = cases.random_states(1, 1, 40, 128, torch.bfloat16)
+    kernel.quantize(states, states, whole[:, :, :2], int32(50), int32(500), int32(0), *cases.write_args(codebook))
+    assert torch.equal(whole[:, :, 2:], before[:, :, 2:])
+
+
+def test_refusals(kernel):
+    codebook = cases.random_codebook(2, 128)
+    codes = cases.random_codes(1, 2, 2, codebook, 128)
+    states = cases.random_states(1, 2, 40, 128, torch.bfloat16)
+    numbers = int32(0), int32(40), int32(0)
+    args = cases.write_args(codebook)
+    with pytest.raises(RuntimeError, match="float32, but these kernels take bfloat16 or float16"):
+        kernel.quantize(states.float(), states.float(), codes, *numbers, *args)
+    with pytest.raises(RuntimeError, match="value_states is float16, but it must be bfloat16"):
+        kernel.quantize(states, states.half(), codes, *numbers, *args)
+    with pytest.raises(RuntimeError, match="head size 72 is not supported"):
+        kernel.quantize(states[..., :72], states[..., :72], codes, *numbers, *args)
+    with pytest.raises(RuntimeError, match="codes has shape"):
+        kernel.quantize(states, states, codes[..., :-1], *numbers, *args)
+    with pytest.raises(RuntimeError, match="starts is int64, but it must be int32"):
+        kernel.quantize(states, states, codes, numbers[0].long(), *numbers[1:], *args)
+    with pytest.raises(RuntimeError, match="last dimension"):
+        twice = states.repeat_interleave(2, -1)[..., ::2]
+        kernel.quantize(twice, twice, codes, *numbers, *args)
+    with pytest.raises(RuntimeError, match="512 centroids per code"):
+        odd = codebook._replace(key_centroids=codebook.key_centroids.repeat(1, 1, 2, 1))
+        kernel.quantize(states, states, codes, *numbers, *cases.write_args(odd))

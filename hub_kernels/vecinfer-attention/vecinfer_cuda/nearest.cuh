@@ -1,0 +1,209 @@
+// SPDX-FileCopyrightText: 2026 The vecinfer_hf authors
+// SPDX-License-Identifier: Apache-2.0
+// Nearest-centroid search on the tensor cores, exact for inputs in fixed point.
+//
+// In units of the centroid scale a centroid c is an int8 vector. The input x is rounded to k = kSteps * x, so that the
+// score kSteps * (x . c - |c|^2 / 2) = k . c - kNorm |c|^2 is an integer. One mma computes, for 16 sub-vectors and 8
+// centroids, 2^23 + 64 * score + candidate: the inputs fill subvector_dim of its inner dimensions, and three more carry
+// the norm with the offset (in two parts) and the candidate's number. Everything is exact in fp32, and because positive
+// floats order like integers, an integer maximum over the results is both maximum and arg max: one three-operand
+// instruction for two scores. Inputs so far out that the score leaves its 17 bits take the slow exact_row.
+#pragma once
+
+#include <cuda_fp16.h>
+
+#include <cstdint>
+
+namespace vecinfer {
+
+template <int kDim>
+struct FixedPoint {
+  static_assert(kDim == 2 || kDim == 4 || kDim == 8);
+  static constexpr int kSteps = 16 / kDim;  // fixed-point steps per int8 unit
+  static constexpr int kNorm = 8 / kDim;
+  // |k|^2 from here on could push the best score past 2^17.
+  static constexpr float kLimit = static_cast<float>((1 << 18) * kSteps);
+};
+
+// fp16 holds larger values only as infinity.
+constexpr float kLargestFixed = 60000.0f;
+
+__device__ __forceinline__ __half to_fixed(float steps) {
+  return __float2half_rn(rintf(fminf(fmaxf(steps, -kLargestFixed), kLargestFixed)));
+}
+
+__device__ __forceinline__ uint32_t pack_half2(int low, int high) {
+  const __half2 pair = __halves2half2(__int2half_rn(low), __int2half_rn(high));
+  return *reinterpret_cast<const uint32_t*>(&pair);
+}
+
+// One centroid, elements spread over bytes.
+template <int kDim>
+struct Centroid {
+  int value[kDim];
+  int norm;  // kNorm |c|^2, at most 2^17
+
+  __device__ __forceinline__ explicit Centroid(const int8_t* source) {
+    uint32_t words[(kDim + 3) / 4];
+    if constexpr (kDim == 2) {
+      words[0] = *reinterpret_cast<const uint16_t*>(source);
+    } else {
+#pragma unroll
+      for (int i = 0; i < kDim / 4; ++i) words[i] = reinterpret_cast<const uint32_t*>(source)[i];
+    }
+    norm = 0;
+#pragma unroll
+    for (int i = 0; i < kDim; ++i) {
+      value[i] = static_cast<int8_t>(words[i / 4] >> (i % 4 * 8));
+      norm += value[i] * value[i];
+    }
+    norm *= FixedPoint<kDim>::kNorm;
+  }
+};
+
+// B operands of kTiles mma: 8 * kTiles consecutive centroids. Column n of tile t is the candidate 2 t + n % 2 of quad
+// lane n / 2, which holds 2 kTiles consecutive centroids: what a lane ends with are its own candidates.
+template <int kDim, int kTiles>
+struct CentroidFragments {
+  static_assert(kTiles <= 32, "the candidate takes 6 bits");
+  static constexpr int kWords = kDim == 8 ? 2 : 1;
+  uint32_t word[kTiles][kWords];
+
+  __device__ __forceinline__ void load(const int8_t* centroids) {
+    const int lane = threadIdx.x & 31;
+    const int column = lane >> 2, quad = lane & 3;
+#pragma unroll
+    for (int tile = 0; tile < kTiles; ++tile) {
+      const int candidate = 2 * tile + (column & 1);
+      const Centroid<kDim> centroid(centroids + ((column >> 1) * 2 * kTiles + candidate) * kDim);
+      const uint32_t norm = pack_half2(512 - (centroid.norm >> 8), -(centroid.norm & 255));
+      const uint32_t number = pack_half2(63 - candidate, 0);
+      const int extra = kDim == 8 ? quad : quad - kDim / 2;
+      uint32_t pair = 0;
+#pragma unroll
+      for (int i = 0; i < kDim / 2; ++i) {
+        if (quad == i) pair = pack_half2(64 * centroid.value[2 * i], 64 * centroid.value[2 * i + 1]);
+      }
+      const uint32_t constants = extra == 0 ? norm : extra == 1 ? number : 0;
+      if constexpr (kDim == 8) {
+        word[tile][0] = pair;
+        word[tile][1] = constants;
+      } else {
+        word[tile][0] = extra < 0 ? pair : constants;
+      }
+    }
+  }
+};
+
+// A operand of one mma: 16 consecutive sub-vectors, and the multipliers of the constants.
+template <int kDim>
+struct RowFragment {
+  uint32_t word[kDim == 8 ? 4 : 2];
+
+  __device__ __forceinline__ void load(const __half* rows) {
+    const int lane = threadIdx.x & 31;
+    const int row = lane >> 2, quad = lane & 3;
+    const int extra = kDim == 8 ? quad : quad - kDim / 2;
+    const uint32_t constants = extra == 0 ? pack_half2(16384, 64) : extra == 1 ? pack_half2(1, 0) : 0;
+    const uint32_t* pairs = reinterpret_cast<const uint32_t*>(rows);
+    if constexpr (kDim == 8) {
+      word[0] = pairs[row * 4 + quad];
+      word[1] = pairs[(row + 8) * 4 + quad];
+      word[2] = word[3] = constants;
+    } else if (extra < 0) {
+      word[0] = pairs[row * (kDim / 2) + quad];
+      word[1] = pairs[(row + 8) * (kDim / 2) + quad];
+    } else {
+      word[0] = word[1] = constants;
+    }
+  }
+};
+
+__device__ __forceinline__ int maximum3(int a, int b, int c) {
+#if __CUDA_ARCH__ >= 900
+  return __vimax3_s32(a, b, c);
+#else
+  return max(a, max(b, c));
+#endif
+}
+
+// A key orders results: score first, then the lowest code. Keys below kNoScore hold no usable score.
+constexpr int kNoScore = 4096;
+__device__ __forceinline__ int make_key(int score, int code) { return score << 12 | (4095 - code); }
+__device__ __forceinline__ int key_to_code(int key, int bits) { return (4095 - (key & 4095)) & ((1 << bits) - 1); }
+
+// Best of 8 * kTiles centroids, whose first is number `base`, for 16 sub-vectors. Quad lanes all return the keys of rows
+// lane / 4 and lane / 4 + 8.
+template <int kDim, int kTiles>
+__device__ __forceinline__ int2 nearest16(const RowFragment<kDim>& a, const CentroidFragments<kDim, kTiles>& b,
+                                          int base) {
+  int best[2] = {0, 0};
+#pragma unroll
+  for (int tile = 0; tile < kTiles; ++tile) {
+    float c[4];
+    if constexpr (kDim == 8) {
+      asm(
+          "mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, "
+          "{%10, %10, %10, %10};"
+          : "=f"(c[0]), "=f"(c[1]), "=f"(c[2]), "=f"(c[3])
+          : "r"(a.word[0]), "r"(a.word[1]), "r"(a.word[2]), "r"(a.word[3]), "r"(b.word[tile][0]),
+            "r"(b.word[tile][1]), "f"(0.0f));
+    } else {
+      asm(
+          "mma.sync.aligned.m16n8k8.row.col.f32.f16.f16.f32 {%0, %1, %2, %3}, {%4, %5}, {%6}, {%7, %7, %7, %7};"
+          : "=f"(c[0]), "=f"(c[1]), "=f"(c[2]), "=f"(c[3])
+          : "r"(a.word[0]), "r"(a.word[1]), "r"(b.word[tile][0]), "f"(0.0f));
+    }
+    best[0] = maximum3(best[0], __float_as_int(c[0]), __float_as_int(c[1]));
+    best[1] = maximum3(best[1], __float_as_int(c[2]), __float_as_int(c[3]));
+  }
+  const int quad = threadIdx.x & 3;
+  int key[2];
+#pragma unroll
+  for (int i = 0; i < 2; ++i) {
+    const int result = static_cast<int>(__int_as_float(best[i]));
+    const int candidate = 63 - (result & 63);
+    key[i] = make_key(result >> 6, base + quad * 2 * kTiles + candidate);
+#pragma unroll
+    for (int lanes = 1; lanes < 4; lanes *= 2) key[i] = max(key[i], __shfl_xor_sync(0xffffffffu, key[i], lanes));
+  }
+  return make_int2(key[0], key[1]);
+}
+
+// Exact search for one sub-vector by one warp, in fp32 and for any input. All lanes return the key.
+template <int kDim>
+__device__ __forceinline__ int exact_row(const __half* row, const int8_t* centroids, int size) {
+  float k[kDim];
+#pragma unroll
+  for (int i = 0; i < kDim; ++i) k[i] = __half2float(row[i]);
+  float best = -INFINITY;
+  int code = size - 1;
+  for (int index = threadIdx.x & 31; index < size; index += 32) {
+    const Centroid<kDim> centroid(centroids + index * kDim);
+    float score = -static_cast<float>(centroid.norm);
+#pragma unroll
+    for (int i = 0; i < kDim; ++i) score = fmaf(k[i], static_cast<float>(centroid.value[i]), score);
+    if (score > best) best = score, code = index;
+  }
+#pragma unroll
+  for (int lanes = 16; lanes > 0; lanes /= 2) {
+    const float other = __shfl_xor_sync(0xffffffffu, best, lanes);
+    const int other_code = __shfl_xor_sync(0xffffffffu, code, lanes);
+    if (other > best || (other == best && other_code < code)) best = other, code = other_code;
+  }
+  return make_key(1, code);
+}
+
+// Whether the fast search may be wrong for this sub-vector.
+template <int kDim>
+__device__ __forceinline__ bool is_far(const __half* row) {
+  float square = 0.0f;
+#pragma unroll
+  for (int i = 0; i < kDim; ++i) {
+    const float k = __half2float(row[i]);
+    square = fmaf(k, k, square);
+  }
+  return !(square < FixedPoint<kDim>::kLimit);
+}
+
+}  // namespace vecinfer

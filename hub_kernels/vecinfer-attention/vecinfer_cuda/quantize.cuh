@@ -1,0 +1,238 @@
+// SPDX-FileCopyrightText: 2026 The vecinfer_hf authors
+// SPDX-License-Identifier: Apache-2.0
+// quantize: transform, nearest centroid, pack into tile order, for a whole prefill. A block takes tiles of 32 tokens of
+// one side (keys or values) of one head, so that no two blocks write the same bytes.
+#pragma once
+
+#include "codes.cuh"
+#include "nearest.cuh"
+#include "params.h"
+#include "transform.cuh"
+
+namespace vecinfer {
+
+struct QuantizeParams {
+  StatesView states[2];  // keys, values: [B, Hkv, T, D]
+  Side sides[2];
+  CodesView codes;
+  const int* starts;  // [B] first code slot
+  const int* counts;  // [B] tokens
+  const int* first;   // [B] first token
+  int first_side;     // side of blockIdx.y < num_heads
+  int num_heads;
+  int num_tokens;  // T
+  int head_dim;
+  bool bf16;
+};
+
+constexpr int kQuantizeThreads = 256;
+
+// Shared memory of one tile. Sizes in bytes are multiples of 16.
+struct QuantizeLayout {
+  int rows;    // sub-vectors of 32 tokens
+  int padded;  // positions of a plane
+  int fixed_bytes, keys_bytes, plane_bytes, high_bytes, flag_bytes, full_bytes;
+
+  __host__ __device__ QuantizeLayout(const Side& side, int head_dim)
+      : rows(kTile * (head_dim / side.format.subvector_dim)),
+        padded(kTile * padded_subvectors(side.format, head_dim, side.is_value)),
+        fixed_bytes(kTile * head_dim * 2),
+        keys_bytes(rows * 4),
+        plane_bytes(padded),
+        high_bytes(side.format.bits_per_code > 8 ? padded : 0),
+        flag_bytes(rows / 8),
+        full_bytes(side.transform.kind == TransformKind::kFull ? kTile * head_dim * 4 : 0) {}
+
+  __host__ __device__ int total() const {
+    return full_bytes + fixed_bytes + keys_bytes + plane_bytes + high_bytes + flag_bytes;
+  }
+};
+
+// Which tokens of a tile are to be written.
+struct TileTokens {
+  int first_slot, start, count, first, num_tokens;
+
+  __device__ int token(int in_tile) const { return first_slot + in_tile - start + first; }
+  __device__ bool valid(int in_tile) const {
+    const int index = first_slot + in_tile - start;
+    return index >= 0 && index < count && index + first >= 0 && index + first < num_tokens;
+  }
+  __device__ bool whole() const { return valid(0) && valid(kTile - 1); }
+};
+
+// States of the tile's tokens to fixed point in shared memory; tokens that are not to be written become 0.
+template <int kDim>
+__device__ __forceinline__ void transform_tile(const QuantizeParams& p, const Side& side, const uint16_t* states,
+                                               const StatesView& view, const TileTokens& tile, int head,
+                                               float* full, __half* fixed) {
+  const LaneMap map(p.head_dim);
+  const Transform& transform = side.transform;
+  const float steps = FixedPoint<kDim>::kSteps / side.centroid_scale[head];
+  const bool is_full = transform.kind == TransformKind::kFull;
+  const bool is_diagonal = transform.kind == TransformKind::kDiagonal;
+  float mean[kLane], weight[kLane];
+  const int64_t offset = static_cast<int64_t>(head) * p.head_dim + map.first_dim;
+  const bool active = map.token < map.tokens;
+  load_weights(active && transform.mean ? transform.mean + offset : nullptr, 0.0f, mean);
+  load_weights(active && is_diagonal ? transform.weight + offset : nullptr, 1.0f, weight);
+  const int warp = threadIdx.x / 32;
+  for (int base = warp * map.tokens; base < kTile; base += kQuantizeThreads / 32 * map.tokens) {
+    const int in_tile = base + map.token;
+    const bool mine = active && in_tile < kTile;
+    float x[kLane] = {};
+    if (mine && tile.valid(in_tile)) {
+      load_states(states + tile.token(in_tile) * view.token_stride + map.first_dim, view.aligned, p.bf16, x);
+#pragma unroll
+      for (int i = 0; i < kLane; ++i) x[i] = (x[i] - mean[i]) * weight[i];
+    }
+    if (is_diagonal) hadamard_transform(x, hadamard_block(p.head_dim));
+    if (!mine) continue;
+    const int place = in_tile * p.head_dim + map.first_dim;
+    if (is_full) {
+      float4* target = reinterpret_cast<float4*>(full + place);
+      target[0] = make_float4(x[0], x[1], x[2], x[3]);
+      target[1] = make_float4(x[4], x[5], x[6], x[7]);
+    } else {
+      __half k[kLane];
+#pragma unroll
+      for (int i = 0; i < kLane; ++i) k[i] = to_fixed(x[i] * steps);
+      *reinterpret_cast<uint4*>(fixed + place) = *reinterpret_cast<const uint4*>(k);
+    }
+  }
+  if (is_full) {
+    __syncthreads();
+    const float* matrix = transform.weight + static_cast<int64_t>(head) * p.head_dim * p.head_dim;
+    multiply_rows(full, kTile, p.head_dim, matrix, transform.transposed, [&](int token, int column, float value) {
+      fixed[token * p.head_dim + column] = to_fixed(value * steps);
+    });
+  }
+}
+
+// Codes of the tile's other tokens, so that the plane can be written as a whole.
+__device__ __forceinline__ void read_plane(const uint8_t* plane, int padded, int high_bits, uint8_t* low,
+                                           uint8_t* high) {
+  for (int position = threadIdx.x; position < padded; position += kQuantizeThreads) {
+    low[position] = plane[position];
+    if (high_bits) {
+      const int byte = plane[padded + high_byte(position, high_bits)];
+      high[position] = byte >> high_shift(position, high_bits) & ((1 << high_bits) - 1);
+    }
+  }
+}
+
+__device__ __forceinline__ void write_plane(uint8_t* plane, int padded, int high_bits, const uint8_t* low,
+                                            const uint8_t* high) {
+  for (int i = threadIdx.x; i < padded / 16; i += kQuantizeThreads) {
+    reinterpret_cast<uint4*>(plane)[i] = reinterpret_cast<const uint4*>(low)[i];
+  }
+  if (high_bits == 0) return;
+  const int per_byte = 8 / high_bits;
+  for (int i = threadIdx.x; i < padded / per_byte; i += kQuantizeThreads) {
+    int byte = 0;
+    for (int j = 0; j < per_byte; ++j) byte |= high[i * per_byte + j] << j * high_bits;
+    plane[padded + i] = static_cast<uint8_t>(byte);
+  }
+}
+
+template <int kDim>
+__global__ void __launch_bounds__(kQuantizeThreads, 2) quantize_kernel(const __grid_constant__ QuantizeParams p) {
+  constexpr int kTiles = 32, kPass = 8 * kTiles;  // centroids in registers at a time
+  extern __shared__ __align__(16) uint8_t shared[];
+  const int side_index = p.first_side + blockIdx.y / p.num_heads;
+  const int head = blockIdx.y % p.num_heads;
+  const int batch = blockIdx.z;
+  const Side& side = p.sides[side_index];
+  const StatesView& view = p.states[side_index];
+  const int start = p.starts[batch], count = p.counts[batch];
+  if (count <= 0 || start < 0) return;
+  const int last_tile = min((start + count - 1) / kTile, p.codes.num_tiles - 1);
+  const int first_tile = start / kTile + blockIdx.x;
+  if (first_tile > last_tile) return;
+
+  const QuantizeLayout layout(side, p.head_dim);
+  float* full = reinterpret_cast<float*>(shared);
+  __half* fixed = reinterpret_cast<__half*>(shared + layout.full_bytes);
+  int* keys = reinterpret_cast<int*>(fixed + kTile * p.head_dim);
+  uint8_t* low = reinterpret_cast<uint8_t*>(keys + layout.rows);
+  uint8_t* high = low + layout.plane_bytes;
+  uint32_t* far = reinterpret_cast<uint32_t*>(high + layout.high_bytes);
+
+  const CodeFormat& format = side.format;
+  const int size = 1 << format.bits_per_code;
+  const int high_bits = format.bits_per_code - 8;
+  const int subvectors = p.head_dim / kDim;
+  const PlaneOrder order(layout.padded / kTile, side.is_value);
+  const int8_t* centroids = side.centroids + static_cast<int64_t>(head) * format.num_codes * size * kDim;
+  const uint16_t* states =
+      static_cast<const uint16_t*>(view.data) + batch * view.batch_stride + head * view.head_stride;
+  uint8_t* codes = p.codes.data + batch * p.codes.batch_stride + head * p.codes.head_stride + side.tile_offset;
+  const int plane = plane_bytes(format, p.head_dim, side.is_value);
+  const int warp = threadIdx.x / 32, lane = threadIdx.x & 31;
+
+  CentroidFragments<kDim, kTiles> fragments;
+  // With one pass over one codebook its fragments stay in registers for all tiles.
+  const bool reload = format.num_codes * size > kPass;
+  if (!reload) fragments.load(centroids);
+
+  for (int tile_index = first_tile; tile_index <= last_tile; tile_index += gridDim.x) {
+    const TileTokens tile{tile_index * kTile, start, count, p.first[batch], p.num_tokens};
+    transform_tile<kDim>(p, side, states, view, tile, head, full, fixed);
+    for (int level = 0; level < format.num_codes; ++level) {
+      uint8_t* target = codes + static_cast<int64_t>(tile_index) * p.codes.bytes_per_tile + level * plane;
+      if (!tile.whole()) read_plane(target, layout.padded, high_bits, low, high);
+      __syncthreads();
+      const int8_t* table = centroids + level * size * kDim;
+      for (int row = threadIdx.x; row < layout.rows; row += kQuantizeThreads) {
+        const uint32_t bits = __ballot_sync(0xffffffffu, is_far<kDim>(fixed + row * kDim));
+        if (lane == 0) far[row / 32] = bits;
+      }
+      for (int base = 0; base < size; base += kPass) {
+        if (reload) fragments.load(table + base * kDim);
+        for (int rows = warp * 16; rows < layout.rows; rows += kQuantizeThreads / 32 * 16) {
+          RowFragment<kDim> a;
+          a.load(fixed + rows * kDim);
+          const int2 key = nearest16(a, fragments, base);
+          const int row = rows + lane / 4 + (lane & 1) * 8;
+          if ((lane & 3) < 2) {
+            const int mine = lane & 1 ? key.y : key.x;
+            keys[row] = base == 0 ? mine : max(keys[row], mine);
+          }
+        }
+      }
+      __syncthreads();
+      for (int rows = warp * 32; rows < layout.rows; rows += kQuantizeThreads) {
+        uint32_t slow = far[rows / 32] | __ballot_sync(0xffffffffu, keys[rows + lane] < kNoScore);
+        while (slow) {
+          const int row = rows + __ffs(slow) - 1;
+          slow &= slow - 1;
+          const int key = exact_row<kDim>(fixed + row * kDim, table, size);
+          if (lane == 0) keys[row] = key;
+        }
+      }
+      __syncthreads();
+      for (int row = threadIdx.x; row < layout.rows; row += kQuantizeThreads) {
+        const int code = key_to_code(keys[row], format.bits_per_code);
+        const int in_tile = row / subvectors;
+        if (tile.valid(in_tile)) {
+          const int position = order.position(in_tile, row - in_tile * subvectors);
+          low[position] = static_cast<uint8_t>(code);
+          if (high_bits) high[position] = static_cast<uint8_t>(code >> 8);
+        }
+        if (level + 1 < format.num_codes) {
+          // What is left for the next code; exact, because both are whole numbers of steps.
+          const Centroid<kDim> centroid(table + code * kDim);
+#pragma unroll
+          for (int i = 0; i < kDim; ++i) {
+            const float rest = __half2float(fixed[row * kDim + i]) - FixedPoint<kDim>::kSteps * centroid.value[i];
+            fixed[row * kDim + i] = to_fixed(rest);
+          }
+        }
+      }
+      __syncthreads();
+      write_plane(target, layout.padded, high_bits, low, high);
+      __syncthreads();
+    }
+  }
+}
+
+}  // namespace vecinfer
