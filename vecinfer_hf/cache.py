@@ -14,9 +14,11 @@ from transformers.utils import logging
 
 from .codebook import Codebook
 from .codebook_loading import load_codebook
-from .config import check_cache_config
+from .config import VecInferConfig, check_cache_config
+from .formats import parse_format
 from .layer import SharedState, VecInferLayer
 from .model_identity import full_attention_layers, text_config, unsupported_reason
+from .online_codebook import ONLINE, OnlineCodebook
 from .packing import TILE, bytes_per_tile
 from .static_layer import VecInferStaticLayer
 
@@ -47,9 +49,12 @@ class VecInferCache(QuantizedCache):
         if reason:
             raise ValueError(f"No VecInfer cache for this model: {reason}.")
         options = check_cache_config(options)
-        if not isinstance(codebook, Codebook):
+        if codebook == ONLINE:
+            codebook = _online_codebook(config, options)
+        elif not isinstance(codebook, Codebook):
             codebook = load_codebook(config, {**options, "codebook": codebook})
         codebook.check_model(config)
+        _check_bits(codebook, options)
         inner = text_config(config)
         shared = SharedState(inner)
         quantized = set(full_attention_layers(config))
@@ -156,3 +161,25 @@ class VecInferCache(QuantizedCache):
         """Forget everything."""
         super().reset()
         self.shared.padding.columns = None
+
+
+def _check_bits(codebook: Codebook, options: dict) -> None:
+    """Refuse bits that contradict the codebook, which alone decides them once it is made."""
+    for position, name in enumerate(("key_bits", "value_bits")):
+        if name in options:
+            stored = {codebook.formats(index)[position].name for index in codebook.layers}
+            if stored != {parse_format(options[name]).name}:
+                raise ValueError(
+                    f"{name}={options[name]} was asked for, but the codebook has {sorted(stored)}; leave {name} out "
+                    "or name another codebook."
+                )
+
+
+def _online_codebook(config: PreTrainedConfig, options: dict) -> OnlineCodebook:
+    if options.get("static"):
+        raise ValueError(
+            'codebook="online" needs a cache that grows: a compiled decode step cannot wait for a codebook. '
+            'Leave out "static" or calibrate a codebook.'
+        )
+    names = ("key_bits", "value_bits", "residual_length", "sink_length")
+    return OnlineCodebook(config, VecInferConfig(**{name: options[name] for name in names if name in options}))

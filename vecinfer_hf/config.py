@@ -26,6 +26,8 @@ CACHE_OPTIONS = (
     "trusted_owners",
     "static",
     "max_cache_len",
+    "key_bits",
+    "value_bits",
 )
 """The options that matter when a codebook is used; the others matter when one is made."""
 
@@ -38,7 +40,8 @@ class VecInferConfig(QuantizationConfigMixin):
     because a codebook remembers its own formats.
 
     Args:
-        codebook: name of the codebook: a directory, a shipped one ("SmolLM2-135M-Instruct/2bit"), or a Hub repository.
+        codebook: name of the codebook: a directory, a shipped one ("SmolLM2-135M-Instruct/2bit"), a Hub repository,
+            "auto" (find one), or "online" (fit one to the first prompt).
         revision: branch, tag or commit of a Hub repository.
         subfolder: directory inside a Hub repository.
         residual_length: recent tokens kept in full precision; 0 to keep none.

@@ -12,6 +12,7 @@ from transformers.cache_utils import CacheLayerMixin
 
 from .codebook import Codebook
 from .handle import CacheHandle, SharedState
+from .online_codebook import OnlineCodebook
 from .ops import MAX_DECODE_QUERIES, select_backend
 from .ops.blockwise import cache_blocks
 from .ops.store import store_tokens, window_span
@@ -139,13 +140,20 @@ class VecInferLayer(CacheLayerMixin):
         """Whether `tokens` new tokens may be stored before they attend: few, and no more than the window holds."""
         return tokens <= min(MAX_DECODE_QUERIES, self.residual_length)
 
-    def store(self, key_states: torch.Tensor, value_states: torch.Tensor, real: torch.Tensor | None = None) -> None:
+    def store(
+        self,
+        key_states: torch.Tensor,
+        value_states: torch.Tensor,
+        real: torch.Tensor | None = None,
+        query_states: torch.Tensor | None = None,
+    ) -> None:
         """Store new tokens behind the old ones and quantize what leaves the window.
 
         Args:
             key_states: `[B, Hkv, T, D]`.
             value_states: `[B, Hkv, T, D]`.
             real: bool `[B, T]` on the CPU, which are real tokens; None for all.
+            query_states: `[B, Hq, T, D]`, which an online codebook may use, or None.
         """
         batch, _, tokens, _ = key_states.shape
         if real is None:
@@ -160,6 +168,8 @@ class VecInferLayer(CacheLayerMixin):
                 key_states, value_states = key_states.gather(2, index), value_states.gather(2, index)
                 first = [0] * batch
         lengths, quantized = self.host_lengths()
+        if isinstance(self.codebook, OnlineCodebook) and self.codebook.needs_fit(self.layer_idx):
+            self._fit_online(key_states, value_states, first, counts, query_states)
         self._reserve(counts, lengths, quantized)
         if real is None and self.fits_window(tokens):
             self.ops.append(key_states, value_states, self.buffers, self.layer_codebook, self.residual_length)
@@ -181,6 +191,26 @@ class VecInferLayer(CacheLayerMixin):
             self.residual_length,
             self.ops.quantize,
         )
+
+    def _fit_online(self, key_states, value_states, first, counts, query_states) -> None:
+        """Fit the codebook once a token is about to be coded, to all that is known of the text by then."""
+        if max(self.lengths) + max(counts) <= self.sink_length + self.residual_length:
+            return
+        empty = not any(self.lengths)
+        sinks = self.sink_length if empty else 0
+
+        def tokens(states: torch.Tensor, window: torch.Tensor) -> torch.Tensor:
+            rows = [
+                states[row, :, start + sinks : start + count]
+                for row, (start, count) in enumerate(zip(first, counts, strict=True))
+            ]
+            return torch.cat([*window.unbind(0), *rows], dim=1)[None]
+
+        keys = tokens(key_states, self.buffers.window_keys)
+        values = tokens(value_states, self.buffers.window_values)
+        # The queries of earlier calls are gone; without all of them the keys' own scale is used.
+        queries = None if query_states is None or not empty else query_states.transpose(0, 1).flatten(1, 2)[None]
+        self.codebook.fit(self.layer_idx, keys, values, queries)
 
     def host_lengths(self) -> tuple[list[int], list[int]]:
         """Return every row's real tokens and coded tokens, without touching the device."""

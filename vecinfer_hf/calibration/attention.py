@@ -14,7 +14,7 @@ import torch
 from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
 from transformers.masking_utils import sdpa_mask
 
-from ..attention import exact_attention
+from ..exact_attention import exact_attention
 from ..model_identity import text_config
 
 
