@@ -7,6 +7,7 @@ Owns no storage: layer.py does.
 
 from __future__ import annotations
 
+import copy
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
@@ -44,10 +45,11 @@ class SharedState:
         self.padding = Padding()
 
     def __deepcopy__(self, memo):
-        copy = SharedState(self.model_config)
-        copy.padding = self.padding.__deepcopy__(memo)
-        memo[id(self)] = copy
-        return copy
+        # The config stays the model's own: its attention implementation may change later.
+        shared = SharedState(self.model_config)
+        shared.padding = copy.deepcopy(self.padding, memo)
+        memo[id(self)] = shared
+        return shared
 
     @property
     def handles_wanted(self) -> bool:

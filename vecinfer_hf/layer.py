@@ -7,6 +7,9 @@ Owns buffers and their life (growth, crop, reorder, select). attention.py comput
 
 from __future__ import annotations
 
+import importlib
+from types import ModuleType
+
 import torch
 from transformers.cache_utils import CacheLayerMixin
 
@@ -84,7 +87,7 @@ class VecInferLayer(CacheLayerMixin):
             )
         self.dtype, self.device = key_states.dtype, key_states.device
         config = self.shared.model_config
-        self.ops = select_backend(
+        backend = select_backend(
             self.ops_backend,
             self.device,
             self.dtype,
@@ -92,6 +95,8 @@ class VecInferLayer(CacheLayerMixin):
             config.num_attention_heads // heads,
             (self.key_format, self.value_format),
         )
+        # The name, not the module: a layer is copied and pickled with its cache.
+        self.ops_module = backend.__name__
         tile_bytes = bytes_per_tile(self.key_format, self.value_format, head_dim)
         self._set_buffers(
             CacheBuffers(
@@ -103,6 +108,11 @@ class VecInferLayer(CacheLayerMixin):
         )
         self.lengths, self.quantized_lengths = [0] * batch, [0] * batch
         self.is_initialized = True
+
+    @property
+    def ops(self) -> ModuleType:
+        """The operators of the backend in use."""
+        return importlib.import_module(self.ops_module)
 
     def _set_buffers(self, buffers: CacheBuffers) -> None:
         self.buffers = buffers

@@ -28,11 +28,9 @@ class Padding:
         self._last_place: tuple[int, int] | None = None
         self._last_new: torch.Tensor | None = None
 
-    def __deepcopy__(self, memo):
-        copy = Padding()
-        copy.columns = None if self.columns is None else self.columns.clone()
-        memo[id(self)] = copy
-        return copy
+    def __getstate__(self):
+        # The last mask is only a short cut within one forward pass, and a weak reference cannot be pickled.
+        return {"columns": self.columns, "_last_mask": None, "_last_place": None, "_last_new": None}
 
     def observe(self, mask: torch.Tensor | None, batch: int, past: int, queries: int) -> torch.Tensor | None:
         """Return which of the new columns are real tokens, bool `[B, queries]` on the CPU, or None for all.

@@ -76,7 +76,7 @@ class VecInferStaticLayer(VecInferLayer):
             *self.buffers,
             *self.layer_codebook,
             self.residual_length,
-            self.ops.__name__,
+            self.ops_module,
         )
 
     def decode_attention_compiled(
@@ -91,7 +91,7 @@ class VecInferStaticLayer(VecInferLayer):
             softmax_scale,
             softcap,
             attention_sinks,
-            self.ops.__name__,
+            self.ops_module,
         )
 
     def host_lengths(self) -> tuple[list[int], list[int]]:
