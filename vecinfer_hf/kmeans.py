@@ -246,7 +246,7 @@ def _lloyd(points, centroids, weights, num_iterations, progress) -> KMeansResult
 
 
 def _update(points, codes, weights, centroids) -> tuple[torch.Tensor, torch.Tensor]:
-    """Weighted mean of each cluster's points and the clusters' weights `[P, K]`; an empty cluster keeps its centroid."""
+    """Weighted mean of each cluster's points, and the clusters' weights `[P, K]`; empty ones keep their centroid."""
     problems, count, dim = points.shape
     size = centroids.shape[1]
     mass = torch.ones_like(codes, dtype=torch.float32) if weights is None else weights.float()

@@ -14,7 +14,7 @@ from transformers import PreTrainedModel
 
 from ..formats import parse_format
 from ..ops.types import LayerCodebook
-from .refine import simulated_loss
+from .refine import simulated_loss, stock_states
 from .simulate import LayerSimulator
 
 
@@ -47,6 +47,7 @@ def measure_sensitivity(
     Returns:
         One dict per measurement: layer, side ("key" or "value"), bits, kl (nats per token).
     """
+    stock = stock_states(model, windows, batch_size)
     rows = []
     for bits, codebooks in candidates.items():
         for index, codebook in codebooks.items():
@@ -60,6 +61,7 @@ def measure_sensitivity(
                     residual_length=residual_length,
                     batch_size=batch_size,
                     from_start=False,
+                    stock=stock,
                 )
                 rows.append({"layer": index, "side": side, "bits": bits, "kl": loss.kl})
                 if progress is not None:
@@ -87,7 +89,7 @@ def allocate_bits(sensitivity: Sequence[Mapping], average_bits: float) -> list[l
     least = sum(min(options[place]) for place in places)
     if least * _UNITS_PER_BIT > budget:
         raise ValueError(
-            f"A mean of {average_bits} bits is below the least possible, {least / len(places):g}; ask for at least that."
+            f"A mean of {average_bits} bits is below the least, {least / len(places):g}; ask for that or more."
         )
     # best[b] = (cost, choices) of the places so far, spending at most b units.
     best = [(0.0, ())] * (budget + 1)

@@ -21,12 +21,12 @@ from transformers import PreTrainedModel
 
 from ..codebook import Codebook
 from ..config import VecInferConfig
-from ..formats import CodeFormat
+from ..formats import CodeFormat, parse_format
 from ..model_identity import full_attention_layers, model_identity, text_config, unsupported_reason
 from ..ops.types import LayerCodebook
 from ..version import __version__
 from .allocate import CANDIDATE_BITS, allocate_bits, measure_sensitivity, mix_sides
-from .fit import RECIPES, fit_layer, layer_errors
+from .fit import RECIPES, fit_layers, layer_errors
 from .recorder import LayerStates, record_states
 from .refine import refine
 from .windows import calibration_windows
@@ -80,11 +80,7 @@ def calibrate(
     head_size = model_identity(model.config)["head_dim"]
     uniform = config if allocate is None else replace(config, layer_bits=None)
     formats = uniform.formats(len(indices))
-    wanted = (
-        [pair for pair in formats]
-        if allocate is None
-        else [VecInferConfig(key_bits=bits, value_bits=bits).formats(1)[0] for bits in CANDIDATE_BITS]
-    )
+    wanted = formats if allocate is None else [_uniform_formats(bits) for bits in CANDIDATE_BITS]
     for pair in wanted:
         for code_format in pair:
             code_format.num_subvectors(head_size)
@@ -149,6 +145,10 @@ def _check(model: PreTrainedModel, config: VecInferConfig) -> list[int]:
     return indices
 
 
+def _uniform_formats(bits: float) -> tuple[CodeFormat, CodeFormat]:
+    return parse_format(bits), parse_format(bits)
+
+
 def _fit(
     states: dict[int, LayerStates],
     formats: dict[int, tuple[CodeFormat, CodeFormat]],
@@ -159,25 +159,22 @@ def _fit(
     heads = next(iter(states.values())).keys.shape[0]
     rounds = sum(fmt.num_codes for pair in formats.values() for fmt in pair) * heads * config.num_iterations
     advance = bar(title, rounds)
-    return {
-        index: fit_layer(
-            states[index],
-            *pair,
-            recipe=config.recipe,
-            num_iterations=config.num_iterations,
-            seed=config.seed,
-            progress=advance,
-        )
-        for index, pair in formats.items()
-    }
+    return fit_layers(
+        states,
+        formats,
+        recipe=config.recipe,
+        num_iterations=config.num_iterations,
+        seed=config.seed,
+        progress=advance,
+    )
 
 
 def _allocated(model, states, windows, config, average_bits, bar, provenance):
     """Fit every candidate, measure, choose, and return the layers and the config that names the choice."""
     candidates = {}
     for bits in CANDIDATE_BITS:
-        pair = VecInferConfig(key_bits=bits, value_bits=bits).formats(1)[0]
-        candidates[bits] = _fit(states, dict.fromkeys(states, pair), config, bar, f"Fitting {bits} bit")
+        formats = dict.fromkeys(states, _uniform_formats(bits))
+        candidates[bits] = _fit(states, formats, config, bar, f"Fitting {bits} bit")
     length = min(REFINE_LENGTH, windows.shape[1])
     text = windows[:, :length][-max(1, _SENSITIVITY_TOKENS // length) :]
     sensitivity = measure_sensitivity(

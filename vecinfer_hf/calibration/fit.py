@@ -1,13 +1,13 @@
 # SPDX-FileCopyrightText: 2026 The vecinfer_hf authors
 # SPDX-License-Identifier: Apache-2.0
-"""From one layer's recorded states to its codebook: the transform of a recipe, then k-means in the transformed space.
+"""From layers' recorded states to their codebooks: the transform of a recipe, then k-means in the transformed space.
 
 Owns the recipes. recorder.py collects the states, kmeans.py clusters, refine.py improves the result.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import torch
 
@@ -23,30 +23,30 @@ RECIPES = ("default", "paper")
 MAX_POINTS = 65536
 """Sub-vectors that k-means sees of one key/value head; more cost time and change the centroids by noise only."""
 _ERROR_TOKENS = 2048
+_GROUP_PROBLEMS = 96
+"""Heads clustered together; their points are held at once, 1 MiB each for 4-dimensional sub-vectors."""
 _CENTRING_GAIN = 0.5
 
 
-def fit_layer(
-    states: LayerStates,
-    key_format: CodeFormat,
-    value_format: CodeFormat,
+def fit_layers(
+    states: Mapping[int, LayerStates],
+    formats: Mapping[int, tuple[CodeFormat, CodeFormat]],
     *,
     recipe: str = "default",
     num_iterations: int = 20,
     seed: int = 0,
     progress: Callable[[int], None] | None = None,
-) -> LayerCodebook:
-    """Return the codebook of one layer.
+) -> dict[int, LayerCodebook]:
+    """Return the codebooks of several layers; those with the same format are clustered together.
 
     Recipes: "paper" has `smooth_scale = sqrt(max |k|)`, no mean. "default" has the scale
-    `sqrt(rms(k) / rms(q))` per channel, which minimizes the error of `q . k` for a quantizer whose noise is the same in
-    every channel after the Hadamard rotation, and subtracts the keys' mean where that is worth it. Values are stored as
-    they are in both.
+    `sqrt(rms(k) / rms(q))` per channel, which minimizes the error of `q . k` for a quantizer whose noise is the same
+    in every channel after the Hadamard rotation, and subtracts the keys' mean where that is worth it. Values are
+    stored as they are in both.
 
     Args:
-        states: what `record_states` kept of this layer.
-        key_format: code format of the keys.
-        value_format: code format of the values.
+        states: layer index -> what `record_states` kept of it.
+        formats: layer index -> code formats of keys and values.
         recipe: one of `RECIPES`.
         num_iterations: k-means iterations.
         seed: seed of sampling and seeding.
@@ -55,23 +55,52 @@ def fit_layer(
     Raises:
         ValueError: for an unknown recipe.
     """
-    keys, values = states.keys.float(), states.values.float()
-    mean, smooth_scale = key_statistics(keys, states.key_absmax, states.query_moment, recipe)
-    key_points = sub_vectors(apply_transform(keys, 1 / smooth_scale, mean), key_format, seed)
-    value_points = sub_vectors(values, value_format, seed)
-    options = {"num_iterations": num_iterations, "seed": seed, "progress": progress}
-    key_centroids = residual_kmeans(key_points, key_format.num_codes, key_format.codebook_size, **options)
-    value_centroids = residual_kmeans(value_points, value_format.num_codes, value_format.codebook_size, **options)
-    return LayerCodebook(
-        mean,
-        1 / smooth_scale,
-        smooth_scale,
-        *round_to_int8(key_centroids),
-        None,
-        None,
-        None,
-        *round_to_int8(value_centroids),
-    )
+    scales = {
+        index: key_statistics(states[index].keys.float(), states[index].key_absmax, states[index].query_moment, recipe)
+        for index in formats
+    }
+
+    def points(index: int, side: int) -> torch.Tensor:
+        if side == 1:
+            return sub_vectors(states[index].values, formats[index][1], seed)
+        mean, smooth_scale = scales[index]
+        code_format = formats[index][0]
+        chosen = _drawn_tokens(states[index].keys, code_format, seed)
+        return sub_vectors(apply_transform(chosen, 1 / smooth_scale, mean), code_format, None)
+
+    groups: dict[tuple[int, CodeFormat], list[int]] = {}
+    for index, pair in formats.items():
+        for side, code_format in enumerate(pair):
+            groups.setdefault((side, code_format), []).append(index)
+    fitted: dict[tuple[int, int], tuple[torch.Tensor, torch.Tensor]] = {}
+    for (side, code_format), indices in groups.items():
+        heads = states[indices[0]].keys.shape[0]
+        step = max(1, _GROUP_PROBLEMS // heads)
+        for start in range(0, len(indices), step):
+            part = indices[start : start + step]
+            centroids = residual_kmeans(
+                torch.cat([points(index, side) for index in part]),
+                code_format.num_codes,
+                code_format.codebook_size,
+                num_iterations=num_iterations,
+                seed=seed,
+                progress=progress,
+            )
+            for index, own in zip(part, centroids.split(heads), strict=True):
+                fitted[index, side] = round_to_int8(own)
+    return {
+        index: LayerCodebook(
+            scales[index][0],
+            1 / scales[index][1],
+            scales[index][1],
+            *fitted[index, 0],
+            None,
+            None,
+            None,
+            *fitted[index, 1],
+        )
+        for index in formats
+    }
 
 
 def key_statistics(
@@ -105,19 +134,22 @@ def key_statistics(
     return (mean if centred else None), smooth_scale
 
 
-def sub_vectors(states: torch.Tensor, code_format: CodeFormat, seed: int) -> torch.Tensor:
-    """Return at most `MAX_POINTS` sub-vectors of each head, those of randomly drawn tokens: `[Hkv, points, d]`.
+def sub_vectors(states: torch.Tensor, code_format: CodeFormat, seed: int | None) -> torch.Tensor:
+    """Return at most `MAX_POINTS` sub-vectors of each head, of randomly drawn tokens: float32 `[Hkv, points, d]`.
 
     Args:
-        states: float32 `[Hkv, tokens, D]` in the transformed space.
+        states: `[Hkv, tokens, D]` in the transformed space.
         code_format: the format, whose `subvector_dim` cuts the heads.
-        seed: seed of the draw.
+        seed: seed of the draw; None to take all tokens.
     """
-    heads, tokens, head_dim = states.shape
-    per_token = code_format.num_subvectors(head_dim)
-    order = torch.randperm(tokens, generator=torch.Generator().manual_seed(seed))
-    chosen = order[: max(1, MAX_POINTS // per_token)].to(states.device)
-    return states.index_select(1, chosen).reshape(heads, -1, code_format.subvector_dim)
+    chosen = states if seed is None else _drawn_tokens(states, code_format, seed)
+    return chosen.float().reshape(states.shape[0], -1, code_format.subvector_dim)
+
+
+def _drawn_tokens(states: torch.Tensor, code_format: CodeFormat, seed: int) -> torch.Tensor:
+    order = torch.randperm(states.shape[1], generator=torch.Generator().manual_seed(seed))
+    count = max(1, MAX_POINTS // code_format.num_subvectors(states.shape[-1]))
+    return states.index_select(1, order[:count].to(states.device))
 
 
 def layer_errors(states: LayerStates, codebook: LayerCodebook) -> dict[str, float]:

@@ -53,6 +53,7 @@ def simulated_loss(
     chunk_length: int = 1,
     batch_size: int = 1,
     from_start: bool = True,
+    stock: torch.Tensor | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> SimulatedLoss:
     """Measure what quantizing `layers` costs, in one pass over each window.
@@ -66,23 +67,31 @@ def simulated_loss(
         chunk_length: see `simulated_attention`.
         batch_size: windows per pass.
         from_start: count every predicted token, as perplexity does; else only those that codes can influence.
+        stock: what `stock_states` returned for the same windows; computed here if None.
         progress: called with the number of tokens after each pass.
     """
+    if stock is None:
+        stock = stock_states(model, windows, batch_size)
     sums, count = torch.zeros(3, dtype=torch.float64), 0
     first = 0 if from_start else sink_length + residual_length
     attention = simulated_attention(layers, sink_length, residual_length, chunk_length)
     with torch.no_grad():
-        for rows in windows.split(batch_size):
+        for rows, states in zip(windows.split(batch_size), stock.split(batch_size), strict=True):
             ids = rows.to(model.device)
-            with attention_function(model, plain_attention):
-                stock = _hidden(model, ids, None)[:, first:-1]
             with attention_function(model, attention):
                 coded = _hidden(model, ids, None)[:, first:-1]
-            sums += _sums(model, stock, coded, ids[:, first + 1 :])
+            sums += _sums(model, states[:, first:-1], coded, ids[:, first + 1 :])
             count += coded.shape[0] * coded.shape[1]
             if progress is not None:
                 progress(ids.numel())
     return SimulatedLoss(*(sums / count).tolist())
+
+
+@torch.no_grad()
+def stock_states(model: PreTrainedModel, windows: torch.Tensor, batch_size: int = 1) -> torch.Tensor:
+    """Return the unquantized last hidden states `[windows, T, hidden]`, to measure several codebooks against."""
+    with attention_function(model, plain_attention):
+        return torch.cat([_hidden(model, rows.to(model.device), None) for rows in windows.split(batch_size)])
 
 
 def refine(

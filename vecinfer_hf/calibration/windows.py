@@ -23,7 +23,7 @@ def calibration_windows(
     """Return windows of whole `sequence_length`, spread evenly over each text, and what the texts were.
 
     Args:
-        tokenizer_or_ids: a tokenizer for `texts`, or token ids: an int tensor, or a list of ints, then `texts` is None.
+        tokenizer_or_ids: a tokenizer for `texts`, or token ids (a tensor or list of ints; then `texts` is None).
         texts: one text, several, or name -> text; every text gives windows in proportion to its length.
         sequence_length: tokens per window.
         num_tokens: tokens in all windows together, at most; rounded down to whole windows, but never below one.
@@ -57,8 +57,8 @@ def calibration_windows(
     if sum(available) == 0:
         found = [len(ids) for _, _, ids, _ in sources]
         raise ValueError(
-            f"The calibration text has {sum(found)} tokens (longest text {max(found, default=0)}), but one window needs "
-            f"{sequence_length}; give a longer text or a smaller sequence_length."
+            f"The calibration text has {sum(found)} tokens (longest text {max(found, default=0)}), but one window "
+            f"needs {sequence_length}; give a longer text or a smaller sequence_length."
         )
     wanted = min(max(1, num_tokens // sequence_length), sum(available))
     windows, used = [], []
