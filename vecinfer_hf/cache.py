@@ -20,6 +20,7 @@ from .layer import SharedState, VecInferLayer
 from .model_identity import full_attention_layers, text_config, unsupported_reason
 from .online_codebook import ONLINE, OnlineCodebook
 from .packing import TILE, bytes_per_tile
+from .padding import Padding
 from .static_layer import VecInferStaticLayer
 
 
@@ -160,7 +161,7 @@ class VecInferCache(QuantizedCache):
     def reset(self) -> None:
         """Forget everything."""
         super().reset()
-        self.shared.padding.columns = None
+        self.shared.padding = Padding()
 
 
 def _check_bits(codebook: Codebook, options: dict) -> None:

@@ -74,8 +74,11 @@ class Padding:
         self.columns = self.columns_until(past)
         causal = torch.ones(queries, past + queries, dtype=torch.bool, device=mask.device).tril(past)
         expected = real.unsqueeze(1) & causal
-        # A padding query's own row may hold anything.
-        wrong = (attend != expected) & real[:, past:].unsqueeze(2)
+        # A padding query's own row may hold anything in a first forward, which attends by the mask itself. Later it
+        # must look like padding: what looks like a token (of a tree, of a packed sequence) would be answered wrongly.
+        wrong = attend != expected
+        unlike_padding = wrong.any(2) & (attend != attend[:, :, :1]).any(2) if past else torch.zeros_like(wrong[:, :, 0])
+        wrong = wrong & (real[:, past:] | unlike_padding).unsqueeze(2)
         history = self.columns
         if history is None:
             changed = ~real[:, :past]
@@ -117,13 +120,16 @@ class Padding:
             self.columns = self.columns[:, :columns]
             if bool(self.columns.all()):
                 self.columns = None
+        self._last_mask = None
 
     def select(self, indices: torch.Tensor) -> None:
-        """Keep the rows `indices`, in that order."""
+        """Keep the rows `indices` (int64, or bool `[B]`), in that order."""
         if self.columns is not None:
-            self.columns = self.columns.index_select(0, indices.cpu())
+            self.columns = self.columns[indices.cpu()]
+        self._last_mask = None
 
     def repeat(self, repeats: int) -> None:
         """Repeat every row `repeats` times."""
         if self.columns is not None:
             self.columns = self.columns.repeat_interleave(repeats, dim=0)
+        self._last_mask = None
