@@ -5,7 +5,7 @@
 import json
 
 import pytest
-from hub_process import call_fresh
+from hub_process import ROOT, call_fresh
 
 
 pytest_plugins = ["hub_fixtures"]
@@ -73,3 +73,27 @@ def test_a_saved_model_keeps_its_codebook(hub, warm, token, repo, model_id, mach
 def test_the_card_s_example_runs(warm, token, repo, model_id):
     warm.call("calibrate_and_push", model_id, repo, token=token)
     assert warm.call("run_the_card", repo) == {}
+
+
+def run_example(warm, token, *arguments):
+    path = str(ROOT / "examples" / "share_codebook.py")
+    code = f"import runpy, sys; sys.argv = {[path, *arguments]!r}; runpy.run_path({path!r}, run_name='__main__')"
+    done = warm.run(code, HF_TOKEN=token)
+    assert done.code == 0, done.stderr[-2000:]
+    return done.stdout
+
+
+def test_the_example(hub, warm, token, repo, model_id, tmp_path):
+    text = tmp_path / "text.txt"
+    text.write_text(" ".join(f"w{index * index % 95 + 2}" for index in range(2000)))
+    options = ("--text", str(text), "--sequence-length", "128", "--tokens", "1024")
+    printed = run_example(warm, token, model_id, repo, *options)
+    repository = hub.store.repositories["model", repo]
+    assert repository.private
+    assert f"'revision': '{repository.resolve('main')}', 'subfolder': '2bit'" in printed
+    stranger = hub.store.add_user("stranger")
+    repository.private = False
+    printed = run_example(warm, stranger, model_id, repo, *options, "--bits", "4", "--create-pr")
+    assert f"pushed: {hub.url}/{repo}/discussions/1" in printed
+    assert "4bit/config.json" in repository.commits[repository.resolve("refs/pr/1")].files
+    assert "4bit/config.json" not in repository.commits[repository.resolve("main")].files
