@@ -47,13 +47,13 @@ def random_codebook(
             return weight.to(DEVICE), (1 / weight).to(DEVICE)
         weight = torch.linalg.qr(torch.randn(heads, head_dim, head_dim, dtype=torch.float64))[0]
         weight = weight * (torch.rand(heads, 1, head_dim, dtype=torch.float64) + 0.5)
-        return weight.float().to(DEVICE), torch.linalg.inv(weight).float().contiguous().to(DEVICE)
+        return weight.float().to(DEVICE).contiguous(), torch.linalg.inv(weight).float().to(DEVICE).contiguous()
 
     key_weight, key_inverse = pair(transform)
     value_weight, value_inverse = pair(value_transform)
     query = key_inverse if transform == "diagonal" else key_inverse.transpose(1, 2).contiguous()
     mean = [torch.randn(heads, head_dim, device=DEVICE) * 0.3 if means else None for _ in range(2)]
-    scales = [(torch.rand(heads, device=DEVICE) + 0.5) / 38 for _ in range(2)]
+    scales = [(torch.rand(heads, device=DEVICE) * 0.2 + 0.9) / 38 for _ in range(2)]
     return oracle.Codebook(
         mean[0],
         key_weight,

@@ -101,10 +101,10 @@ def test_no_synchronization(kernel):
 
 
 def test_two_builds_side_by_side(kernel):
-    """python build_local.py --output second --id 00000000 makes the second build."""
-    if not variants("second"):
-        pytest.skip("no second build: run build_local.py --output second --id 00000000")
-    other = load("second")
+    """python build_local.py --output _build/second --id 00000000 makes the second build."""
+    if not variants("_build/second"):
+        pytest.skip("no second build: run build_local.py --output _build/second --id 00000000")
+    other = load("_build/second")
     assert other is not kernel
     codebook, buffers, states = appended()
     twin = buffers.clone()

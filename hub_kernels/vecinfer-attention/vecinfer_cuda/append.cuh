@@ -13,6 +13,7 @@ namespace vecinfer {
 
 constexpr int kAppendThreads = 256;
 constexpr int kAppendTokens = 16;
+constexpr int kAppendTiles = 4;  // centroids of one warp: 32
 
 struct AppendParams {
   StatesView states[2];  // keys, values: [B, Hkv, T, D], T <= 16
@@ -105,11 +106,13 @@ __device__ __forceinline__ void transform_leaving(const AppendParams& p, const S
   }
 }
 
-// Codes of the leaving tokens. The warps share the codebook, not the tokens: there are few of those.
+// Codes of the leaving tokens. The warps share the codebook, not the tokens: there are few of those. `fragments` holds
+// this warp's part of the first 256 centroids.
 template <int kDim>
 __device__ __forceinline__ void quantize_leaving(const AppendParams& p, const Side& side, const StatesView& window,
-                                                 const RowUpdate& update, int head, int batch, uint8_t* shared) {
-  constexpr int kTiles = 4, kPass = 8 * kTiles * (kAppendThreads / 32);
+                                                 const RowUpdate& update, int head, int batch,
+                                                 CentroidFragments<kDim, kAppendTiles>& fragments, uint8_t* shared) {
+  constexpr int kTiles = kAppendTiles, kPass = 8 * kTiles * (kAppendThreads / 32);
   const AppendLayout layout(side, p.head_dim);
   float* full = reinterpret_cast<float*>(shared);
   __half* fixed = reinterpret_cast<__half*>(shared + layout.full_bytes);
@@ -128,9 +131,6 @@ __device__ __forceinline__ void quantize_leaving(const AppendParams& p, const Si
   const uint16_t* ring =
       static_cast<const uint16_t*>(window.data) + batch * window.batch_stride + head * window.head_stride;
 
-  CentroidFragments<kDim, kTiles> fragments;
-  // Asked for before the tokens: the two waits overlap.
-  fragments.load(centroids + warp * 8 * kTiles * kDim);
   transform_leaving<kDim>(p, side, window, ring, update, head, full, fixed);
   for (int level = 0; level < format.num_codes; ++level) {
     const int8_t* table = centroids + level * size * kDim;
@@ -185,23 +185,57 @@ __device__ __forceinline__ void quantize_leaving(const AppendParams& p, const Si
   }
 }
 
-// New tokens to their sink or ring places.
-__device__ __forceinline__ void store_tokens(const AppendParams& p, const RowUpdate& update, int side, int head,
-                                             int batch) {
-  const StatesView& source = p.states[side];
-  const uint16_t* from =
-      static_cast<const uint16_t*>(source.data) + batch * source.batch_stride + head * source.head_stride;
-  for (int i = threadIdx.x; i < p.num_tokens * p.head_dim; i += kAppendThreads) {
-    const int token = i / p.head_dim;
-    const int dim = i - token * p.head_dim;
-    const int index = update.length + token;
-    const bool sink = index < p.num_sinks;
-    const int place = sink ? index : (index - p.num_sinks) % p.residual_length;
-    const StatesView& view = sink ? p.sinks[side] : p.window[side];
-    if (!sink && place >= p.window_capacity) continue;
-    uint16_t* to = static_cast<uint16_t*>(view.data) + batch * view.batch_stride + head * view.head_stride;
-    to[place * view.token_stride + dim] = from[token * source.token_stride + dim];
+// The new tokens of one block, an element of each of 256 at a time: read early, because they are there already; written
+// last, because the tokens that leave the ring must be read before.
+struct NewTokens {
+  static constexpr int kParts = kAppendTokens * 256 / kAppendThreads;
+  uint16_t part[kParts];
+
+  __device__ __forceinline__ NewTokens(const AppendParams& p, int side, int head, int batch) {
+    const StatesView& view = p.states[side];
+    const uint16_t* from = static_cast<const uint16_t*>(view.data) + batch * view.batch_stride + head * view.head_stride;
+#pragma unroll
+    for (int i = 0; i < kParts; ++i) {
+      const int element = i * kAppendThreads + threadIdx.x;
+      if (element >= p.num_tokens * p.head_dim) break;
+      const int token = element / p.head_dim;
+      part[i] = from[token * view.token_stride + element - token * p.head_dim];
+    }
   }
+
+  // To their sink or ring places.
+  __device__ __forceinline__ void store(const AppendParams& p, const RowUpdate& update, int side, int head,
+                                        int batch) const {
+#pragma unroll
+    for (int i = 0; i < kParts; ++i) {
+      const int element = i * kAppendThreads + threadIdx.x;
+      if (element >= p.num_tokens * p.head_dim) break;
+      const int token = element / p.head_dim;
+      const int index = update.length + token;
+      const bool sink = index < p.num_sinks;
+      const int place = sink ? index : (index - p.num_sinks) % p.residual_length;
+      const StatesView& view = sink ? p.sinks[side] : p.window[side];
+      if (!sink && place >= p.window_capacity) continue;
+      uint16_t* to = static_cast<uint16_t*>(view.data) + batch * view.batch_stride + head * view.head_stride;
+      to[place * view.token_stride + element - token * p.head_dim] = part[i];
+    }
+  }
+};
+
+template <int kDim>
+__device__ __forceinline__ void append_side(const AppendParams& p, uint8_t* shared) {
+  const int head = blockIdx.x, batch = blockIdx.y, side_index = blockIdx.z;
+  const Side& side = p.sides[side_index];
+  // What does not depend on the lengths is asked for before them.
+  CentroidFragments<kDim, kAppendTiles> fragments;
+  const int64_t first = static_cast<int64_t>(head) * side.format.num_codes << side.format.bits_per_code;
+  fragments.load(side.centroids + (first + threadIdx.x / 32 * 8 * kAppendTiles) * kDim);
+  const NewTokens tokens(p, side_index, head, batch);
+  const RowUpdate update(p, batch);
+  if (update.leaving > 0) {
+    quantize_leaving<kDim>(p, side, p.window[side_index], update, head, batch, fragments, shared);
+  }
+  tokens.store(p, update, side_index, head, batch);
 }
 
 __global__ void __launch_bounds__(kAppendThreads) append_kernel(const __grid_constant__ AppendParams p) {
@@ -210,23 +244,16 @@ __global__ void __launch_bounds__(kAppendThreads) append_kernel(const __grid_con
   // The lengths' kernel may be set up now; it waits for this one's memory before it does anything.
   asm volatile("griddepcontrol.launch_dependents;");
 #endif
-  const int head = blockIdx.x, batch = blockIdx.y, side_index = blockIdx.z;
-  const Side& side = p.sides[side_index];
-  const RowUpdate update(p, batch);
-  if (update.leaving > 0) {
-    const StatesView& window = p.window[side_index];
-    switch (side.format.subvector_dim) {
-      case 2:
-        quantize_leaving<2>(p, side, window, update, head, batch, shared);
-        break;
-      case 4:
-        quantize_leaving<4>(p, side, window, update, head, batch, shared);
-        break;
-      default:
-        quantize_leaving<8>(p, side, window, update, head, batch, shared);
-    }
+  switch (p.sides[blockIdx.z].format.subvector_dim) {
+    case 2:
+      append_side<2>(p, shared);
+      break;
+    case 4:
+      append_side<4>(p, shared);
+      break;
+    default:
+      append_side<8>(p, shared);
   }
-  store_tokens(p, update, side_index, head, batch);
 }
 
 __global__ void advance_lengths_kernel(const __grid_constant__ AppendParams p) {

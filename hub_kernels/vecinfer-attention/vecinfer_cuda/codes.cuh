@@ -28,14 +28,26 @@ __host__ __device__ constexpr int side_bytes(const CodeFormat& format, int head_
   return plane_bytes(format, head_dim, is_value) * format.num_codes;
 }
 
+// x / divisor for 0 <= x < 2^16 without a division.
+struct FastDivider {
+  uint32_t factor;
+
+  __host__ __device__ explicit FastDivider(int divisor)
+      : factor(static_cast<uint32_t>(0xffffffffull / divisor + 1)) {}
+
+  __device__ int divide(int x) const { return static_cast<int>(__umulhi(static_cast<uint32_t>(x), factor)); }
+};
+
 // Position in its plane of each (token, sub-vector).
 struct PlaneOrder {
-  int per_lane;     // sub-vectors of one token in one lane
-  int log2_chunk;   // consecutive bytes of one lane: 4, 8 or 16
+  int per_lane;    // sub-vectors of one token in one lane
+  int log2_chunk;  // consecutive bytes of one lane: 4, 8 or 16
   bool is_value;
+  FastDivider by_lane;
 
+  // padded: sub-vectors a plane has room for.
   __host__ __device__ PlaneOrder(int padded, bool value)
-      : per_lane(padded / (value ? 8 : 4)), log2_chunk(2), is_value(value) {
+      : per_lane(padded / (value ? 8 : 4)), log2_chunk(2), is_value(value), by_lane(per_lane) {
     const int length = per_lane * (value ? 8 : 4);
     if (length % 16 == 0) {
       log2_chunk = 4;
@@ -45,10 +57,10 @@ struct PlaneOrder {
   }
 
   // token in 0..31 of the tile.
-  __host__ __device__ int position(int token, int subvector) const {
+  __device__ int position(int token, int subvector) const {
     const int half = token >> 4;
     const int row = token & 15;
-    const int part = subvector / per_lane;
+    const int part = per_lane == 1 ? subvector : by_lane.divide(subvector);
     const int rest = subvector - part * per_lane;
     int lane, offset;
     if (is_value) {
@@ -59,7 +71,7 @@ struct PlaneOrder {
       offset = (half * 2 + (row >> 3)) * per_lane + rest;
     }
     const int chunk = 1 << log2_chunk;
-    return ((offset >> log2_chunk) * kTile + lane) * chunk + (offset & (chunk - 1));
+    return ((((offset >> log2_chunk) * kTile) + lane) << log2_chunk) + (offset & (chunk - 1));
   }
 };
 

@@ -4,10 +4,11 @@
 //
 // In units of the centroid scale a centroid c is an int8 vector. The input x is rounded to k = kSteps * x, so that the
 // score kSteps * (x . c - |c|^2 / 2) = k . c - kNorm |c|^2 is an integer. One mma computes, for 16 sub-vectors and 8
-// centroids, 2^23 + 64 * score + candidate: the inputs fill subvector_dim of its inner dimensions, and three more carry
-// the norm with the offset (in two parts) and the candidate's number. Everything is exact in fp32, and because positive
-// floats order like integers, an integer maximum over the results is both maximum and arg max: one three-operand
-// instruction for two scores. Inputs so far out that the score leaves its 17 bits take the slow exact_row.
+// centroids, 2^23 + 64 * (score + kScoreOffset) + candidate: the inputs fill subvector_dim of its inner dimensions, and
+// three more carry the norm with the offset (in two parts) and the candidate's number. Everything is exact in fp32, and
+// because positive floats order like integers, an integer maximum over the results is both maximum and arg max: one
+// three-operand instruction for two scores. In [2^23, 2^24) the float's mantissa is the result. Best scores outside, of
+// inputs far out or of a codebook with nothing near, take the slow exact_row.
 #pragma once
 
 #include <cuda_fp16.h>
@@ -16,21 +17,28 @@
 
 namespace vecinfer {
 
+// Makes room for the slightly negative best scores of inputs near 0. A multiple of 256.
+constexpr int kScoreOffset = 4096;
+
 template <int kDim>
 struct FixedPoint {
   static_assert(kDim == 2 || kDim == 4 || kDim == 8);
   static constexpr int kSteps = 16 / kDim;  // fixed-point steps per int8 unit
   static constexpr int kNorm = 8 / kDim;
-  // |k|^2 from here on could push the best score past 2^17.
-  static constexpr float kLimit = static_cast<float>((1 << 18) * kSteps);
+  // |k|^2 from here on could push the best score, at most |k|^2 / (2 kSteps), past its 17 bits.
+  static constexpr float kLimit = 2.0f * kSteps * ((1 << 17) - kScoreOffset);
 };
 
 // fp16 holds larger values only as infinity.
 constexpr float kLargestFixed = 60000.0f;
 
-__device__ __forceinline__ __half to_fixed(float steps) {
-  return __float2half_rn(rintf(fminf(fmaxf(steps, -kLargestFixed), kLargestFixed)));
+__device__ __forceinline__ float round_steps(float steps) {
+  // Adding 1.5 * 2^23 leaves no bits below 1; much cheaper than the conversion instruction.
+  constexpr float kMagic = 12582912.0f;
+  return __fadd_rn(fminf(fmaxf(steps, -kLargestFixed), kLargestFixed), kMagic) - kMagic;
 }
+
+__device__ __forceinline__ __half to_fixed(float steps) { return __float2half_rn(round_steps(steps)); }
 
 __device__ __forceinline__ uint32_t pack_half2(int low, int high) {
   const __half2 pair = __halves2half2(__int2half_rn(low), __int2half_rn(high));
@@ -69,27 +77,58 @@ struct CentroidFragments {
   static constexpr int kWords = kDim == 8 ? 2 : 1;
   uint32_t word[kTiles][kWords];
 
-  __device__ __forceinline__ void load(const int8_t* centroids) {
-    const int lane = threadIdx.x & 31;
+  // Operand word of one lane for one tile.
+  static __device__ __forceinline__ void make(const int8_t* centroids, int tile, int lane, uint32_t (&result)[kWords]) {
     const int column = lane >> 2, quad = lane & 3;
+    const int candidate = 2 * tile + (column & 1);
+    const Centroid<kDim> centroid(centroids + ((column >> 1) * 2 * kTiles + candidate) * kDim);
+    constexpr int kOffset = ((1 << 23) + 64 * kScoreOffset) / 16384;
+    const uint32_t norm = pack_half2(kOffset - (centroid.norm >> 8), -(centroid.norm & 255));
+    const uint32_t number = pack_half2(63 - candidate, 0);
+    const int extra = kDim == 8 ? quad : quad - kDim / 2;
+    uint32_t pair = 0;
 #pragma unroll
-    for (int tile = 0; tile < kTiles; ++tile) {
-      const int candidate = 2 * tile + (column & 1);
-      const Centroid<kDim> centroid(centroids + ((column >> 1) * 2 * kTiles + candidate) * kDim);
-      const uint32_t norm = pack_half2(512 - (centroid.norm >> 8), -(centroid.norm & 255));
-      const uint32_t number = pack_half2(63 - candidate, 0);
-      const int extra = kDim == 8 ? quad : quad - kDim / 2;
-      uint32_t pair = 0;
+    for (int i = 0; i < kDim / 2; ++i) {
+      if (quad == i) pair = pack_half2(64 * centroid.value[2 * i], 64 * centroid.value[2 * i + 1]);
+    }
+    const uint32_t constants = extra == 0 ? norm : extra == 1 ? number : 0;
+    if constexpr (kDim == 8) {
+      result[0] = pair;
+      result[1] = constants;
+    } else {
+      result[0] = extra < 0 ? pair : constants;
+    }
+  }
+
+  __device__ __forceinline__ void load(const int8_t* centroids) {
 #pragma unroll
-      for (int i = 0; i < kDim / 2; ++i) {
-        if (quad == i) pair = pack_half2(64 * centroid.value[2 * i], 64 * centroid.value[2 * i + 1]);
-      }
-      const uint32_t constants = extra == 0 ? norm : extra == 1 ? number : 0;
-      if constexpr (kDim == 8) {
-        word[tile][0] = pair;
-        word[tile][1] = constants;
-      } else {
-        word[tile][0] = extra < 0 ? pair : constants;
+    for (int tile = 0; tile < kTiles; ++tile) make(centroids, tile, threadIdx.x & 31, word[tile]);
+  }
+
+  // The same through shared memory, for operands that are needed often: kStagedWords for 8 * kTiles centroids, in an
+  // order that 16-byte reads of a warp take without conflicts.
+  static constexpr int kStagedWords = kTiles * 32 * kWords;
+
+  static __device__ __forceinline__ void stage(const int8_t* centroids, uint32_t* staged) {
+    static_assert(kTiles % 4 == 0);
+    for (int i = threadIdx.x; i < kTiles * 32; i += blockDim.x) {
+      const int tile = i / 32, lane = i % 32;
+      uint32_t words[kWords];
+      make(centroids, tile, lane, words);
+#pragma unroll
+      for (int w = 0; w < kWords; ++w) staged[((tile / 4 * kWords + w) * 32 + lane) * 4 + tile % 4] = words[w];
+    }
+  }
+
+  __device__ __forceinline__ void load_staged(const uint32_t* staged) {
+    const uint4* source = reinterpret_cast<const uint4*>(staged) + (threadIdx.x & 31);
+#pragma unroll
+    for (int tile = 0; tile < kTiles; tile += 4) {
+#pragma unroll
+      for (int w = 0; w < kWords; ++w) {
+        const uint4 four = source[(tile / 4 * kWords + w) * 32];
+        word[tile][w] = four.x, word[tile + 1][w] = four.y;
+        word[tile + 2][w] = four.z, word[tile + 3][w] = four.w;
       }
     }
   }
@@ -157,13 +196,13 @@ __device__ __forceinline__ int2 nearest16(const RowFragment<kDim>& a, const Cent
     best[0] = maximum3(best[0], __float_as_int(c[0]), __float_as_int(c[1]));
     best[1] = maximum3(best[1], __float_as_int(c[2]), __float_as_int(c[3]));
   }
-  const int quad = threadIdx.x & 3;
+  const int first = 4095 - 63 - base - (threadIdx.x & 3) * 2 * kTiles;
   int key[2];
 #pragma unroll
   for (int i = 0; i < 2; ++i) {
-    const int result = static_cast<int>(__int_as_float(best[i]));
-    const int candidate = 63 - (result & 63);
-    key[i] = make_key(result >> 6, base + quad * 2 * kTiles + candidate);
+    // The mantissa; anything below 2^23 is no usable score. Candidates count down from 63.
+    const int result = max(best[i] - 0x4b000000, 0);
+    key[i] = ((result & ~63) << 6) + first + (result & 63);
 #pragma unroll
     for (int lanes = 1; lanes < 4; lanes *= 2) key[i] = max(key[i], __shfl_xor_sync(0xffffffffu, key[i], lanes));
   }

@@ -23,6 +23,7 @@ struct QuantizeParams {
   int num_tokens;  // T
   int head_dim;
   bool bf16;
+  bool staged;  // there is shared memory for the operands of all centroids
 };
 
 constexpr int kQuantizeThreads = 256;
@@ -32,6 +33,7 @@ struct QuantizeLayout {
   int rows;    // sub-vectors of 32 tokens
   int padded;  // positions of a plane
   int fixed_bytes, keys_bytes, plane_bytes, high_bytes, flag_bytes, full_bytes;
+  int staged_bytes;  // counted only if they fit
 
   __host__ __device__ QuantizeLayout(const Side& side, int head_dim)
       : rows(kTile * (head_dim / side.format.subvector_dim)),
@@ -41,10 +43,11 @@ struct QuantizeLayout {
         plane_bytes(padded),
         high_bytes(side.format.bits_per_code > 8 ? padded : 0),
         flag_bytes(rows / 8),
-        full_bytes(side.transform.kind == TransformKind::kFull ? kTile * head_dim * 4 : 0) {}
+        full_bytes(side.transform.kind == TransformKind::kFull ? kTile * head_dim * 4 : 0),
+        staged_bytes((side.format.num_codes << side.format.bits_per_code) * (side.format.subvector_dim == 8 ? 32 : 16)) {}
 
-  __host__ __device__ int total() const {
-    return full_bytes + fixed_bytes + keys_bytes + plane_bytes + high_bytes + flag_bytes;
+  __host__ __device__ int total(bool staged) const {
+    return (staged ? staged_bytes : 0) + full_bytes + fixed_bytes + keys_bytes + plane_bytes + high_bytes + flag_bytes;
   }
 };
 
@@ -93,9 +96,11 @@ __device__ __forceinline__ void transform_tile(const QuantizeParams& p, const Si
       target[0] = make_float4(x[0], x[1], x[2], x[3]);
       target[1] = make_float4(x[4], x[5], x[6], x[7]);
     } else {
-      __half k[kLane];
+      __half2 k[kLane / 2];
 #pragma unroll
-      for (int i = 0; i < kLane; ++i) k[i] = to_fixed(x[i] * steps);
+      for (int i = 0; i < kLane / 2; ++i) {
+        k[i] = __floats2half2_rn(round_steps(x[2 * i] * steps), round_steps(x[2 * i + 1] * steps));
+      }
       *reinterpret_cast<uint4*>(fixed + place) = *reinterpret_cast<const uint4*>(k);
     }
   }
@@ -150,8 +155,10 @@ __global__ void __launch_bounds__(kQuantizeThreads, 2) quantize_kernel(const __g
   if (first_tile > last_tile) return;
 
   const QuantizeLayout layout(side, p.head_dim);
-  float* full = reinterpret_cast<float*>(shared);
-  __half* fixed = reinterpret_cast<__half*>(shared + layout.full_bytes);
+  using Fragments = CentroidFragments<kDim, kTiles>;
+  uint32_t* staged = reinterpret_cast<uint32_t*>(shared);
+  float* full = reinterpret_cast<float*>(shared + (p.staged ? layout.staged_bytes : 0));
+  __half* fixed = reinterpret_cast<__half*>(full + layout.full_bytes / 4);
   int* keys = reinterpret_cast<int*>(fixed + kTile * p.head_dim);
   uint8_t* low = reinterpret_cast<uint8_t*>(keys + layout.rows);
   uint8_t* high = low + layout.plane_bytes;
@@ -169,10 +176,20 @@ __global__ void __launch_bounds__(kQuantizeThreads, 2) quantize_kernel(const __g
   const int plane = plane_bytes(format, p.head_dim, side.is_value);
   const int warp = threadIdx.x / 32, lane = threadIdx.x & 31;
 
-  CentroidFragments<kDim, kTiles> fragments;
-  // With one pass over one codebook its fragments stay in registers for all tiles.
+  const FastDivider by_token(subvectors);
+
+  Fragments fragments;
+  // With one pass over one codebook the operands stay in registers for all tiles.
   const bool reload = format.num_codes * size > kPass;
-  if (!reload) fragments.load(centroids);
+  if (p.staged) {
+    for (int base = 0; base < format.num_codes * size; base += kPass) {
+      Fragments::stage(centroids + base * kDim, staged + base / kPass * Fragments::kStagedWords);
+    }
+    __syncthreads();
+    fragments.load_staged(staged);
+  } else {
+    fragments.load(centroids);
+  }
 
   for (int tile_index = first_tile; tile_index <= last_tile; tile_index += gridDim.x) {
     const TileTokens tile{tile_index * kTile, start, count, p.first[batch], p.num_tokens};
@@ -187,7 +204,11 @@ __global__ void __launch_bounds__(kQuantizeThreads, 2) quantize_kernel(const __g
         if (lane == 0) far[row / 32] = bits;
       }
       for (int base = 0; base < size; base += kPass) {
-        if (reload) fragments.load(table + base * kDim);
+        if (reload && p.staged) {
+          fragments.load_staged(staged + (level * size + base) / kPass * Fragments::kStagedWords);
+        } else if (reload) {
+          fragments.load(table + base * kDim);
+        }
         for (int rows = warp * 16; rows < layout.rows; rows += kQuantizeThreads / 32 * 16) {
           RowFragment<kDim> a;
           a.load(fixed + rows * kDim);
@@ -212,7 +233,7 @@ __global__ void __launch_bounds__(kQuantizeThreads, 2) quantize_kernel(const __g
       __syncthreads();
       for (int row = threadIdx.x; row < layout.rows; row += kQuantizeThreads) {
         const int code = key_to_code(keys[row], format.bits_per_code);
-        const int in_tile = row / subvectors;
+        const int in_tile = by_token.divide(row);
         if (tile.valid(in_tile)) {
           const int position = order.position(in_tile, row - in_tile * subvectors);
           low[position] = static_cast<uint8_t>(code);

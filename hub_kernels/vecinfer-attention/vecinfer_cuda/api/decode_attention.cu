@@ -1,10 +1,101 @@
 // SPDX-FileCopyrightText: 2026 The vecinfer_hf authors
 // SPDX-License-Identifier: Apache-2.0
-// Host side of decode_attention.
+// Host side of decode_attention: checks, workspace, choice of kernel, three launches.
+#include <cstdlib>
+#include <cstring>
+
 #include "../../torch-ext/torch_binding.h"
-#include "checks.h"
+#include "../combine.cuh"
+#include "../decode_attention_kernels.h"
+#include "../decode_attention_traits.cuh"
+#include "../heuristics.h"
+#include "../query_transform.cuh"
+#include "sides.h"
 
 namespace vecinfer {
+namespace {
+
+constexpr int kMaxQueryTokens = 16;
+constexpr int kMaxGroup = 16;
+
+struct Device {
+  int major;
+  int multiprocessors;
+  int shared_bytes;  // per block
+  int reserved_bytes;
+};
+
+int attribute(cudaDeviceAttr name, int device) {
+  int value = 0;
+  VECINFER_CUDA_CHECK(cudaDeviceGetAttribute(&value, name, device));
+  return value;
+}
+
+Device describe(int device) {
+  return {attribute(cudaDevAttrComputeCapabilityMajor, device),
+          attribute(cudaDevAttrMultiProcessorCount, device),
+          attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin, device),
+          attribute(cudaDevAttrReservedSharedMemoryPerBlock, device)};
+}
+
+// The fastest variant for the device and formats. VECINFER_DECODE_PATH=portable or general asks for a slower one, so
+// that every path can be tested on one machine.
+DecodeKernel choose_kernel(const DecodeParams& p, const Device& device, bool aligned) {
+  const char* path = std::getenv("VECINFER_DECODE_PATH");
+  const bool portable = path != nullptr && std::strcmp(path, "portable") == 0;
+  const bool general = path != nullptr && std::strcmp(path, "general") == 0;
+  // Tables are addressed from the end of CUDA's own shared memory; exact tokens are read in 16-byte words.
+  if (!general && aligned && device.reserved_bytes == kSharedBase) {
+    DecodeKernel kernel;
+    if (device.major == 9 && !portable) {
+      kernel = fast_decode_kernel(true, p.head_dim, p.key.format, p.value.format, p.rows);
+    }
+    if (kernel.function == nullptr) {
+      kernel = fast_decode_kernel(false, p.head_dim, p.key.format, p.value.format, p.rows);
+    }
+    if (kernel.function != nullptr && kernel.shared_bytes <= device.shared_bytes) return kernel;
+  }
+  return general_decode_kernel();
+}
+
+void launch(const void* function, dim3 grid, dim3 block, int shared_bytes, bool dependent,
+            const DecodeParams& params, cudaStream_t stream) {
+  VECINFER_CUDA_CHECK(
+      cudaFuncSetAttribute(function, cudaFuncAttributeMaxDynamicSharedMemorySize, shared_bytes));
+  cudaLaunchConfig_t config = {};
+  config.gridDim = grid;
+  config.blockDim = block;
+  config.dynamicSmemBytes = shared_bytes;
+  config.stream = stream;
+  cudaLaunchAttribute attributes[1];
+  attributes[0].id = cudaLaunchAttributeProgrammaticStreamSerialization;
+  attributes[0].val.programmaticStreamSerializationAllowed = 1;
+  config.attrs = attributes;
+  config.numAttrs = dependent ? 1 : 0;
+  void* arguments[] = {const_cast<DecodeParams*>(&params)};
+  VECINFER_CUDA_CHECK(cudaLaunchKernelExC(&config, function, arguments));
+}
+
+// Parts of the workspace, each on 256 bytes.
+class Workspace {
+ public:
+  int64_t reserve(int64_t bytes) {
+    const int64_t offset = size_;
+    size_ += (bytes + 255) / 256 * 256;
+    return offset;
+  }
+  int64_t size() const { return size_; }
+
+ private:
+  int64_t size_ = 0;
+};
+
+void check_codebook_scores(double softmax_scale, double softcap) {
+  VECINFER_CHECK(softmax_scale > 0, "softmax_scale is ", softmax_scale, ", but it must be positive.");
+  VECINFER_CHECK(softcap >= 0, "softcap is ", softcap, ", but it must be positive, or 0 for none.");
+}
+
+}  // namespace
 
 std::tuple<Tensor, Tensor> decode_attention(
     Tensor query, Tensor codes, Tensor sink_keys, Tensor sink_values, Tensor window_keys,
@@ -14,8 +105,125 @@ std::tuple<Tensor, Tensor> decode_attention(
     Tensor value_centroid_scale, int64_t residual_length, double softmax_scale, double softcap,
     OptionalTensor attention_sinks, int64_t num_splits) {
   check_device(query);
-  VECINFER_CHECK(false, "decode_attention is not built yet.");
-  return {query, query};
+  check_shape(query, "query", {-1, -1, -1, -1});
+  check_shape(codes, "codes", {-1, -1, -1, -1});
+  const int64_t batch = query.size(0), query_heads = query.size(1), query_tokens = query.size(2);
+  const int64_t head_dim = query.size(3), heads = codes.size(1);
+  check_head_dim(head_dim);
+  VECINFER_CHECK(heads > 0 && query_heads % heads == 0 && query_heads / heads <= kMaxGroup,
+                 "query has ", query_heads, " heads for ", heads,
+                 " key/value heads, but a multiple of up to ", kMaxGroup, " is supported.");
+  VECINFER_CHECK(query_tokens >= 1 && query_tokens <= kMaxQueryTokens &&
+                     query_tokens <= residual_length,
+                 "query has ", query_tokens, " tokens per row, but 1 to ", kMaxQueryTokens,
+                 " are supported, and no more than residual_length (", residual_length, ").");
+  check_codebook_scores(softmax_scale, softcap);
+  VECINFER_CHECK(num_splits >= 0 && num_splits <= kMaxSplits, "num_splits is ", num_splits,
+                 ", but it must be 0 (chosen here) to ", kMaxSplits, ".");
+  VECINFER_CHECK(batch <= 65535 && heads <= 65535, "at most 65535 rows and heads are supported.");
+
+  DecodeParams p = {};
+  p.bf16 = is_bf16(query, "query");
+  p.query = states_view(query, "query", query, batch, query_heads, query_tokens, head_dim);
+  const int64_t sinks = sink_keys.dim() == 4 ? sink_keys.size(2) : 0;
+  const int64_t window = window_keys.dim() == 4 ? window_keys.size(2) : 0;
+  const struct {
+    const Tensor& tensor;
+    const char* name;
+    int64_t tokens;
+    StatesView& view;
+  } exact[] = {{sink_keys, "sink_keys", sinks, p.sink_keys},
+               {sink_values, "sink_values", sinks, p.sink_values},
+               {window_keys, "window_keys", window, p.window_keys},
+               {window_values, "window_values", window, p.window_values}};
+  bool aligned = true;
+  for (const auto& part : exact) {
+    check_dtype(part.tensor, part.name, query.scalar_type());
+    part.view = states_view(part.tensor, part.name, query, batch, heads, part.tokens, head_dim);
+    aligned = aligned && (part.view.aligned || part.tensor.numel() == 0);
+  }
+  p.lengths = row_numbers(lengths, "lengths", batch, query);
+  p.quantized_lengths = row_numbers(quantized_lengths, "quantized_lengths", batch, query);
+  Side sides[2] = {
+      make_side(key_centroids, key_centroid_scale, false,
+                make_transform(query_transform, "query_transform", key_mean, "key_mean", false,
+                               heads, head_dim, query),
+                heads, head_dim, query),
+      make_side(value_centroids, value_centroid_scale, true,
+                make_transform(output_transform, "output_transform", value_mean, "value_mean",
+                               false, heads, head_dim, query),
+                heads, head_dim, query)};
+  p.codes = codes_view(codes, sides, batch, heads, head_dim, query);
+  p.key = sides[0];
+  p.value = sides[1];
+  if (attention_sinks) {
+    check_plain(*attention_sinks, "attention_sinks", ScalarType::Float, query, {query_heads});
+    p.attention_sinks = static_cast<const float*>(attention_sinks->data_ptr());
+  }
+  p.softmax_scale = static_cast<float>(softmax_scale);
+  p.softcap = static_cast<float>(softcap);
+  p.batch = static_cast<int>(batch);
+  p.kv_heads = static_cast<int>(heads);
+  p.group = static_cast<int>(query_heads / heads);
+  p.query_tokens = static_cast<int>(query_tokens);
+  p.head_dim = static_cast<int>(head_dim);
+  p.rows = p.group * p.query_tokens;
+  p.sink_length = static_cast<int>(sinks);
+  p.residual_length = static_cast<int>(residual_length);
+
+  Tensor out = torch::stable::new_empty(query, {batch, query_heads, query_tokens, head_dim});
+  Tensor lse = torch::stable::new_empty(query, {batch, query_heads, query_tokens}, ScalarType::Float);
+  if (batch == 0) return {out, lse};
+  p.out = out.data_ptr();
+  p.lse = static_cast<float*>(lse.data_ptr());
+
+  torch::stable::accelerator::DeviceGuard guard(query.get_device_index());
+  const Device device = describe(query.get_device_index());
+  const DecodeKernel kernel = choose_kernel(p, device, aligned);
+  const bool general = kernel.function == general_decode_kernel().function;
+  p.warps = kernel.warps;
+  p.rows_per_group = kernel.rows_per_group;
+  p.row_groups = (p.rows + p.rows_per_group - 1) / p.rows_per_group;
+  p.splits = num_splits > 0 ? static_cast<int>(num_splits)
+                            : num_splits_heuristic(device.multiprocessors, p.kv_heads, p.row_groups);
+  p.exact_weight = exact_weight(p.head_dim, p.codes.bytes_per_tile);
+  p.query_limit = query_limit(p.head_dim, p.key.format.num_codes);
+
+  const int64_t padded_rows = batch * heads * p.padded_rows();
+  const int64_t pairs = heads * p.row_groups, record_bytes = p.record_floats() * 4;
+  Workspace workspace;
+  const int64_t at_bytes = workspace.reserve(general ? 0 : padded_rows * head_dim * 2);
+  const int64_t at_scale = workspace.reserve(padded_rows * sizeof(float2));
+  const int64_t at_rows = workspace.reserve(padded_rows * head_dim * 2);
+  const int64_t at_float = workspace.reserve(general ? padded_rows * head_dim * 4 : 0);
+  const int64_t at_records = workspace.reserve(pairs * p.slots() * record_bytes);
+  const int64_t at_spill = workspace.reserve(pairs * p.splits * p.warps * record_bytes);
+  Tensor memory = torch::stable::new_empty(query, {workspace.size()}, ScalarType::Byte);
+  char* base = static_cast<char*>(memory.data_ptr());
+  p.query_bytes = reinterpret_cast<int8_t*>(base + at_bytes);
+  p.row_scale = reinterpret_cast<float2*>(base + at_scale);
+  p.query_rows = reinterpret_cast<uint16_t*>(base + at_rows);
+  p.query_float = general ? reinterpret_cast<float*>(base + at_float) : nullptr;
+  p.records = reinterpret_cast<float*>(base + at_records);
+  p.spill = reinterpret_cast<float*>(base + at_spill);
+
+  const cudaStream_t stream = current_stream(query);
+  const bool full = p.key.transform.kind == TransformKind::kFull;
+  // A full transform needs a thread per column.
+  const int query_threads = full ? 256 : 64;
+  const int query_rows = query_threads / query_lanes(p.head_dim);
+  const int query_shared = full ? 2 * ((query_rows + 7) / 8 * 8) * p.head_dim * 4 : 0;
+  launch(reinterpret_cast<const void*>(&query_transform_kernel),
+         dim3((p.padded_rows() + query_rows - 1) / query_rows, heads, batch), query_threads,
+         query_shared, false, p, stream);
+  const bool dependent = device.major >= 9;
+  launch(kernel.function, static_cast<unsigned>(pairs * p.splits), kernel.warps * 32,
+         kernel.shared_bytes, dependent, p, stream);
+  const int slices = combine_slices(p.splits, static_cast<int>(batch * heads * p.rows), p.head_dim,
+                                    device.multiprocessors);
+  launch(reinterpret_cast<const void*>(&combine_kernel), dim3(p.rows, heads, batch),
+         dim3(p.head_dim, slices), (1 + 5 * slices) * p.head_dim * 4, dependent, p, stream);
+  return {out, lse};
 }
 
 }  // namespace vecinfer

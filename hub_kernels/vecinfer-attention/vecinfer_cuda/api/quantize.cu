@@ -16,10 +16,15 @@ namespace {
 constexpr int kTilesPerBlock = 16;
 constexpr int kBlocksPerMultiprocessor = 4;
 
-void launch(const QuantizeParams& params, int num_sides, int64_t batch, const Tensor& device, cudaStream_t stream) {
+void launch(QuantizeParams params, int num_sides, int64_t batch, const Tensor& device, cudaStream_t stream) {
   const Side& side = params.sides[params.first_side];
-  const int shared = std::max(QuantizeLayout(side, params.head_dim).total(),
-                              QuantizeLayout(params.sides[params.first_side + num_sides - 1], params.head_dim).total());
+  const QuantizeLayout layouts[2] = {QuantizeLayout(side, params.head_dim),
+                                     QuantizeLayout(params.sides[params.first_side + num_sides - 1], params.head_dim)};
+  int limit = 0;
+  VECINFER_CUDA_CHECK(
+      cudaDeviceGetAttribute(&limit, cudaDevAttrMaxSharedMemoryPerBlockOptin, device.get_device_index()));
+  params.staged = std::max(layouts[0].total(true), layouts[1].total(true)) <= limit;
+  const int shared = std::max(layouts[0].total(params.staged), layouts[1].total(params.staged));
   int multiprocessors = 0;
   VECINFER_CUDA_CHECK(
       cudaDeviceGetAttribute(&multiprocessors, cudaDevAttrMultiProcessorCount, device.get_device_index()));

@@ -1,0 +1,422 @@
+// SPDX-FileCopyrightText: 2026 The vecinfer_hf authors
+// SPDX-License-Identifier: Apache-2.0
+// One warp's attention over a run of tiles of one batch row, on int8 tensor cores.
+//
+// Scores: K q of 32 tokens is mma m16n8k32 with centroids straight from their tables as A. B holds 4 queries as 16-bit
+// integers, high bytes in even and low bytes in odd columns, so that a lane ends with both halves of one row's scores
+// of 4 tokens: exact int32.
+// Weights: 2^(score - reference) is scaled to 15-bit integers, again two bytes. V P is a second mma with V's centroids,
+// transposed byte-wise in registers. A ones-matrix as A sums the same integers, so weights are normalised exactly.
+// The reference is the largest score so far, rounded down by up to kHeadroom: the rare tile that exceeds it rescales.
+//
+// Integers under 1 would vanish: a spike could hide thousands of tokens just under 2^-14 of its weight. So weights are
+// rounded by a dither instead of to nearest: floor(weight + d) with d spread evenly over lanes and, by the golden
+// ratio, over tiles. Mass is kept in the mean; what one weight can lose or gain is 2^-14 of the largest one.
+#pragma once
+
+#include <climits>
+
+#include "codebook.cuh"
+#include "softmax_state.cuh"
+
+namespace vecinfer {
+
+// The warp's ring of tiles in shared memory. Each lane copies what it will read itself, so no barrier is needed.
+template <class Traits>
+class TileRing {
+ public:
+  __device__ __forceinline__ TileRing(const char* shared, int warp)
+      : address_(shared_address(shared) + warp * Traits::kStages * Traits::kTileBytes) {}
+
+  // Starts a run of tiles; `count` copies will be issued, later ones are empty.
+  __device__ __forceinline__ void start(const uint8_t* tiles, int count) {
+    source_ = tiles;
+    left_ = count;
+    stage_ = 0;
+#pragma unroll
+    for (int stage = 0; stage < Traits::kStages; ++stage) issue(stage);
+  }
+
+  __device__ __forceinline__ void issue(int stage) {
+    if (left_ > 0) {
+      const int lane = threadIdx.x & 31;
+      const uint32_t shared = address_ + stage * Traits::kTileBytes;
+#pragma unroll
+      for (int offset = 0; offset < kKeys; offset += 32 * Traits::kKeyChunk) {
+        copy_async<Traits::kKeyChunk>(shared + offset + lane * Traits::kKeyChunk,
+                                      source_ + offset + lane * Traits::kKeyChunk);
+      }
+#pragma unroll
+      for (int offset = kKeys; offset < Traits::kTileBytes; offset += 32 * Traits::kValueChunk) {
+        copy_async<Traits::kValueChunk>(shared + offset + lane * Traits::kValueChunk,
+                                        source_ + offset + lane * Traits::kValueChunk);
+      }
+      source_ += Traits::kTileBytes;
+      --left_;
+    }
+    commit_copies();
+  }
+
+  __device__ __forceinline__ void load_keys(uint32_t* codes) const {
+    load<Traits::kKeyChunk>(codes, 0, kKeys);
+  }
+  __device__ __forceinline__ void load_values(uint32_t* codes, int stage) const {
+    load<Traits::kValueChunk>(codes, kKeys, Traits::kTileBytes, stage);
+  }
+
+  __device__ __forceinline__ int stage() const { return stage_; }
+  __device__ __forceinline__ void advance() {
+    stage_ = stage_ == Traits::kStages - 1 ? 0 : stage_ + 1;
+  }
+
+ private:
+  static constexpr int kKeys = Traits::kKeyPlane * Traits::Key::kLevels;
+
+  template <int kChunk>
+  __device__ __forceinline__ void load(uint32_t* codes, int begin, int end) const {
+    load<kChunk>(codes, begin, end, stage_);
+  }
+  template <int kChunk>
+  __device__ __forceinline__ void load(uint32_t* codes, int begin, int end, int stage) const {
+    const uint32_t shared = address_ + stage * Traits::kTileBytes + (threadIdx.x & 31) * kChunk;
+#pragma unroll
+    for (int offset = begin, i = 0; offset < end; offset += 32 * kChunk, i += kChunk / 4) {
+      load_shared<kChunk>(codes + i, shared + offset);
+    }
+  }
+
+  uint32_t address_;
+  const uint8_t* source_;
+  int left_;
+  int stage_;
+};
+
+template <class Traits>
+class CodeAttention {
+  using Key = typename Traits::Key;
+  using Value = typename Traits::Value;
+  static constexpr int kRowTiles = Traits::kRowTiles;
+  static constexpr int kHeadDim = Traits::kHeadDim;
+  static constexpr int kQueryWords = kHeadDim / 16;
+  static constexpr int kBlocks = kHeadDim / 16;  // of 16 output dimensions
+
+  // log2 of the fixed point: weights reach 2^(kFixed + kHeadroom) < 2^15.
+  static constexpr float kFixed = 14.f;
+  static constexpr float kHeadroom = 0.95f;
+  // 2^15: an fp32 sum with it has the integer in bytes 1 and 2 and 8 bits of fraction below.
+  static constexpr uint32_t kMagic = 0x47000000u;
+  static constexpr uint32_t kOnes = 0x01010101u;
+  // Under every reachable score (query_limit keeps those within 2^30).
+  static constexpr int kNoScore = -(1 << 30);
+
+ public:
+  // Attention over tiles [first, last) of batch row b, to the warp's record in shared memory.
+  // query_row: index of the row group's first row in row_scale; ring: already started on these tiles.
+  static __device__ __forceinline__ void run(const DecodeParams& p, TileRing<Traits>& ring,
+                                             int coded, int first, int last, int query_row,
+                                             float value_scale, float* record) {
+    CodeAttention self(p, query_row, first, record);
+    const bool ragged = (coded & (kTile - 1)) != 0;
+    self.last_tile_ = ragged ? coded / kTile : INT_MAX;
+    self.coded_ = coded;
+    self.loop(ring, first, last);
+    self.store(value_scale);
+  }
+
+ private:
+  __device__ __forceinline__ CodeAttention(const DecodeParams& p, int query_row, int first,
+                                           float* record)
+      : softcap_(p.softcap), record_(record + (threadIdx.x & 31)), first_(first), stop_(first) {
+    const int lane = threadIdx.x & 31;
+    const uint4* fragments = reinterpret_cast<const uint4*>(
+        p.query_bytes + static_cast<int64_t>(query_row / kRowTile) * 8 * kHeadDim);
+#pragma unroll
+    for (int tile = 0; tile < kRowTiles; ++tile) {
+#pragma unroll
+      for (int i = 0; i < kQueryWords / 4; ++i) {
+        const uint4 words =
+            fragments[(tile * 32 + lane) * (kQueryWords / 4) + i];
+        query_[tile][4 * i] = words.x;
+        query_[tile][4 * i + 1] = words.y;
+        query_[tile][4 * i + 2] = words.z;
+        query_[tile][4 * i + 3] = words.w;
+      }
+      const float2 scale = p.row_scale[query_row + tile * kRowTile + (lane & 3)];
+      step_[tile] = scale.x;
+      offset_[tile] = scale.y;
+      reference_[tile] = kNoScore;
+      limit_[tile] = INT_MAX;
+      bias_[tile] = 0.f;
+      weight_[tile] = 0.f;
+#pragma unroll
+      for (int i = 0; i < 4; ++i) sums_[tile][i] = 0;
+#pragma unroll
+      for (int block = 0; block < kBlocks; ++block) {
+#pragma unroll
+        for (int i = 0; i < 4; ++i) out_[tile][block][i] = 0;
+      }
+    }
+    dither_ = (lane >> 2) * 32 + 16 + first * kGolden;
+  }
+
+  __device__ __forceinline__ void loop(TileRing<Traits>& ring, int first, int last) {
+    uint32_t keys[Traits::kKeyBytes / 4 * Key::kLevels];
+    uint32_t values[Traits::kValueBytes / 4 * Value::kLevels];
+    if constexpr (Traits::kStages == 1) {
+#pragma unroll 1
+      for (int tile = first; tile < last; ++tile) {
+        wait_copies<0>();
+        ring.load_keys(keys);
+        ring.load_values(values, 0);
+        ring.issue(0);
+        score(keys, tile);
+        accumulate(values);
+      }
+    } else {
+      // Scores run one tile ahead of the values, so that the two chains of loads and products overlap.
+      wait_copies<Traits::kStages - 1>();
+      ring.load_keys(keys);
+      int stage = ring.stage();
+      score(keys, first);
+      ring.advance();
+#pragma unroll 1
+      for (int tile = first + 1; tile < last; ++tile) {
+        ring.load_values(values, stage);
+        wait_copies<Traits::kStages - 2>();
+        ring.load_keys(keys);
+        ring.issue(stage);
+        accumulate(values);
+        score(keys, tile);
+        stage = ring.stage();
+        ring.advance();
+      }
+      ring.load_values(values, stage);
+      accumulate(values);
+    }
+  }
+
+  template <int kLevel>
+  __device__ __forceinline__ void multiply_keys(const uint32_t* codes, int (&s)[kRowTiles][2][4]) {
+    constexpr int kPart = kHeadDim / Key::kDim / 4;  // sub-vectors of a token in one lane
+    const uint32_t base = Codebook<Traits>::template lane_base<Key::kDim>();
+#pragma unroll
+    for (int step = 0; step < kHeadDim / 32; ++step) {
+#pragma unroll
+      for (int half = 0; half < 2; ++half) {
+        uint32_t low[2], high[2];  // rows lane / 4 and 8 more
+        const int index = step * 8 / Key::kDim;
+        const int place[2] = {half * 2 * kPart + index, (half * 2 + 1) * kPart + index};
+#pragma unroll
+        for (int i = 0; i < 8 / Key::kDim; ++i) {
+          constexpr int kWords = Key::kDim / 4;
+          Codebook<Traits>::template look_up<kLevel, Key::kDim>(
+              low + i * kWords, codes[(place[0] + i) / 4], (place[0] + i) % 4, base);
+          Codebook<Traits>::template look_up<kLevel, Key::kDim>(
+              high + i * kWords, codes[(place[1] + i) / 4], (place[1] + i) % 4, base);
+        }
+#pragma unroll
+        for (int tile = 0; tile < kRowTiles; ++tile) {
+          mma_s8s8(s[tile][half], low[0], high[0], low[1], high[1], query_[tile][2 * step],
+                   query_[tile][2 * step + 1]);
+        }
+      }
+    }
+  }
+
+  // Scores of 32 tokens into score_; token of score_[.][i] is lane / 4 + 8 i.
+  __device__ __forceinline__ void score(const uint32_t* keys, int tile_index) {
+    int s[kRowTiles][2][4] = {};
+    multiply_keys<0>(keys, s);
+    if constexpr (Key::kLevels == 2) multiply_keys<1>(keys + Traits::kKeyBytes / 4, s);
+    int t[kRowTiles][4];
+    bool exceeds = tile_index == stop_;
+#pragma unroll
+    for (int tile = 0; tile < kRowTiles; ++tile) {
+#pragma unroll
+      for (int i = 0; i < 4; ++i) {
+        t[tile][i] = s[tile][i / 2][i % 2 * 2] * 256 + s[tile][i / 2][i % 2 * 2 + 1];
+        score_[tile][i] = static_cast<float>(t[tile][i]);
+      }
+      exceeds |= max(max(t[tile][0], t[tile][1]), max(t[tile][2], t[tile][3])) > limit_[tile];
+    }
+    if (__any_sync(kFullWarp, exceeds)) raise_reference(t, tile_index);
+  }
+
+  // Log2 score without the part of the mean; that matters to records and under a softcap only.
+  __device__ __forceinline__ float logit(int tile, float t) const {
+    const float x = t * step_[tile];
+    return softcap_.enabled() ? softcap_(x + offset_[tile]) : x;
+  }
+
+  // The rare path: first tile, ragged last tile, a new maximum, or int32 sums that must be flushed.
+  __device__ __forceinline__ void raise_reference(const int (&t)[kRowTiles][4], int tile_index) {
+    const int lane = threadIdx.x & 31;
+    const int valid = tile_index == last_tile_ ? coded_ - tile_index * kTile : kTile;
+#pragma unroll
+    for (int tile = 0; tile < kRowTiles; ++tile) {
+      int largest = kNoScore;
+#pragma unroll
+      for (int i = 0; i < 4; ++i) {
+        if ((lane >> 2) + 8 * i < valid) {
+          largest = max(largest, t[tile][i]);
+        } else {
+          score_[tile][i] = -INFINITY;
+        }
+      }
+#pragma unroll
+      for (int distance = 4; distance < 32; distance *= 2) {
+        largest = max(largest, __shfl_xor_sync(kFullWarp, largest, distance));
+      }
+      const int reference = max(reference_[tile], largest);
+      const float new_logit = logit(tile, static_cast<float>(reference));
+      if (tile_index != first_) {
+        flush(tile, exp2_approx(logit(tile, static_cast<float>(reference_[tile])) - new_logit));
+      }
+      reference_[tile] = reference;
+      // Under a softcap scores grow by less than this.
+      limit_[tile] = reference + static_cast<int>(fminf(__fdividef(kHeadroom, step_[tile]), 5e8f));
+      bias_[tile] = kFixed - new_logit;
+    }
+    if (tile_index != first_) flushed_ = true;
+    stop_ = min(last_tile_ > tile_index ? last_tile_ : INT_MAX, tile_index + Traits::kFlushTiles);
+  }
+
+  // Moves a row tile's int32 sums to the record, everything there scaled.
+  __device__ __forceinline__ void flush(int tile, float factor) {
+#pragma unroll
+    for (int block = 0; block < kBlocks; ++block) {
+#pragma unroll
+      for (int i = 0; i < 2; ++i) {
+        float* place = record_ + (tile * (kHeadDim / 8) + 2 * block + i) * 32;
+        *place = (combined(out_[tile][block], i) + (flushed_ ? *place : 0.f)) * factor;
+        out_[tile][block][2 * i] = out_[tile][block][2 * i + 1] = 0;
+      }
+    }
+    weight_[tile] = (weight_[tile] + combined(sums_[tile], 0)) * factor;
+    sums_[tile][0] = sums_[tile][1] = 0;
+  }
+
+  static __device__ __forceinline__ float combined(const int (&sums)[4], int i) {
+    return fmaf(256.f, static_cast<float>(sums[2 * i]), static_cast<float>(sums[2 * i + 1]));
+  }
+
+  template <int kLevel>
+  __device__ __forceinline__ void multiply_values(const uint32_t* codes,
+                                                  const uint32_t (&weights)[kRowTiles][2]) {
+    constexpr int kPart = kHeadDim / Value::kDim / 8;
+    constexpr int kWords = Value::kDim / 4;
+    const uint32_t base = Codebook<Traits>::template lane_base<Value::kDim>();
+#pragma unroll
+    for (int part = 0; part < kPart; ++part) {
+      uint32_t x[2][4][kWords];  // [half][token]
+#pragma unroll
+      for (int half = 0; half < 2; ++half) {
+#pragma unroll
+        for (int token = 0; token < 4; ++token) {
+          const int place = (half * 4 + token) * kPart + part;
+          Codebook<Traits>::template look_up<Key::kLevels + kLevel, Value::kDim>(
+              x[half][token], codes[place / 4], place % 4, base);
+        }
+      }
+#pragma unroll
+      for (int word = 0; word < kWords; ++word) {
+        uint32_t a[2][4];  // [half][dimension]: 4 tokens
+#pragma unroll
+        for (int half = 0; half < 2; ++half) {
+          const uint32_t x0 = x[half][0][word], x1 = x[half][1][word];
+          const uint32_t x2 = x[half][2][word], x3 = x[half][3][word];
+          const uint32_t low01 = permute_bytes(x0, x1, 0x5140);
+          const uint32_t high01 = permute_bytes(x0, x1, 0x7362);
+          const uint32_t low23 = permute_bytes(x2, x3, 0x5140);
+          const uint32_t high23 = permute_bytes(x2, x3, 0x7362);
+          a[half][0] = permute_bytes(low01, low23, 0x5410);
+          a[half][1] = permute_bytes(low01, low23, 0x7632);
+          a[half][2] = permute_bytes(high01, high23, 0x5410);
+          a[half][3] = permute_bytes(high01, high23, 0x7632);
+        }
+        const int block = (part * kWords + word) * 2;
+#pragma unroll
+        for (int tile = 0; tile < kRowTiles; ++tile) {
+          mma_s8u8(out_[tile][block], a[0][0], a[0][1], a[1][0], a[1][1], weights[tile][0],
+                   weights[tile][1]);
+          mma_s8u8(out_[tile][block + 1], a[0][2], a[0][3], a[1][2], a[1][3], weights[tile][0],
+                   weights[tile][1]);
+        }
+      }
+    }
+  }
+
+  // Weights of score_, and their product with the tile's values.
+  __device__ __forceinline__ void accumulate(const uint32_t* values) {
+    const float magic = __uint_as_float(kMagic | (dither_ & 0xff));
+    dither_ += kGolden;
+    uint32_t weights[kRowTiles][2];
+#pragma unroll
+    for (int tile = 0; tile < kRowTiles; ++tile) {
+      uint32_t fixed[4];
+      if (softcap_.enabled()) {
+#pragma unroll
+        for (int i = 0; i < 4; ++i) {
+          score_[tile][i] = score_[tile][i] == -INFINITY ? -INFINITY : logit(tile, score_[tile][i]);
+        }
+      }
+      const float step = softcap_.enabled() ? 1.f : step_[tile];
+#pragma unroll
+      for (int i = 0; i < 4; ++i) {
+        const float weight = exp2_approx(fmaf(score_[tile][i], step, bias_[tile]));
+        fixed[i] = __float_as_uint(weight + magic);
+      }
+      // High bytes of tokens r, r + 8 beside low bytes: a 16-bit column pair of the transpose.
+      weights[tile][0] = transpose_8x8(permute_bytes(fixed[0], fixed[1], 0x5162));
+      weights[tile][1] = transpose_8x8(permute_bytes(fixed[2], fixed[3], 0x5162));
+      mma_s8u8(sums_[tile], kOnes, 0, kOnes, 0, weights[tile][0], weights[tile][1]);
+    }
+    multiply_values<0>(values, weights);
+    if constexpr (Value::kLevels == 2) {
+      multiply_values<1>(values + Traits::kValueBytes / 4, weights);
+    }
+  }
+
+  __device__ __forceinline__ void store(float value_scale) {
+    const int lane = threadIdx.x & 31;
+#pragma unroll
+    for (int tile = 0; tile < kRowTiles; ++tile) {
+      flush(tile, 1.f);
+#pragma unroll
+      for (int i = 0; i < kHeadDim / 8; ++i) {
+        record_[(tile * (kHeadDim / 8) + i) * 32] *= value_scale;
+      }
+      if (lane < kRowTile) {
+        const float x = static_cast<float>(reference_[tile]) * step_[tile] + offset_[tile];
+        float* maxima = record_ + Traits::kRows * kHeadDim + tile * kRowTile;
+        maxima[0] = (softcap_.enabled() ? softcap_(x) : x) - kFixed;
+        maxima[Traits::kRows] = weight_[tile];
+      }
+    }
+    __syncwarp();
+  }
+
+  // 256 / golden ratio, odd.
+  static constexpr uint32_t kGolden = 159;
+
+  Softcap softcap_;
+  float* record_;  // this lane's column
+  int first_;
+  int stop_;       // next tile that must take the rare path
+  int last_tile_;  // the ragged one, if any
+  int coded_;
+  bool flushed_ = false;
+  uint32_t dither_;
+  uint32_t query_[kRowTiles][kQueryWords];
+  float step_[kRowTiles];    // log2 score of an integer step
+  float offset_[kRowTiles];  // log2 score of the key mean
+  int reference_[kRowTiles];
+  int limit_[kRowTiles];
+  float bias_[kRowTiles];
+  float weight_[kRowTiles];  // flushed
+  int sums_[kRowTiles][4];   // weights, high and low bytes
+  int out_[kRowTiles][kBlocks][4];
+  float score_[kRowTiles][4];
+};
+
+}  // namespace vecinfer

@@ -1,0 +1,93 @@
+// SPDX-FileCopyrightText: 2026 The vecinfer_hf authors
+// SPDX-License-Identifier: Apache-2.0
+// Compile-time sizes of the int8 decode kernel and the layout of its shared memory.
+#pragma once
+
+#include "codes.cuh"
+#include "decode_attention_params.h"
+
+namespace vecinfer {
+
+// Dynamic shared memory starts behind the kilobyte that CUDA reserves on sm_80 and later (the host checks the
+// attribute), so that table addresses fold into the immediate of a load.
+constexpr int kSharedBase = 1024;
+
+// Which device a kernel is laid out for.
+enum class Target {
+  kHopper,   // 227 KB of shared memory per block, sm_90
+  kPortable  // 99 KB, any device from sm_80 on
+};
+
+constexpr int shared_bytes(Target target) {
+  return target == Target::kHopper ? 232448 : 101376;
+}
+
+// A format the int8 kernel takes: 8-bit codes, 4 or 8 elements, one or two levels.
+template <int kDim_, int kLevels_>
+struct ByteFormat {
+  static constexpr int kDim = kDim_;
+  static constexpr int kLevels = kLevels_;
+  static constexpr CodeFormat kFormat{kDim_, 8, kLevels_};
+};
+using D4B8 = ByteFormat<4, 1>;
+using D4B8x2 = ByteFormat<4, 2>;
+using D8B8 = ByteFormat<8, 1>;
+
+template <int kHeadDim_, class Key_, class Value_, int kRowTiles_, Target kTarget_>
+struct DecodeTraits {
+  static constexpr int kHeadDim = kHeadDim_;
+  using Key = Key_;
+  using Value = Value_;
+  static constexpr int kRowTiles = kRowTiles_;
+  static constexpr Target kTarget = kTarget_;
+  static constexpr int kRows = kRowTiles * kRowTile;
+
+  // Bytes of codes per lane and level, and in how large words they lie (see codes.cuh).
+  static constexpr int kKeyBytes = kHeadDim / Key::kDim;
+  static constexpr int kValueBytes = kHeadDim / Value::kDim;
+  static constexpr int chunk(int bytes) { return bytes % 16 == 0 ? 16 : 8; }
+  static constexpr int kKeyChunk = chunk(kKeyBytes);
+  static constexpr int kValueChunk = chunk(kValueBytes);
+  static constexpr int kKeyPlane = kKeyBytes * 32;
+  static constexpr int kValuePlane = kValueBytes * 32;
+  static constexpr int kTileBytes = kKeyPlane * Key::kLevels + kValuePlane * Value::kLevels;
+  static_assert(kKeyPlane == plane_bytes(Key::kFormat, kHeadDim, false));
+  static_assert(kValuePlane == plane_bytes(Value::kFormat, kHeadDim, true));
+
+  // Tables: 128 bytes per entry (4 bytes for each lane, or 8 for each pair of lanes 16 apart), two tables side by side
+  // in 64 KB, so that a code is byte 1 of an address.
+  static constexpr int kTables = Key::kLevels + Value::kLevels;
+  static constexpr int kTableBytes = (kTables + 1) / 2 * 65536;
+  static constexpr int table_offset(int table) { return table / 2 * 65536 + table % 2 * 128; }
+
+  // 16 warps as long as 128 registers hold a row tile's accumulators and fragments.
+  static constexpr int kAccumulators = kRowTiles * kHeadDim / 4;
+  static constexpr int kRecordFloats = kRows * (kHeadDim + 2);
+  static constexpr int kMetaBytes = 256;
+  static constexpr int kBudget = shared_bytes(kTarget) - kTableBytes - kMetaBytes;
+  static constexpr int stages_of(int warps) {
+    return (kBudget - warps * kRecordFloats * 4) / (warps * kTileBytes);
+  }
+  static constexpr int choose_warps() {
+    if (kTarget == Target::kHopper && kAccumulators <= 32 && stages_of(16) >= 2) return 16;
+    if (stages_of(8) >= 1) return 8;
+    return 4;
+  }
+  static constexpr int kWarps = choose_warps();
+  static constexpr int kThreads = kWarps * 32;
+  static constexpr int kMaxStages = 6;
+  static constexpr int kStages =
+      stages_of(kWarps) < kMaxStages ? stages_of(kWarps) : kMaxStages;
+  static_assert(kStages >= 1, "the codebooks do not fit this device's shared memory");
+
+  static constexpr int kRecordOffset = kTableBytes;
+  static constexpr int kRingOffset = kRecordOffset + kWarps * kRecordFloats * 4;
+  static constexpr int kMetaOffset = kRingOffset + kWarps * kStages * kTileBytes;
+  static constexpr int kSharedBytes = kMetaOffset + kMetaBytes;
+  static_assert(kSharedBytes <= shared_bytes(kTarget));
+
+  // Tiles after which int32 sums of 32 * 255 * 128 per level and tile are moved to fp32.
+  static constexpr int kFlushTiles = 1024 / Value::kLevels;
+};
+
+}  // namespace vecinfer

@@ -1,0 +1,13 @@
+// SPDX-FileCopyrightText: 2026 The vecinfer_hf authors
+// SPDX-License-Identifier: Apache-2.0
+// Written by generate_instantiations.py.
+#include "decode_variant.cuh"
+
+namespace vecinfer {
+
+DecodeKernel decode_hopper_128_d4b8_d4b8x2(int rows) {
+  if (rows <= 4) return decode_variant<DecodeTraits<128, D4B8, D4B8x2, 1, Target::kHopper>>();
+  return decode_variant<DecodeTraits<128, D4B8, D4B8x2, 2, Target::kHopper>>();
+}
+
+}  // namespace vecinfer

@@ -1,0 +1,12 @@
+// SPDX-FileCopyrightText: 2026 The vecinfer_hf authors
+// SPDX-License-Identifier: Apache-2.0
+// Written by generate_instantiations.py.
+#include "decode_variant.cuh"
+
+namespace vecinfer {
+
+DecodeKernel decode_portable_256_d8b8_d8b8(int rows) {
+  return decode_variant<DecodeTraits<256, D8B8, D8B8, 1, Target::kPortable>>();
+}
+
+}  // namespace vecinfer
