@@ -77,8 +77,10 @@ class Padding:
         # A padding query's own row may hold anything in a first forward, which attends by the mask itself. Later it
         # must look like padding: what looks like a token (of a tree, of a packed sequence) would be answered wrongly.
         wrong = attend != expected
-        unlike_padding = wrong.any(2) & (attend != attend[:, :, :1]).any(2) if past else torch.zeros_like(wrong[:, :, 0])
-        wrong = wrong & (real[:, past:] | unlike_padding).unsqueeze(2)
+        answered = real[:, past:]
+        if past:
+            answered = answered | (wrong.any(2) & (attend != attend[:, :, :1]).any(2))
+        wrong = wrong & answered.unsqueeze(2)
         history = self.columns
         if history is None:
             changed = ~real[:, :past]
