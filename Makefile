@@ -13,7 +13,7 @@ BIN   := $(VENV)/bin
 SETUP := $(VENV)/.installed
 CUDA_SOURCES = $(shell find hub_kernels -path '*/build' -prune -o \( -name '*.cu' -o -name '*.cuh' -o -name '*.cpp' -o -name '*.h' \) -print 2>/dev/null)
 
-.PHONY: demo test test-oldest style quality kernels setup clean
+.PHONY: demo test test-oldest style quality kernels publish-kernels setup clean
 
 setup: $(SETUP)
 
@@ -34,7 +34,7 @@ test: $(SETUP)
 OLDEST := $(VENV)-oldest
 OLDEST_SETUP := $(OLDEST)/.installed
 OLDEST_TESTS = $(wildcard tests/test_cache.py tests/test_attention.py tests/test_registration.py tests/test_hf_quantizer.py \
-	tests/integration)
+	tests/test_static_layer.py tests/integration tests/test_hub_push_pull.py tests/test_discovery.py)
 
 $(OLDEST_SETUP): pyproject.toml
 	test -x $(OLDEST)/bin/python || $(PYTHON) -m venv $(OLDEST)
@@ -59,6 +59,10 @@ quality: $(SETUP)
 
 kernels: $(SETUP)
 	$(BIN)/python hub_kernels/vecinfer-attention/build_local.py
+
+# A dry run unless PUBLISH_ARGS=--upload.
+publish-kernels: $(SETUP)
+	$(BIN)/python hub_kernels/publish_kernels.py $(PUBLISH_ARGS)
 
 clean:
 	rm -rf .pytest_cache .ruff_cache .coverage .coverage.* dist

@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from ..assets import load_text
+from ..calibration import calibrate as make_codebook
 from ..config import VecInferConfig
 from .console import output
 from .inspect import print_codebook
@@ -36,6 +37,12 @@ def calibrate(
     ] = None,
     key_bits: Annotated[str, typer.Option(help="Bits per key element: 4, 2, 1.5, 1.25, 1 or a format name.")] = "2",
     value_bits: Annotated[str, typer.Option(help="Bits per value element, likewise.")] = "2",
+    allocate: Annotated[
+        float | None, typer.Option(help="Mean bits to spread over layers, keys and values where they matter (slow).")
+    ] = None,
+    refine_steps: Annotated[
+        int, typer.Option(min=0, help="Gradient steps that fit the centroids to the model's output (slow).")
+    ] = 0,
     recipe: Annotated[str, typer.Option(help="default, or paper.")] = DEFAULT.recipe,
     sequence_length: Annotated[
         int, typer.Option(help="Tokens per window; cover the positions that will be used.")
@@ -49,8 +56,6 @@ def calibrate(
     device: Device = None,
 ) -> None:
     """Make a codebook for a model from text and save it."""
-    from .. import calibrate as make_codebook
-
     config = VecInferConfig(
         key_bits=bits(key_bits),
         value_bits=bits(value_bits),
@@ -64,9 +69,9 @@ def calibrate(
     )
     if output_directory.is_file():
         raise ValueError(f"--output {output_directory} is a file; give a directory.")
-    texts = [load_text(name) for name in text or ["persuasion-excerpt"]]
+    texts = {name: load_text(name) for name in text or ["persuasion-excerpt"]}
     loaded, tokenizer = load_model(model, dtype, device)
-    codebook = make_codebook(loaded, tokenizer, texts, config)
+    codebook = make_codebook(loaded, tokenizer, texts, config, allocate=allocate, refine_steps=refine_steps)
     codebook.save_pretrained(output_directory)
     print_codebook(codebook)
     output.print(f"Saved to {output_directory}", markup=False, highlight=False)

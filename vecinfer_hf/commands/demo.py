@@ -11,6 +11,7 @@ import typer
 from transformers import PreTrainedTokenizerBase, TextStreamer
 
 from ..assets import SMOLLM2_ID, load_text
+from ..calibration import calibrate
 from ..config import VecInferConfig
 from ..evaluation import evaluate_perplexity, greedy_agreement, text_windows
 from .calibrate import bits as parse_bits
@@ -24,7 +25,7 @@ CALIBRATION_TEXT = "persuasion-excerpt"
 HELD_OUT_TEXT = "northanger-excerpt"
 # Long enough that most of it has left the exact window when the answer is written.
 PROMPT_CHARACTERS = 2500
-QUESTION = "Describe the heroine of this passage in three sentences."
+QUESTION = "Summarize this passage in your own words."
 
 
 def make_prompt() -> str:
@@ -36,24 +37,25 @@ def make_prompt() -> str:
 def demo(
     bits: Annotated[str, typer.Option(help="Bits per key and value element: 4, 2, 1.5, 1.25 or 1.")] = "2",
     text: Annotated[str, typer.Option(help="Held-out text: a file or a known text.")] = HELD_OUT_TEXT,
-    num_tokens: Annotated[int, typer.Option(min=1, help="Tokens to calibrate on.")] = 16384,
-    max_new_tokens: Annotated[int, typer.Option(min=1, help="Tokens to generate.")] = 80,
+    num_tokens: Annotated[int, typer.Option(min=1, help="Tokens to calibrate on.")] = 8192,
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="Tokens to generate.")] = 60,
     window_length: Annotated[int, typer.Option(min=2, help="Tokens per window of held-out text.")] = 1024,
     max_windows: Annotated[int, typer.Option(min=1, help="Windows of held-out text.")] = 2,
     device: Device = None,
     as_json: AsJson = False,
 ) -> None:
     """Calibrate a small real model, generate with a 2-bit cache next to the stock one, and compare perplexity."""
-    from .. import calibrate
-
     started = time.perf_counter()
     width = parse_bits(bits)
-    config = VecInferConfig(key_bits=width, value_bits=width, num_tokens=num_tokens, num_iterations=10)
+    # 2048 tokens have 32,768 sub-vectors of 4 elements per head: 128 for each centroid are enough for a demo.
+    config = VecInferConfig(
+        key_bits=width, value_bits=width, num_tokens=num_tokens, num_samples=2048, num_iterations=10
+    )
     held_out = load_text(text)
     errors.print(f"Model: {SMOLLM2_ID}. It is converted once and kept.", highlight=False)
     model, tokenizer = load_model(DEMO_MODEL, None, device)
     windows = text_windows(tokenizer, held_out, window_length, max_windows)
-    codebook = calibrate(model, tokenizer, [load_text(CALIBRATION_TEXT)], config)
+    codebook = calibrate(model, tokenizer, {CALIBRATION_TEXT: load_text(CALIBRATION_TEXT)}, config)
 
     prompt = make_prompt()
     ids = prompt_ids(tokenizer, prompt, chat=True)
