@@ -81,7 +81,7 @@ def pull(repo_id, cache_dir, file_limit=None, **options):
 
 def push_config(repo_id, options, **more):
     """Push a VecInferConfig."""
-    return _reported(lambda: {"commit": hub.push_config(VecInferConfig(**options), repo_id, **more).oid})
+    return _reported(lambda: {"commit": VecInferConfig(**options).push_to_hub(repo_id, **more).oid})
 
 
 def pull_config(repo_id, cache_dir, **more):

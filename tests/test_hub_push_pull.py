@@ -42,7 +42,7 @@ def test_a_cached_commit_needs_no_network(hub, warm, token, repo, tmp_path):
 def test_nothing_in_the_cache_and_no_network(warm, tmp_path, repo):
     found = warm.call("pull", repo, str(tmp_path), local_files_only=True)
     assert found["kind"] == "CodebookHubError"
-    assert "not in the local cache" in found["error"]
+    assert "in the local cache; download it once" in found["error"]
 
 
 def test_an_old_commit_stays_what_it_was(warm, token, repo, tmp_path):
