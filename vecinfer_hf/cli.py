@@ -29,6 +29,7 @@ app.command()(hub.push)
 app.command()(hub.pull)
 app.command()(hub.find)
 app.command()(plan.plan)
+app.command()(plan.plan)
 app.command()(doctor.doctor)
 
 
