@@ -116,6 +116,23 @@ def test_the_author_keeps_an_own_readme(hub, warm, token, repo):
         assert card(hub, repo).strip() == own.strip()
 
 
+def test_metadata_somebody_has_broken_are_replaced(hub, warm, token, repo):
+    warm.call("push", repo, subfolder="2bit", token=token)
+    repository = hub.store.repositories["model", repo]
+    for broken in ("vecinfer: 7", "vecinfer:\n- 7\n- subfolder: other", "vecinfer:\n- [1]"):
+        text = f"---\ntags: [vecinfer]\n{broken}\n---\n{GENERATED}\n"
+        files = repository.commits[repository.resolve("main")].files | {"README.md": File(text.encode())}
+        repository.commit("refs/heads/main", files, "an edit", "owner")
+        assert warm.call("find", "org/tiny-llama") is not None
+        assert "commit" in warm.call("push", repo, seed=1, subfolder="4bit", token=token)
+        assert [entry["subfolder"] for entry in parse_card(card(hub, repo))["vecinfer"]] == ["4bit"]
+
+
+def test_a_name_without_owner_is_one_s_own(hub, warm, token):
+    assert "commit" in warm.call("push", "my-codebook", token=token)
+    assert 'codebook="owner/my-codebook"' in card(hub, "owner/my-codebook")
+
+
 def test_two_pushes_at_once_lose_nothing(hub, warm, token, repo):
     warm.call("push", repo, subfolder="first", token=token)
     started = [warm.begin("push", repo, seed=n, subfolder=f"at-once-{n}", token=token) for n in range(2)]

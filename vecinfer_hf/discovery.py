@@ -137,9 +137,9 @@ def resolve_codebook(
     if name != "auto":
         return _local(FoundCodebook(name, "user", True, "you named it", subfolder, revision), token, download)
     found = find_codebooks(model_or_config, trusted_owners=trusted_owners, token=token)
-    rank = {"model config": 0, "shipped": 1, "hub": 2}
+    rank = ("model config", "shipped", "hub").index
     allowed = [item for item in found if item.trusted]
-    allowed.sort(key=lambda item: (rank[item.source], abs((item.bits_per_element or bits) - bits)))
+    allowed.sort(key=lambda item: (rank(item.source), abs((item.bits_per_element or bits) - bits)))
     for item in allowed:
         resolved = _local(item, token, download)
         problem = _mismatch(resolved, model_or_config)
@@ -191,8 +191,8 @@ def _named_by_config(
         if name and name != "auto":
             # The files of a local model are the user's own; a model from the Hub may name its own owner's codebooks.
             trusted = not _is_hub_id(model_id) or _owner(name) in owners or Path(name).is_dir()
-            why = "the model's config names it"
-            yield FoundCodebook(name, "model config", trusted, why, options.get("subfolder"), options.get("revision"))
+            place = {key: options.get(key) for key in ("subfolder", "revision")}
+            yield FoundCodebook(name, "model config", trusted, "the model's config names it", **place)
             return
 
 
@@ -224,13 +224,23 @@ def _on_hub(model_id: str, owners: set[str], token) -> Iterator[FoundCodebook]:
                 seen.add(info.id)
                 trusted = _owner(info.id) in owners
                 why = f"its card says it is for {model_id}, and you " + ("trust" if trusted else "do not yet trust")
-                listed = getattr(info.card_data, "vecinfer", None) if info.card_data is not None else None
-                for entry in listed if isinstance(listed, list) else [{}]:
-                    bits = {key: entry.get(key) for key in ("bits_per_element", "key_bits", "value_bits")}
-                    subfolder = entry.get("subfolder") or None
+                for subfolder, bits in _listed(info.card_data):
                     yield FoundCodebook(info.id, "hub", trusted, f"{why} {_owner(info.id)}", subfolder, **bits)
     except (HfHubHTTPError, *transport_errors()) as error:
         logger.warning(f"The Hub could not be searched for codebooks ({error}).")
+
+
+def _listed(card_data: Any) -> Iterator[tuple[str | None, dict[str, float | None]]]:
+    """Subfolder and bits of each codebook that a card lists. Anybody writes cards, so nothing in them is relied on."""
+    listed = getattr(card_data, "vecinfer", None)
+    for entry in listed if isinstance(listed, list) else [{}]:
+        if isinstance(entry, dict):
+            subfolder = entry.get("subfolder")
+            bits = {key: entry.get(key) for key in ("bits_per_element", "key_bits", "value_bits")}
+            yield (
+                subfolder if subfolder and isinstance(subfolder, str) else None,
+                {key: value if isinstance(value, (int, float)) else None for key, value in bits.items()},
+            )
 
 
 def _local(item: FoundCodebook, token, download: dict[str, Any]) -> ResolvedCodebook:
@@ -278,8 +288,7 @@ def _inside(item: FoundCodebook) -> str:
 
 
 def _nothing_to_take(model: Any, untrusted: list[FoundCodebook]) -> str:
-    config = getattr(model, "config", model)
-    name = config if isinstance(config, str) else config._name_or_path or "this model"
+    name = model if isinstance(model, str) else getattr(model, "config", model)._name_or_path or "this model"
     text = (
         f'codebook="auto" found none for {name}: its config names none, none is shipped for it, and none of the '
         "owners you trust has one."

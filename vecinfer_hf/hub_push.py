@@ -14,14 +14,23 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from huggingface_hub import CommitInfo, CommitOperationAdd, HfApi, ModelCard
+from huggingface_hub import CommitInfo, CommitOperationAdd, HfApi, ModelCard, ModelCardData
 from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError
 from transformers.utils import logging
 
 from .config import VecInferConfig
 from .hub_download import README, VECINFER_CONFIG_NAME, check_names, hub_api
 from .hub_errors import CodebookHubError, explained, transport_errors, with_retries
-from .model_card import ERROR_PLOT, GENERATED, base_model_id, codebook_card, describe, draw_errors, repository_card
+from .model_card import (
+    DESCRIBED,
+    ERROR_PLOT,
+    GENERATED,
+    base_model_id,
+    codebook_card,
+    describe,
+    draw_errors,
+    repository_card,
+)
 
 
 if TYPE_CHECKING:
@@ -143,14 +152,21 @@ def _root_readme(
     if old is not None and GENERATED not in old.text:
         logger.warning(f"The README.md of {repo_id} is its author's own: it was not changed.")
         return {} if subfolder else {README: str(old).encode()}
-    listed = getattr(old.data, "vecinfer", None) or [] if old is not None else []
-    entries = {e.get("subfolder") or "": {k: v for k, v in e.items() if k != "subfolder"} for e in listed}
+    entries = _entries(old.data) if old is not None else {}
     entries[subfolder or ""] = describe(codebook)
     card = ModelCard(repository_card(entries, repo_id, licence))
     if "" in entries:  # a codebook at the root keeps its own text; its metadata list the others too
         text = ModelCard(own.decode()).text if own is not None else old.text
         card = ModelCard(f"---\n{card.data.to_yaml()}\n---\n{text}")
     return {README: str(card).encode()}
+
+
+def _entries(data: ModelCardData) -> dict[str, dict]:
+    """Subfolder -> description, as `repository_card` wrote them; what a later hand has made unreadable is left out."""
+    listed = getattr(data, "vecinfer", None)
+    entries = [dict(entry) for entry in listed if isinstance(entry, dict)] if isinstance(listed, list) else []
+    known = {str(entry.pop("subfolder", "") or ""): entry for entry in entries}
+    return {name: entry for name, entry in known.items() if DESCRIBED <= set(entry)}
 
 
 def _licence_of(api: HfApi, base_model: str | None) -> str | None:

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 LIBRARY_NAME = "vecinfer"
 TAGS = ("vecinfer", "kv-cache", "vector-quantization")
+DESCRIBED = frozenset(("base_model", "bits_per_element", "key_bits", "value_bits", "recipe"))
+"""The facts that the metadata of a card give about each of its codebooks."""
 ERROR_PLOT = "error_per_layer.png"
 GENERATED = "<!-- Written by vecinfer_hf; a push replaces this file. Remove this line to keep your own text. -->"
 """A README.md without this line belongs to its author: a push does not touch it."""
