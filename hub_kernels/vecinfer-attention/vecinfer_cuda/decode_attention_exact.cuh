@@ -9,46 +9,40 @@
 
 namespace vecinfer {
 
-// Where a row's exact tokens lie: sinks, then what the ring holds, oldest first.
-struct ExactTokens {
-  const RowWork& work;
-  const DecodeParams& p;
-  int64_t sink_offset[2];    // keys, values; elements
-  int64_t window_offset[2];
-
-  __device__ __forceinline__ ExactTokens(const DecodeParams& params, const RowWork& row_work,
+// Where a batch row's exact tokens of one side lie: sinks, then what the ring holds, oldest first.
+class ExactTokens {
+ public:
+  __device__ __forceinline__ ExactTokens(const DecodeParams& p, const StatesView& sinks,
+                                         const StatesView& window, const RowWork& work,
                                          int batch_row, int head)
-      : work(row_work), p(params) {
-    const StatesView* views[4] = {&p.sink_keys, &p.sink_values, &p.window_keys, &p.window_values};
-    int64_t offsets[4];
-#pragma unroll
-    for (int i = 0; i < 4; ++i) {
-      offsets[i] = batch_row * views[i]->batch_stride + head * views[i]->head_stride;
-    }
-    sink_offset[0] = offsets[0];
-    sink_offset[1] = offsets[1];
-    window_offset[0] = offsets[2];
-    window_offset[1] = offsets[3];
-  }
+      : sinks_(static_cast<const uint16_t*>(sinks.data) + batch_row * sinks.batch_stride +
+               head * sinks.head_stride),
+        window_(static_cast<const uint16_t*>(window.data) + batch_row * window.batch_stride +
+                head * window.head_stride),
+        sink_stride_(sinks.token_stride),
+        window_stride_(window.token_stride),
+        num_sinks_(work.sinks),
+        last_(work.exact - 1),
+        ring_start_(work.coded % p.residual_length - work.sinks),
+        residual_length_(p.residual_length) {}
 
   // Exact token e, or the last one where e is past the end (its weight will be 0).
-  template <bool kValues>
   __device__ __forceinline__ const uint16_t* row(int e) const {
-    e = min(e, work.exact - 1);
-    const StatesView& sinks = kValues ? p.sink_values : p.sink_keys;
-    const StatesView& window = kValues ? p.window_values : p.window_keys;
-    const bool is_sink = e < work.sinks;
-    const void* data = is_sink ? sinks.data : window.data;
-    const int64_t slot = is_sink ? e : (work.coded + e - work.sinks) % p.residual_length;
-    const int64_t offset = is_sink ? sink_offset[kValues] + slot * sinks.token_stride
-                                   : window_offset[kValues] + slot * window.token_stride;
-    return static_cast<const uint16_t*>(data) + offset;
+    e = min(e, last_);
+    if (e < num_sinks_) return sinks_ + e * sink_stride_;
+    const int slot = ring_start_ + e;
+    return window_ + (slot < residual_length_ ? slot : slot - residual_length_) * window_stride_;
   }
 
-  // Place of exact token e among the row's tokens.
-  __device__ __forceinline__ int index(int e) const {
-    return e < work.sinks ? e : e + work.coded;
-  }
+ private:
+  const uint16_t* sinks_;
+  const uint16_t* window_;
+  int64_t sink_stride_;
+  int64_t window_stride_;
+  int num_sinks_;
+  int last_;
+  int ring_start_;
+  int residual_length_;
 };
 
 template <int kHeadDim, int kRows, bool kBf16>
@@ -60,11 +54,12 @@ class ExactAttention {
 
  public:
   // Attention over units [first, last), to the warp's record in shared memory.
-  static __device__ __noinline__ void run(const DecodeParams& p, const RowWork& work,
+  static __device__ __forceinline__ void run(const DecodeParams& p, const RowWork& work,
                                           int batch_row, int head, int row_group, int first,
                                           int last, float* record) {
     const int lane = threadIdx.x & 31, quad = lane & 3, line = lane >> 2;
-    const ExactTokens tokens(p, work, batch_row, head);
+    const ExactTokens keys(p, p.sink_keys, p.window_keys, work, batch_row, head);
+    const ExactTokens values(p, p.sink_values, p.window_values, work, batch_row, head);
     const float scale = p.softmax_scale * kLog2E;
     const Softcap softcap(p.softcap);
     const int first_row = row_group * kRows;
@@ -108,8 +103,8 @@ class ExactAttention {
       const int base = unit * kExactUnit;
       float score[kColumns][4] = {};
       {
-        const uint16_t* low = tokens.template row<false>(base + line) + quad * 8;
-        const uint16_t* high = tokens.template row<false>(base + line + 8) + quad * 8;
+        const uint16_t* low = keys.row(base + line) + quad * 8;
+        const uint16_t* high = keys.row(base + line + 8) + quad * 8;
         uint4 a[kSteps / 2], b[kSteps / 2];
 #pragma unroll
         for (int i = 0; i < kSteps / 2; ++i) {
@@ -132,7 +127,7 @@ class ExactAttention {
 #pragma unroll
       for (int token = 0; token < 4; ++token) {
         const int e = base + quad * 2 + (token & 1) + (token >> 1) * 8;
-        const uint16_t* source = tokens.template row<true>(e) + line * (kHeadDim / 8);
+        const uint16_t* source = values.row(e) + line * (kHeadDim / 8);
 #pragma unroll
         for (int i = 0; i < kLaneWords; i += 4) {
           const uint4 words = __ldg(reinterpret_cast<const uint4*>(source + 2 * i));
@@ -150,7 +145,7 @@ class ExactAttention {
           const int e = base + line + (i >> 1) * 8;
           float x = score[column][i] * scale;
           if (softcap.enabled()) x = softcap(x);
-          const bool seen = e < work.exact && tokens.index(e) <= visible[column][i & 1];
+          const bool seen = e < work.exact && (e < work.sinks ? e : e + work.coded) <= visible[column][i & 1];
           score[column][i] = seen ? x : -INFINITY;
           largest[i & 1] = fmaxf(largest[i & 1], score[column][i]);
         }

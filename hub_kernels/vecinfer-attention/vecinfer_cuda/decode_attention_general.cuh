@@ -4,7 +4,9 @@
 // fast; formats that models are served with have the other engine.
 #pragma once
 
+#include "codes.cuh"
 #include "decode_attention.cuh"
+#include "decode_attention_exact.cuh"
 #include "transform.cuh"
 
 namespace vecinfer {
@@ -73,11 +75,13 @@ class GeneralEngine {
                                         float* record) {
     start();
     const uint16_t* query = p_.query_rows + padded_row(b) * p_.head_dim;
+    const ExactTokens keys(p_, p_.sink_keys, p_.window_keys, work, b, head_);
+    const ExactTokens values(p_, p_.sink_values, p_.window_values, work, b, head_);
     const int lane = threadIdx.x & 31;
     for (int unit = first; unit < last; ++unit) {
       const int base = unit * kExactUnit;
       const int e = base + (lane & (kExactUnit - 1));
-      const uint16_t* key = exact_row(p_.sink_keys, p_.window_keys, work, b, e);
+      const uint16_t* key = keys.row(e);
       float score[kRows] = {};
       for (int i = 0; i < p_.head_dim; ++i) {
         const float k = state_to_float(key[i], p_.bf16);
@@ -97,9 +101,7 @@ class GeneralEngine {
              },
              min(work.exact - base, kExactUnit),
              [&](int token, int dim) {
-               const uint16_t* row =
-                   exact_row(p_.sink_values, p_.window_values, work, b, base + token);
-               return state_to_float(row[dim], p_.bf16);
+               return state_to_float(values.row(base + token)[dim], p_.bf16);
              });
     }
     store(record);
@@ -141,16 +143,6 @@ class GeneralEngine {
 
   __device__ int64_t padded_row(int b) const {
     return static_cast<int64_t>(b * p_.kv_heads + head_) * p_.padded_rows() + row_group_ * kRows;
-  }
-
-  __device__ const uint16_t* exact_row(const StatesView& sinks, const StatesView& window,
-                                       const RowWork& work, int b, int e) const {
-    e = min(e, work.exact - 1);
-    const bool is_sink = e < work.sinks;
-    const StatesView& view = is_sink ? sinks : window;
-    const int64_t slot = is_sink ? e : (work.coded + e - work.sinks) % p_.residual_length;
-    return static_cast<const uint16_t*>(view.data) + b * view.batch_stride +
-           head_ * view.head_stride + slot * view.token_stride;
   }
 
   __device__ void start() {
