@@ -5,6 +5,8 @@
 import contextlib
 import io
 import json
+import os
+import shutil
 import sys
 
 import huggingface_hub
@@ -12,7 +14,9 @@ import pytest
 from hub_process import ROOT, run_fresh
 from hub_store import File
 from kernel_stand_in import make_kernel
+from tiny_models import tiny_inputs, tiny_model
 
+from vecinfer_hf import VecInferConfig, calibrate
 from vecinfer_hf.ops.kernel_hub import fetch_kernel, locked_commit
 
 
@@ -232,3 +236,40 @@ def test_what_build_toml_promises_is_what_is_planned():
         files = publish_kernels.plan(kernel)
     assert {name.split("/")[2] for name in files if name.startswith("build/")} >= {"metadata.json", "__init__.py"}
     assert not [name for name in files if name.endswith((".pyc", ".o"))]
+
+
+_GENERATE = """
+import json, torch, vecinfer_hf
+from tiny_models import tiny_inputs, tiny_model
+from vecinfer_hf.ops import kernels
+
+model = tiny_model(head_dim=64, dtype=torch.bfloat16).cuda()
+codebook = vecinfer_hf.Codebook.from_pretrained({codebook!r})
+vecinfer_hf.enable(model, vecinfer_hf.VecInferConfig(residual_length=16, ops_backend="cuda"), codebook)
+out = model.generate(tiny_inputs(1, 40).cuda(), max_new_tokens=40, do_sample=False)
+print(json.dumps({{"tokens": out[0].tolist(), "file": kernels.load_kernels().__file__}}))
+"""
+
+
+@pytest.mark.gpu
+def test_generate_with_the_kernels_of_the_hub(hub, publish, tmp_path):
+    kernel, repo = ROOT / "hub_kernels" / "vecinfer-attention", "vecinfer/vecinfer-attention"
+    status, text = publish("--kernel", kernel, "--any-glibc")
+    if status:
+        pytest.skip(f"no build of this source: {text}")
+    token = hub.store.add_user("publisher", organizations=["vecinfer"])
+    assert publish("--kernel", kernel, "--any-glibc", "--upload", token=token)[0] == 0
+    commit = hub.store.repositories["kernel", repo].resolve("v1")
+    codebook = calibrate(tiny_model(head_dim=64), tiny_inputs(8, 256), config=VecInferConfig(sequence_length=256))
+    codebook.save_pretrained(tmp_path / "codebook")
+    # The package without the build that lies beside it in this checkout.
+    shutil.copytree(ROOT / "vecinfer_hf", tmp_path / "site" / "vecinfer_hf")
+    paths = os.pathsep.join([str(tmp_path / "site"), str(ROOT / "tests"), os.environ.get("PYTHONPATH", "")])
+    code = _GENERATE.format(codebook=str(tmp_path / "codebook"))
+    (tmp_path / "home").mkdir()
+    online = run_fresh(code, hub.url, tmp_path / "home", HF_TOKEN="", PYTHONPATH=paths).result
+    assert f"kernels--vecinfer--vecinfer-attention/snapshots/{commit}/build/" in online["file"]
+    hub.requests.clear()
+    offline = run_fresh(code, hub.url, tmp_path / "home", HF_TOKEN="", PYTHONPATH=paths, HF_HUB_OFFLINE="1").result
+    assert offline == online
+    assert hub.requests == []
