@@ -170,9 +170,7 @@ def main(argv: list[str] | None = None) -> Path:
     cuda = cuda_version(options.nvcc)
     torch_version = config["torch"]["stable-abi"]["cuda"]
     torch_major, torch_minor = (int(part) for part in torch_version.split("."))
-    variant_name = (
-        f"torch-stable-abi{torch_major}{torch_minor}-cu{cuda[0]}{cuda[1]}-{platform.machine()}-linux"
-    )
+    variant_name = f"torch-stable-abi{torch_major}{torch_minor}-cu{cuda[0]}{cuda[1]}-{platform.machine()}-linux"
 
     work = ROOT / "_build"
     work.mkdir(exist_ok=True)

@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Time append at one token: a decode step's new token in, the oldest of the ring out into the codes.
 
-    python benchmarks/benchmark_append.py
+python benchmarks/benchmark_append.py
 """
 
 from __future__ import annotations

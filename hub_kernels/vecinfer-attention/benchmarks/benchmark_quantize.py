@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Time quantize on a whole prefill of one Llama-3.1-8B layer, against that layer's own bf16 prefill and its floors.
 
-    python benchmarks/benchmark_quantize.py [--tokens 32768]
+python benchmarks/benchmark_quantize.py [--tokens 32768]
 """
 
 from __future__ import annotations
@@ -35,11 +35,10 @@ def layer_time(tokens: int) -> tuple[float, float]:
     weights = [torch.randn(n, k, device="cuda", dtype=torch.bfloat16) for k, n in shapes]
 
     def products():
-        for (size, _), weight in zip(shapes, weights):
+        for (size, _), weight in zip(shapes, weights, strict=True):
             torch.nn.functional.linear(inputs[size], weight)
 
     linear = timing.event_time(products, 5)
-    del inputs, weights
     query = torch.randn(1, QUERY_HEADS, tokens, HEAD_DIM, device="cuda", dtype=torch.bfloat16)
     key, value = (torch.randn(1, HEADS, tokens, HEAD_DIM, device="cuda", dtype=torch.bfloat16) for _ in range(2))
     attend = torch.nn.functional.scaled_dot_product_attention
@@ -64,7 +63,7 @@ def main() -> None:
     bandwidth = timing.copy_bandwidth()
     linear, attention = layer_time(tokens)
     layer = linear + attention
-    print(f"layer prefill of {tokens} tokens, bf16: products {linear * 1e3:.2f} ms, attention {attention * 1e3:.2f} ms")
+    print(f"layer prefill, {tokens} tokens, bf16: products {linear * 1e3:.2f} ms, attention {attention * 1e3:.2f} ms")
     print("| keys = values | transform | us | of the layer | memory floor us | arithmetic floor us | floor / time |")
     print("|---|---|---|---|---|---|---|")
     states = [torch.randn(1, HEADS, tokens, HEAD_DIM, device="cuda", dtype=torch.bfloat16) for _ in range(2)]
@@ -79,9 +78,9 @@ def main() -> None:
         call = lambda: kernel.quantize(*states, codes, *numbers, *write_args(codebook))  # noqa: E731, B023
         seconds = timing.graph_time([call], 8)
         memory = (sum(x.nbytes for x in states) + codes.nbytes) / bandwidth
-        # Every score is compared once; one instruction compares two, 64 lanes a clock and multiprocessor.
+        # Every score is compared once, and maxima run at 64 lanes a clock and multiprocessor.
         scores = 2 * tokens * HEADS * HEAD_DIM // form.dim * form.num_codes * 2**form.bits
-        arithmetic = scores / 2 / (64 * multiprocessors * clock())
+        arithmetic = scores / (64 * multiprocessors * clock())
         print(
             f"| {fmt} | {transform} | {seconds * 1e6:.1f} | {seconds / layer:.2%} | {memory * 1e6:.1f} | "
             f"{arithmetic * 1e6:.1f} | {max(memory, arithmetic) / seconds:.0%} |"

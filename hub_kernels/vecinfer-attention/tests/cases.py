@@ -4,8 +4,6 @@
 
 from __future__ import annotations
 
-from typing import Optional
-
 import oracle
 import torch
 
@@ -34,7 +32,7 @@ def random_codebook(
     key: str = "d4b8",
     value: str = "d4b8",
     transform: str = "diagonal",
-    value_transform: Optional[str] = None,
+    value_transform: str | None = None,
     means: bool = False,
 ) -> oracle.Codebook:
     """Return a codebook for states of variance about 1; transforms are "diagonal", "full" or (values) None."""
@@ -124,16 +122,16 @@ def int32(*values: int) -> torch.Tensor:
 def assert_nearest(
     states: torch.Tensor,
     codes: torch.Tensor,
-    weight: Optional[torch.Tensor],
-    mean: Optional[torch.Tensor],
+    weight: torch.Tensor | None,
+    mean: torch.Tensor | None,
     centroids: torch.Tensor,
     scale: torch.Tensor,
 ) -> None:
     """Check that the distance reached is the least one, up to the rounding of the input.
 
     The kernel rounds x to x' = x + e and finds a nearest centroid of x', so it reaches at most the least distance plus
-    2 |e|. Rounding is to 1 / (16 / d) of the scale, or to fp16's 11 bits (twice, with two codes) for far inputs; the fp32 transform adds
-    D * 2^-23 of the vector's size, which the matrix of a full transform may stretch (hence its row norm).
+    2 |e|. Rounding is to 1 / (16 / d) of the scale, or to fp16's 11 bits (twice, with two codes) for far inputs; the
+    fp32 transform adds D * 2^-23 of the vector's size, stretched by a full matrix (hence the norm of its rows).
     """
     x = oracle.forward(states, weight, mean)
     dim = centroids.shape[3]

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from functools import lru_cache
-from typing import NamedTuple, Optional
+from typing import NamedTuple
 
 import torch
 
@@ -18,14 +18,14 @@ import torch
 class Codebook(NamedTuple):
     """One layer's codebook, as in vecinfer_hf/ops/types.py."""
 
-    key_mean: Optional[torch.Tensor]
+    key_mean: torch.Tensor | None
     key_transform: torch.Tensor
     query_transform: torch.Tensor
     key_centroids: torch.Tensor
     key_centroid_scale: torch.Tensor
-    value_mean: Optional[torch.Tensor]
-    value_transform: Optional[torch.Tensor]
-    output_transform: Optional[torch.Tensor]
+    value_mean: torch.Tensor | None
+    value_transform: torch.Tensor | None
+    output_transform: torch.Tensor | None
     value_centroids: torch.Tensor
     value_centroid_scale: torch.Tensor
 
@@ -55,7 +55,7 @@ def hadamard(head_dim: int, device: torch.device) -> torch.Tensor:
     return matrix.to(device)
 
 
-def forward(states: torch.Tensor, weight: Optional[torch.Tensor], mean: Optional[torch.Tensor]) -> torch.Tensor:
+def forward(states: torch.Tensor, weight: torch.Tensor | None, mean: torch.Tensor | None) -> torch.Tensor:
     """Return states `[B, Hkv, T, D]` in the transformed space."""
     x = states.double()
     if mean is not None:
@@ -67,7 +67,7 @@ def forward(states: torch.Tensor, weight: Optional[torch.Tensor], mean: Optional
     return (x * weight.double()[:, None]) @ hadamard(x.shape[-1], x.device)
 
 
-def backward(states: torch.Tensor, weight: Optional[torch.Tensor], mean: Optional[torch.Tensor]) -> torch.Tensor:
+def backward(states: torch.Tensor, weight: torch.Tensor | None, mean: torch.Tensor | None) -> torch.Tensor:
     """Return transformed states in the original space, given the inverse's weight."""
     x = states.double()
     if weight is not None and weight.dim() == 3:
@@ -168,7 +168,7 @@ def attention(
     values: torch.Tensor,
     softmax_scale: float,
     softcap: float = 0.0,
-    attention_sinks: Optional[torch.Tensor] = None,
+    attention_sinks: torch.Tensor | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Return causal attention of one row's last Tq tokens over its N tokens, and the log-sum-exp.
 

@@ -2,8 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Run the operators on small inputs under compute-sanitizer: memcheck, racecheck and initcheck.
 
-    python tests/sanitize.py                  # all three tools; exit status 1 if one finds something
-    python tests/sanitize.py --tools memcheck
+python tests/sanitize.py                  # all three tools; exit status 1 if one finds something
+python tests/sanitize.py --tools memcheck
 """
 
 from __future__ import annotations

@@ -17,7 +17,9 @@ pytestmark = pytest.mark.gpu
 class Buffers:
     """Buffers of one layer full of junk, and the model: every row's tokens in order."""
 
-    def __init__(self, codebook, lengths, quantized, heads, head_dim, sinks, residual, capacity=None, dtype=torch.bfloat16):
+    def __init__(
+        self, codebook, lengths, quantized, heads, head_dim, sinks, residual, capacity=None, dtype=torch.bfloat16
+    ):
         batch, capacity = len(lengths), residual if capacity is None else capacity
         self.codebook, self.residual, self.sinks = codebook, residual, sinks
         self.head_dim = head_dim
@@ -62,7 +64,12 @@ def expected(buffers, keys, values):
                 place = (index - buffers.sinks) % buffers.residual
                 if index - buffers.sinks - quantized == buffers.residual:
                     left.append(
-                        (row, quantized, buffers.window_keys[row, :, place].clone(), buffers.window_values[row, :, place].clone())
+                        (
+                            row,
+                            quantized,
+                            buffers.window_keys[row, :, place].clone(),
+                            buffers.window_values[row, :, place].clone(),
+                        )
                     )
                     buffers.quantized_lengths[row] += 1
                 buffers.window_keys[row, :, place] = keys[row, :, token]
@@ -78,7 +85,7 @@ def check(kernel, buffers, tokens, heads, dtype=torch.bfloat16):
     left = expected(model, keys, values)
     codebook = buffers.codebook
     kernel.append(keys, values, *buffers.tensors(), *cases.write_args(codebook), buffers.residual)
-    for got, want in zip(buffers.tensors()[1:], model.tensors()[1:]):
+    for got, want in zip(buffers.tensors()[1:], model.tensors()[1:], strict=True):
         assert torch.equal(got, want)
     formats = cases.formats(codebook)
     for side, state in (("key", 2), ("value", 3)):
@@ -143,7 +150,7 @@ def test_together_or_one_by_one(kernel):
     for token in range(16):
         part = slice(token, token + 1)
         kernel.append(keys[:, :, part], values[:, :, part], *one.tensors(), *cases.write_args(codebook), 16)
-    for got, want in zip(one.tensors(), many.tensors()):
+    for got, want in zip(one.tensors(), many.tensors(), strict=True):
         assert torch.equal(got, want)
 
 

@@ -29,7 +29,9 @@ def library(variant):
 def symbols(library, *flags):
     if shutil.which("nm") is None:
         pytest.skip("no nm on this machine")
-    return subprocess.run(["nm", "-D", *flags, library], check=True, capture_output=True, text=True).stdout.splitlines()
+    return subprocess.run(
+        ["nm", "-D", *flags, library], check=True, capture_output=True, text=True
+    ).stdout.splitlines()
 
 
 def test_source_tree_is_valid():

@@ -34,7 +34,10 @@ def appended(tokens=1, batch=2):
 def test_opcheck(ops):
     codebook, buffers, states = appended()
     for op, args in (
-        (ops.quantize, (states, states, buffers.codes, int32(0, 3), int32(1, 1), int32(0, 0), *cases.write_args(codebook))),
+        (
+            ops.quantize,
+            (states, states, buffers.codes, int32(0, 3), int32(1, 1), int32(0, 0), *cases.write_args(codebook)),
+        ),
         (ops.append, (states, states, *buffers.tensors(), *cases.write_args(codebook), 16)),
         (ops.dequantize, (buffers.codes, *cases.read_args(codebook), 3, 40, torch.bfloat16)),
     ):
@@ -59,7 +62,7 @@ def test_fullgraph_without_recompiles(kernel):
             got, want = compiled(states, *buffers.tensors()), step(states, *twin.tensors())
             # The same sum in another order of additions.
             torch.testing.assert_close(got, want, rtol=1e-4, atol=1e-2)
-    for got, want in zip(buffers.tensors(), twin.tensors()):
+    for got, want in zip(buffers.tensors(), twin.tensors(), strict=True):
         assert torch.equal(got, want)
 
 
@@ -84,7 +87,7 @@ def test_cuda_graph_with_growing_lengths(kernel):
     torch.cuda.synchronize()
     assert buffers.lengths.tolist() == [70, 70]
     assert buffers.quantized_lengths.tolist() == [50, 50]
-    for got, want in zip(buffers.tensors(), twin.tensors()):
+    for got, want in zip(buffers.tensors(), twin.tensors(), strict=True):
         assert torch.equal(got, want)
 
 
@@ -110,5 +113,5 @@ def test_two_builds_side_by_side(kernel):
     twin = buffers.clone()
     kernel.append(states, states, *buffers.tensors(), *cases.write_args(codebook), 16)
     torch.compile(other.append, fullgraph=True)(states, states, *twin.tensors(), *cases.write_args(codebook), 16)
-    for got, want in zip(buffers.tensors(), twin.tensors()):
+    for got, want in zip(buffers.tensors(), twin.tensors(), strict=True):
         assert torch.equal(got, want)

@@ -23,7 +23,7 @@ def check(kernel, codebook, head_dim, start, length, dtype):
     query = codebook.query_transform
     inverses = (query.transpose(1, 2) if query.dim() == 3 else query, codebook.output_transform)
     means = (codebook.key_mean, codebook.value_mean)
-    for side, got, inverse, mean in zip(("key", "value"), results, inverses, means):
+    for side, got, inverse, mean in zip(("key", "value"), results, inverses, means, strict=True):
         centroids, unit = (getattr(codebook, f"{side}_centroids"), getattr(codebook, f"{side}_centroid_scale"))
         integers = oracle.read_codes(codes, *formats, head_dim, side)[:, :, start : start + length]
         vectors = oracle.reconstruct(integers, centroids, unit)
@@ -54,7 +54,9 @@ def test_transforms(kernel, head_dim, transform, value_transform, dtype):
     check(kernel, codebook, head_dim, 17, 61, dtype)
 
 
-@pytest.mark.parametrize(("start", "length"), [(0, 160), (0, 1), (31, 1), (31, 2), (32, 32), (159, 1), (60, 5), (3, 0)])
+@pytest.mark.parametrize(
+    ("start", "length"), [(0, 160), (0, 1), (31, 1), (31, 2), (32, 32), (159, 1), (60, 5), (3, 0)]
+)
 def test_ranges(kernel, start, length):
     check(kernel, cases.random_codebook(2, 128), 128, start, length, torch.bfloat16)
 

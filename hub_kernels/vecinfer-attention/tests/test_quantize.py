@@ -14,7 +14,18 @@ from cases import FORMATS, int32
 pytestmark = pytest.mark.gpu
 
 
-def check(kernel, codebook, batch=2, heads=2, head_dim=128, tokens=77, dtype=torch.bfloat16, starts=None, scale=1.0, outlier=20.0):
+def check(
+    kernel,
+    codebook,
+    batch=2,
+    heads=2,
+    head_dim=128,
+    tokens=77,
+    dtype=torch.bfloat16,
+    starts=None,
+    scale=1.0,
+    outlier=20.0,
+):
     """Quantize rows of different starts and counts and compare everything with the oracle."""
     keys, values = (cases.random_states(batch, heads, tokens, head_dim, dtype) * scale for _ in range(2))
     keys[0, 0, 0] *= outlier
@@ -34,7 +45,7 @@ def check(kernel, codebook, batch=2, heads=2, head_dim=128, tokens=77, dtype=tor
         centroids, unit = (getattr(codebook, f"{side}_centroids"), getattr(codebook, f"{side}_centroid_scale"))
         got = oracle.read_codes(codes, *formats, head_dim, side)
         old = oracle.read_codes(before, *formats, head_dim, side)
-        for row, (start, count, begin) in enumerate(zip(starts, counts, first)):
+        for row, (start, count, begin) in enumerate(zip(starts, counts, first, strict=True)):
             new = got[row : row + 1, :, start : start + count]
             cases.assert_nearest(states[row : row + 1, :, begin : begin + count], new, weight, mean, centroids, unit)
             untouched = torch.ones(got.shape[2], dtype=torch.bool, device=got.device)
@@ -141,9 +152,9 @@ def test_refusals(kernel):
         kernel.quantize(states, states, codes[..., :-1], *numbers, *args)
     with pytest.raises(RuntimeError, match="starts is int64, but it must be int32"):
         kernel.quantize(states, states, codes, numbers[0].long(), *numbers[1:], *args)
+    twice = states.repeat_interleave(2, -1)[..., ::2]
     with pytest.raises(RuntimeError, match="last dimension"):
-        twice = states.repeat_interleave(2, -1)[..., ::2]
         kernel.quantize(twice, twice, codes, *numbers, *args)
+    odd = codebook._replace(key_centroids=codebook.key_centroids.repeat(1, 1, 2, 1))
     with pytest.raises(RuntimeError, match="512 centroids per code"):
-        odd = codebook._replace(key_centroids=codebook.key_centroids.repeat(1, 1, 2, 1))
         kernel.quantize(states, states, codes, *numbers, *cases.write_args(odd))

@@ -1,5 +1,7 @@
 # SPDX-FileCopyrightText: 2026 The vecinfer_hf authors
 # SPDX-License-Identifier: Apache-2.0
+# Hub kernels are to run on Python 3.9.
+# ruff: noqa: UP006, UP035, UP045
 """CUDA operators on a vector-quantized KV cache (https://arxiv.org/abs/2510.06175).
 
 Thin wrappers of the compiled operators. Shapes below use `B` rows, `Hkv` key/value heads, `Hq` query heads, `D` the
@@ -192,7 +194,7 @@ def decode_attention(
         softmax_scale: factor on `q . k`.
         softcap: scores become `softcap * tanh(score / softcap)`; 0 for none.
         attention_sinks: float `[Hq]`, one extra logit per head without a value, or None.
-        num_splits: thread blocks a row's codes are split over; 0 chooses. The result is deterministic for a fixed number.
+        num_splits: thread blocks a row's codes are split over; 0 chooses. Deterministic for a fixed number.
 
     Returns:
         `[B, Hq, Tq, D]` in the query's dtype and the natural log-sum-exp, float32 `[B, Hq, Tq]`.
