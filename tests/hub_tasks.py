@@ -37,11 +37,12 @@ def fingerprint(codebook: Codebook) -> str:
     return digest.hexdigest()
 
 
-def push(repo_id, seed=0, bits=2, name="org/tiny-llama", **options):
+def push(repo_id, seed=0, bits=2, name="org/tiny-llama", licence="apache-2.0", **options):
     """Push a tiny codebook of the model `name`."""
 
     def call():
         codebook = tiny_codebook(seed, bits, name)
+        codebook.provenance["license"] = licence
         commit = codebook.push_to_hub(repo_id, **options)
         return {"commit": commit.oid, "pr": commit.pr_revision, "fingerprint": fingerprint(codebook)}
 

@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Codebooks up and down over HTTP: commits, pull requests, branches, subfolders, pins, the cache."""
 
+import json
 import re
 
 import pytest
@@ -131,6 +132,30 @@ def test_metadata_somebody_has_broken_are_replaced(hub, warm, token, repo):
 def test_a_name_without_owner_is_one_s_own(hub, warm, token):
     assert "commit" in warm.call("push", "my-codebook", token=token)
     assert 'codebook="owner/my-codebook"' in card(hub, "owner/my-codebook")
+
+
+def test_a_codebook_of_a_local_model_gets_a_public_name(hub, warm, token, repo):
+    def model_name():
+        return json.loads(hub.store.repositories["model", repo].file("main", "config.json").data)["model"]["name"]
+
+    warm.call("push", repo, name="/home/me/secret-project/tiny", token=token)
+    assert model_name() == "tiny"
+    assert "secret-project" not in card(hub, repo)
+    assert "base_model" not in parse_card(card(hub, repo))
+    warm.call("push", repo, name="/home/me/secret-project/tiny", base_model="org/tiny-llama", token=token)
+    assert (model_name(), parse_card(card(hub, repo))["base_model"]) == ("org/tiny-llama", "org/tiny-llama")
+    assert "is not a Hub id" in warm.call("push", repo, base_model="tiny", token=token)["error"]
+
+
+def test_the_licence_is_the_base_model_s(hub, warm, token, repo):
+    warm.call("push", repo, name="org/not-there", licence=None, token=token)
+    assert "license" not in parse_card(card(hub, repo))
+    model = hub.store.create("model", "licensed", "org", False, hub.store.who(token))
+    model.commit("refs/heads/main", {"README.md": File(b"---\nlicense: mit\n---\n")}, "a model", "owner")
+    warm.call("push", repo, name="org/licensed", licence=None, token=token)
+    assert parse_card(card(hub, repo))["license"] == "mit"
+    warm.call("push", repo, name="org/licensed", licence="apache-2.0", token=token)
+    assert parse_card(card(hub, repo))["license"] == "apache-2.0"
 
 
 def test_two_pushes_at_once_lose_nothing(hub, warm, token, repo):

@@ -8,10 +8,11 @@ the other direction.
 
 from __future__ import annotations
 
+import copy
 import json
 import tempfile
 from collections.abc import Callable
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import TYPE_CHECKING
 
 from huggingface_hub import CommitInfo, CommitOperationAdd, HfApi, ModelCard, ModelCardData
@@ -51,6 +52,7 @@ def push_codebook(
     commit_message: str | None = None,
     token: str | bool | None = None,
     subfolder: str | None = None,
+    base_model: str | None = None,
 ) -> CommitInfo:
     """Upload a codebook and its card to a Hub repository, in one commit.
 
@@ -63,6 +65,8 @@ def push_codebook(
         commit_message: first line of the commit.
         token: Hub token; None for the one of `hf auth login`.
         subfolder: directory for it, so that a repository can hold several; its README.md then lists all of them.
+        base_model: Hub id of the model it is for, by which others find it; None for the one it was calibrated on. Give
+            it if that was loaded from a directory.
 
     Returns:
         The commit: `oid`, `commit_url` and, for a pull request, `pr_url` and `pr_revision`.
@@ -71,6 +75,7 @@ def push_codebook(
         CodebookHubError: if the Hub refuses it or cannot be reached; nothing was committed then.
     """
     check_names(repo_id, subfolder)
+    codebook = _for_others(codebook, base_model)
     message = commit_message or f"Upload a {codebook.bits_per_element:g}-bit VecInfer codebook"
     with tempfile.TemporaryDirectory(prefix="vecinfer-push-") as temporary:
         folder = Path(temporary)
@@ -101,6 +106,16 @@ def push_config(config: VecInferConfig, repo_id: str, *, commit_message: str | N
     settings = {"private": None, "create_pr": False, "revision": None, "token": None, **options}
     message = commit_message or "Upload VecInfer options"
     return _push(lambda *_: {prefix + VECINFER_CONFIG_NAME: data}, repo_id, message=message, **settings)
+
+
+def _for_others(codebook: Codebook, base_model: str | None) -> Codebook:
+    """The same codebook under a model's public name: the directory it was loaded from is nobody else's business."""
+    if base_model is not None and base_model_id({"name": base_model}) is None:
+        raise CodebookHubError(f"base_model {base_model!r} is not a Hub id; use 'owner/name'.")
+    name = base_model or base_model_id(codebook.identity) or PurePath(codebook.identity.get("name") or "").name
+    public = copy.copy(codebook)
+    public.identity = {**codebook.identity, "name": name}
+    return public
 
 
 def _push(files, repo_id, private, create_pr, revision, message, token) -> CommitInfo:

@@ -30,6 +30,9 @@ def push(
     ] = None,
     create_pr: Annotated[bool, typer.Option("--create-pr", help="Offer it as a pull request.")] = False,
     revision: Annotated[str | None, typer.Option(help="Branch to commit to; created if it does not exist.")] = None,
+    base_model: Annotated[
+        str | None, typer.Option(help="Hub id of the model it is for; default: the one it was calibrated on.")
+    ] = None,
     message: Annotated[str | None, typer.Option("--message", "-m", help="First line of the commit.")] = None,
     as_json: AsJson = False,
 ) -> None:
@@ -44,6 +47,7 @@ def push(
         create_pr=create_pr,
         revision=revision,
         commit_message=message,
+        base_model=base_model,
     )
     if as_json:
         print_json({"commit": commit.oid, "url": str(commit.commit_url), "pull_request": commit.pr_url})
