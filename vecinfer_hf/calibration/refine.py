@@ -102,7 +102,7 @@ def refine(
     *,
     sink_length: int = 4,
     residual_length: int = 128,
-    learning_rate: float = 0.01,
+    learning_rate: float = 0.02,
     max_position: int | None = None,
     max_seconds: float | None = None,
     seed: int = 0,
