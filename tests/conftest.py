@@ -25,7 +25,7 @@ def pytest_collection_modifyitems(config, items):
         ),
     )
     for item in items:
-        if "smollm2" in getattr(item, "fixturenames", ()):
+        if "smollm2_path" in getattr(item, "fixturenames", ()):
             item.add_marker("realmodel")
         for marker, satisfied, reason in rules:
             if item.get_closest_marker(marker) and not satisfied:
@@ -95,3 +95,27 @@ def smollm2(_smollm2):
     yield _smollm2
     _smollm2.generation_config = generation_config
     _smollm2.set_attn_implementation(attention)
+
+
+@pytest.fixture(scope="session")
+def tiny_model_directory(tmp_path_factory, smollm2_path):
+    """A directory with a tiny random llama that has the demo model's tokenizer and vocabulary."""
+    from tiny_models import tiny_model
+    from transformers import AutoTokenizer
+
+    directory = tmp_path_factory.mktemp("models") / "tiny-llama"
+    tokenizer = AutoTokenizer.from_pretrained(smollm2_path)
+    tokenizer.save_pretrained(directory)
+    tiny_model("llama", vocab_size=len(tokenizer)).save_pretrained(directory)
+    return directory
+
+
+@pytest.fixture(scope="session")
+def tiny_codebook_directory(tmp_path_factory, tiny_model_directory):
+    """A directory with a random 2-bit codebook for that model."""
+    from tiny_codebooks import random_codebook
+    from transformers import AutoConfig
+
+    directory = tmp_path_factory.mktemp("codebooks") / "2bit"
+    random_codebook(AutoConfig.from_pretrained(tiny_model_directory)).save_pretrained(directory)
+    return directory

@@ -8,26 +8,12 @@ import sys
 from pathlib import Path
 
 import pytest
-from tiny_codebooks import random_codebook
-from tiny_models import tiny_model
 
 from vecinfer_hf import Codebook
 from vecinfer_hf.assets import load_text
 
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
-
-
-@pytest.fixture(scope="module")
-def model_directory(tmp_path_factory, smollm2_path):
-    """A tiny random llama with the demo model's tokenizer and vocabulary."""
-    from transformers import AutoTokenizer
-
-    directory = tmp_path_factory.mktemp("model")
-    tokenizer = AutoTokenizer.from_pretrained(smollm2_path)
-    tokenizer.save_pretrained(directory)
-    tiny_model("llama", vocab_size=len(tokenizer)).save_pretrained(directory)
-    return directory
 
 
 def run(name, *arguments):
@@ -39,21 +25,20 @@ def run(name, *arguments):
     return done.stdout
 
 
-def test_generate(model_directory, tmp_path):
-    model = tiny_model("llama", vocab_size=49152)
-    random_codebook(model.config).save_pretrained(tmp_path / "codebook")
-    printed = run("generate.py", model_directory, "--codebook", tmp_path / "codebook", "--max-new-tokens", 12)
+def test_generate(tiny_model_directory, tiny_codebook_directory):
+    printed = run("generate.py", tiny_model_directory, "--codebook", tiny_codebook_directory, "--max-new-tokens", 12)
     assert "The three ways agree: True" in printed
     assert "the stock cache takes" in printed
 
 
-def test_calibrate(model_directory, tmp_path):
+def test_calibrate(tiny_model_directory, tmp_path):
     (tmp_path / "book.txt").write_text(load_text("persuasion-excerpt"), encoding="utf-8")
     printed = run(
-        *("calibrate.py", model_directory, "--text", tmp_path / "book.txt", "--output", tmp_path / "codebook"),
+        *("calibrate.py", tiny_model_directory, "--text", tmp_path / "book.txt", "--output", tmp_path / "codebook"),
         *("--tokens", 1024, "--sequence-length", 256),
     )
-    assert "2 bits per element" in printed or "3 bits per element" in printed
+    # Heads of 16 channels: 2 bits of codes, and the value plane of a tile has as much padding.
+    assert "3 bits per element" in printed
     codebook = Codebook.from_pretrained(tmp_path / "codebook")
     assert codebook.provenance["tokens"] == 1024
     assert codebook.provenance["texts"][0]["name"] == "book.txt"

@@ -37,7 +37,7 @@ def make_prompt() -> str:
 def demo(
     bits: Annotated[str, typer.Option(help="Bits per key and value element: 4, 2, 1.5, 1.25 or 1.")] = "2",
     text: Annotated[str, typer.Option(help="Held-out text: a file or a known text.")] = HELD_OUT_TEXT,
-    num_tokens: Annotated[int, typer.Option(min=1, help="Tokens to calibrate on.")] = 8192,
+    num_tokens: Annotated[int, typer.Option(min=1, help="Tokens to calibrate on.")] = 16384,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Tokens to generate.")] = 60,
     window_length: Annotated[int, typer.Option(min=2, help="Tokens per window of held-out text.")] = 1024,
     max_windows: Annotated[int, typer.Option(min=1, help="Windows of held-out text.")] = 2,
@@ -47,9 +47,9 @@ def demo(
     """Calibrate a small real model, generate with a 2-bit cache next to the stock one, and compare perplexity."""
     started = time.perf_counter()
     width = parse_bits(bits)
-    # 2048 tokens have 32,768 sub-vectors of 4 elements per head: 128 for each centroid are enough for a demo.
+    # 4096 tokens of 64 channels have 65,536 sub-vectors per head, 256 for each centroid: enough for a demo.
     config = VecInferConfig(
-        key_bits=width, value_bits=width, num_tokens=num_tokens, num_samples=2048, num_iterations=10
+        key_bits=width, value_bits=width, num_tokens=num_tokens, num_samples=4096, num_iterations=10
     )
     held_out = load_text(text)
     errors.print(f"Model: {SMOLLM2_ID}. It is converted once and kept.", highlight=False)
