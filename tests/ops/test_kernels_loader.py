@@ -87,14 +87,15 @@ def test_the_hub_comes_last(monkeypatch, tmp_path):
 
     asked = []
 
-    def fetch(repository, version):
-        asked.append((repository, version))
+    def fetch(repository, version, lockfile):
+        asked.append((repository, version, lockfile))
         return get_local_kernel(write_build(tmp_path / "hub"))
 
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setenv("VECINFER_KERNELS_LOCK", "kernels.lock")
     monkeypatch.setattr("vecinfer_hf.ops.kernel_hub.fetch_kernel", fetch)
     assert kernels.load_kernels() is not None
-    assert asked == [("vecinfer/vecinfer-attention", 1)]
+    assert asked == [("vecinfer/vecinfer-attention", 1, "kernels.lock")]
     assert kernels.kernel_candidates()[-1].taken
 
 

@@ -75,7 +75,8 @@ def load_kernels() -> ModuleType | None:
     """Return the module of the compiled operators, searched for once per process, or None.
 
     In this order: the path in VECINFER_KERNEL_PATH, LOCAL_KERNELS (the `kernels` library's own), the build beside the
-    package, the kernel hub at a pinned version (only where there is a CUDA device). `kernel_candidates` says why not.
+    package, the kernel hub at a pinned version (only where there is a CUDA device; the commit is the one in the
+    `kernels.lock` file named by VECINFER_KERNELS_LOCK, if set). `kernel_candidates` says why not.
     """
     return _search().module
 
@@ -275,7 +276,7 @@ def _from_hub() -> ModuleType:
         raise _Passed("there is no CUDA device, so the Hub is not asked")
     from .kernel_hub import fetch_kernel
 
-    return fetch_kernel(REPOSITORY, VERSION)
+    return fetch_kernel(REPOSITORY, VERSION, lockfile=os.environ.get("VECINFER_KERNELS_LOCK") or None)
 
 
 def _from_path(path: Path) -> ModuleType:
