@@ -144,7 +144,9 @@ def decode_attention(query, buffers, codebook, residual_length, scale, softcap=0
                 )
     # A key is dequantized with D-term sums (condition below 3) and a score is one more: relative to |q| |k|. The
     # weights then differ by twice a score's error, and the weighted sum adds one rounding per token and term.
-    score = scale * query.double().norm(dim=-1).max().item() * largest_key * EPS * (4 * head_dim + 16) + softcap * 4 * EPS
+    score = (
+        scale * query.double().norm(dim=-1).max().item() * largest_key * EPS * (4 * head_dim + 16) + softcap * 4 * EPS
+    )
     tokens = int(buffers.lengths.max()) + 8
     return output, lse, (2 * score + (tokens + 4 * head_dim) * EPS) * largest_value, score + (tokens + 8) * EPS
 

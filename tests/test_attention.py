@@ -24,7 +24,11 @@ LOGIT_NOISE = 500 * torch.finfo(torch.float32).eps * 10
 
 def vecinfer_cache(model, residual_length=128, **options):
     return VecInferCache(
-        model.config, random_codebook(model.config), residual_length=residual_length, ops_backend="reference", **options
+        model.config,
+        random_codebook(model.config),
+        residual_length=residual_length,
+        ops_backend="reference",
+        **options,
     )
 
 
@@ -131,7 +135,9 @@ def test_low_precision_models_run_on_every_path(family, dtype):
 
 def attention_call(layer_cache, query, keys, values, mask=None, scaling=0.25, **kwargs):
     handles = layer_cache.update(keys, values, 0)
-    module = types.SimpleNamespace(is_causal=True, num_key_value_groups=query.shape[1] // keys.shape[1], training=False)
+    module = types.SimpleNamespace(
+        is_causal=True, num_key_value_groups=query.shape[1] // keys.shape[1], training=False
+    )
     return vecinfer_attention_forward(module, query, *handles, mask, scaling=scaling, **kwargs)[0].transpose(1, 2)
 
 
@@ -271,9 +277,7 @@ def test_holes_in_a_first_prompt_are_honoured():
         logits = model(ids, attention_mask=mask, position_ids=positions, past_key_values=cache).logits
         more = torch.cat([mask, mask.new_ones(3, 1)], 1)
         next_position = mask.sum(1, keepdim=True)
-        step = model(
-            ids[:, :1], attention_mask=more, position_ids=next_position, past_key_values=cache
-        ).logits
+        step = model(ids[:, :1], attention_mask=more, position_ids=next_position, past_key_values=cache).logits
         for row in range(3):
             real = mask[row].bool()
             alone = vecinfer_cache(model, 8)

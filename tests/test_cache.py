@@ -241,7 +241,12 @@ def test_an_unknown_option_lists_the_known_ones(option):
 
 @pytest.mark.parametrize(
     "change",
-    [{"num_hidden_layers": 3}, {"num_attention_heads": 8, "head_dim": 16}, {"num_key_value_heads": 4}, {"head_dim": 32}],
+    [
+        {"num_hidden_layers": 3},
+        {"num_attention_heads": 8, "head_dim": 16},
+        {"num_key_value_heads": 4},
+        {"head_dim": 32},
+    ],
     ids=str,
 )
 def test_the_codebook_of_another_model_is_refused(change):

@@ -32,9 +32,7 @@ def test_names_are_distinct():
     assert len({fmt.name for fmt in ALL_FORMATS}) == len(ALL_FORMATS)
 
 
-@pytest.mark.parametrize(
-    ("bits", "name"), [(4, "d4b8x2"), (2, "d4b8"), (1.5, "d8b12"), (1.25, "d8b10"), (1, "d8b8")]
-)
+@pytest.mark.parametrize(("bits", "name"), [(4, "d4b8x2"), (2, "d4b8"), (1.5, "d8b12"), (1.25, "d8b10"), (1, "d8b8")])
 def test_bits_stand_for_a_format_of_that_many_bits(bits, name):
     fmt = parse_format(bits)
     assert fmt.name == name

@@ -169,7 +169,9 @@ def test_reset_forgets_and_the_layer_can_be_used_again_with_another_batch():
     assert_same_content(layer, stock)
 
 
-@pytest.mark.parametrize("clone", [copy.deepcopy, lambda layer: pickle.loads(pickle.dumps(layer))], ids=["copy", "pickle"])
+@pytest.mark.parametrize(
+    "clone", [copy.deepcopy, lambda layer: pickle.loads(pickle.dumps(layer))], ids=["copy", "pickle"]
+)
 def test_copies_are_independent(clone):
     layer = make_layer()
     feed([layer], 2, [40])
@@ -193,7 +195,9 @@ def test_what_is_read_is_what_the_oracle_decodes():
             wanted = stored_tokens(layer.buffers, layer.layer_codebook, 8, row, head)
             for got, want, exact in zip((keys, values), wanted, states, strict=True):
                 # A 16-term float32 sum through a transform of condition below 3.
-                assert torch.allclose(got[row, head].double(), want, rtol=0, atol=3 * 22 * 1.2e-7 * want.abs().max() * 4)
+                assert torch.allclose(
+                    got[row, head].double(), want, rtol=0, atol=3 * 22 * 1.2e-7 * want.abs().max() * 4
+                )
                 assert torch.equal(got[row, head, :4], exact[row, head, :4])
                 assert torch.equal(got[row, head, 37:], exact[row, head, 37:])
                 assert not torch.equal(got[row, head, 4:37], exact[row, head, 4:37])

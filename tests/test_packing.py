@@ -41,7 +41,9 @@ def written_position(token, sub, num_subvectors, side):
 
 
 @pytest.mark.parametrize("head_dim", HEAD_DIMS)
-@pytest.mark.parametrize(("key", "value"), [(name, name) for name in FORMATS] + [("d2b8", "d8b12"), ("d8b10", "d4b8x2")])
+@pytest.mark.parametrize(
+    ("key", "value"), [(name, name) for name in FORMATS] + [("d2b8", "d8b12"), ("d8b10", "d4b8x2")]
+)
 def test_round_trip_is_exact(key, value, head_dim):
     key, value = parse_format(key), parse_format(value)
     keys, values = random_codes(key, head_dim, seed=1), random_codes(value, head_dim, seed=2)

@@ -122,7 +122,9 @@ def test_masks_that_are_not_causal_attention_are_refused(change):
 def test_a_packed_first_forward_stores_what_its_last_token_sees():
     """The first forward attends by the mask itself; the first text is never shown again, or the call is refused."""
     padding = Padding()
-    assert padding.observe(packed(causal_mask(torch.ones(2, 6), 6)), 2, 0, 6).tolist() == [[False] * 3 + [True] * 3] * 2
+    assert (
+        padding.observe(packed(causal_mask(torch.ones(2, 6), 6)), 2, 0, 6).tolist() == [[False] * 3 + [True] * 3] * 2
+    )
     with pytest.raises(UnsupportedMaskError, match="shown later"):
         padding.observe(causal_mask(torch.ones(2, 7), 1), 2, 6, 1)
 

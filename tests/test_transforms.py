@@ -20,7 +20,6 @@ HEAD_DIMS = [16, 64, 80, 96, 112, 128, 256]
 EPS = torch.finfo(torch.float32).eps
 
 
-
 @pytest.mark.parametrize(("head_dim", "block"), [(64, 64), (80, 16), (96, 32), (112, 16), (128, 128), (3, 1), (6, 2)])
 def test_block_is_the_largest_power_of_two(head_dim, block):
     assert hadamard_block(head_dim) == block
@@ -108,7 +107,9 @@ def test_heads_have_their_own_transform():
     states = torch.randn(1, 1, 4, 16).expand(1, 2, 4, 16)
     rotated = apply_transform(states, transform, None)
     assert torch.equal(rotated[:, 1], 2 * rotated[:, 0])
-    assert torch.equal(apply_transform(states, torch.stack([torch.eye(16), 3 * torch.eye(16)]), None)[:, 1], 3 * states[:, 1])
+    assert torch.equal(
+        apply_transform(states, torch.stack([torch.eye(16), 3 * torch.eye(16)]), None)[:, 1], 3 * states[:, 1]
+    )
 
 
 def test_an_impulse_spreads_to_its_whole_block_and_no_further():

@@ -135,7 +135,8 @@ class Codebook:
             tensors = {}
             for index, layer in self.layers.items():
                 tensors.update(layer_tensors(index, layer))
-            save_file(tensors, work / TENSORS_NAME, metadata={"format": "pt", "format_version": str(FORMAT_VERSION)})
+            # One entry of metadata: safetensors writes several in any order, and equal codebooks must be equal files.
+            save_file(tensors, work / TENSORS_NAME, metadata={"format": "pt"})
             description = {
                 "format_version": FORMAT_VERSION,
                 "library_name": "vecinfer",

@@ -103,6 +103,9 @@ def _layer_from_tensors(tensors: dict[str, torch.Tensor], where: str) -> LayerCo
             transforms[side] = (matrix, inverse if side == "key" else inverse.transpose(-1, -2).contiguous())
         else:
             transforms[side] = (None, None)
+        if not all(part is None or part.isfinite().all() for part in transforms[side]):
+            kind = "matrix" if scale is None else "smooth_scale"
+            raise CodebookError(f"{where}{side}.{kind} is so small that its inverse overflows; calibrate again.")
         if not (tensors[f"{side}.centroid_scale"] > 0).all():
             raise CodebookError(f"{where}{side}.centroid_scale must be positive; calibrate again.")
     return LayerCodebook(
@@ -131,7 +134,7 @@ def read_description(directory: Path) -> dict[str, Any]:
     try:
         description = json.loads(path.read_text(encoding="utf-8"))
         version = description["format_version"]
-        if not isinstance(version, int):
+        if type(version) is not int:
             raise TypeError(f"format_version is {version!r}")
     except (ValueError, TypeError, KeyError) as error:
         raise CodebookError(
@@ -157,7 +160,10 @@ def read_config(description: dict[str, Any], directory: Path) -> VecInferConfig:
     try:
         return VecInferConfig.from_dict(description["vecinfer_config"])
     except (ValueError, TypeError) as error:
-        raise CodebookError(f"{directory / CONFIG_NAME}: {error}") from error
+        raise CodebookError(
+            f"{directory / CONFIG_NAME} has options that cannot be read: {error} If a newer version made it, upgrade "
+            "with `pip install -U vecinfer-hf`; else calibrate again."
+        ) from error
 
 
 def _expected_tensors(description: dict[str, Any], directory: Path) -> dict[str, tuple[str, tuple[int, ...]]]:
@@ -166,7 +172,10 @@ def _expected_tensors(description: dict[str, Any], directory: Path) -> dict[str,
     path = directory / CONFIG_NAME
     try:
         for entry in description["layers"]:
-            index, heads, dim = (int(entry[key]) for key in ("index", "num_key_value_heads", "head_dim"))
+            sizes = [entry[key] for key in ("index", "num_key_value_heads", "head_dim")]
+            if any(type(size) is not int for size in sizes):
+                raise TypeError(f"{sizes} are not all integers")
+            index, heads, dim = sizes
             if not (0 <= index and 0 < heads <= _MAX_HEADS and 0 < dim <= _MAX_HEAD_DIM):
                 raise ValueError(f"layer {index} with {heads} heads of size {dim}")
             prefix = f"layers.{index}."

@@ -122,6 +122,8 @@ class VecInferConfig(QuantizationConfigMixin):
         parse_format(self.key_bits)
         parse_format(self.value_bits)
         if self.layer_bits is not None:
+            if not isinstance(self.layer_bits, (list, tuple)):
+                raise ValueError(f"layer_bits is {self.layer_bits!r}; it must be a list of [key_bits, value_bits].")
             for index, pair in enumerate(self.layer_bits):
                 if not isinstance(pair, (list, tuple)) or len(pair) != 2:
                     raise ValueError(f"layer_bits[{index}] is {pair!r}; it must be [key_bits, value_bits].")

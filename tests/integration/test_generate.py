@@ -321,9 +321,7 @@ def test_a_users_cache_wins_over_a_default_one(codebooks):
 def test_use_cache_false_uses_no_cache(codebooks):
     model = tiny_model("llama")
     stock = greedy(model, 10, input_ids=tiny_inputs(1, 30))
-    output = greedy(
-        model, 10, input_ids=tiny_inputs(1, 30), use_cache=False, **with_vecinfer(codebooks(model), SHORT)
-    )
+    output = greedy(model, 10, input_ids=tiny_inputs(1, 30), use_cache=False, **with_vecinfer(codebooks(model), SHORT))
     assert torch.equal(stock, output)
 
 

@@ -69,7 +69,9 @@ def store_in_pieces(keys, values, pieces, sinks, residual, codebook, quantize=re
         # Each row's next tokens, at odd places inside a wider call.
         width = max(counts) + 3
         first = [(row + len(counts)) % 3 if count else 0 for row, count in enumerate(counts)]
-        part_keys, part_values = torch.full((2, batch, keys.shape[1], width, keys.shape[3]), float("nan")).to(keys.dtype)
+        part_keys, part_values = torch.full((2, batch, keys.shape[1], width, keys.shape[3]), float("nan")).to(
+            keys.dtype
+        )
         for row, count in enumerate(counts):
             place, source = slice(first[row], first[row] + count), slice(lengths[row], lengths[row] + count)
             part_keys[row, :, place], part_values[row, :, place] = keys[row, :, source], values[row, :, source]
@@ -132,7 +134,9 @@ def test_append_is_store_with_equal_counts(tokens):
     start = [3, 40, 17]
     by_append = store_in_pieces(keys, values, [start], 4, 8, codebook)[0]
     by_store = store_in_pieces(keys, values, [start, [tokens] * 3], 4, 8, codebook)[0]
-    new = [torch.stack([states[row, :, at : at + tokens] for row, at in enumerate(start)]) for states in (keys, values)]
+    new = [
+        torch.stack([states[row, :, at : at + tokens] for row, at in enumerate(start)]) for states in (keys, values)
+    ]
     reference.append(*new, by_append, codebook, 8)
     for field, first, second in zip(by_append._fields, by_append, by_store, strict=True):
         assert torch.equal(first, second), field

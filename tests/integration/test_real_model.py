@@ -1,0 +1,109 @@
+# SPDX-FileCopyrightText: 2026 The vecinfer_hf authors
+# SPDX-License-Identifier: Apache-2.0
+"""SmolLM2-135M: stock tokens with codes switched off, and rows of a padded batch that equal the rows alone at 2 bits."""
+
+import pytest
+import torch
+from tiny_codebooks import random_codebook
+from transformers.cache_utils import DynamicCache
+
+from vecinfer_hf import Codebook, VecInferCache
+from vecinfer_hf.codebook import shipped_codebooks
+
+
+pytestmark = pytest.mark.realmodel
+
+TEXT = (
+    "It is a truth universally acknowledged, that a single man in possession of a good fortune, must be in want of a "
+    "wife. However little known the feelings or views of such a man may be on his first entering a neighbourhood, this "
+    "truth is so well fixed in the minds of the surrounding families, that he is considered the rightful property of "
+    "some one or other of their daughters."
+)
+TEXTS = [TEXT, TEXT[:120], TEXT[60:300]]
+TOKENS = 200
+
+
+def prompt(tokenizer, texts):
+    return tokenizer(texts, return_tensors="pt", padding=True, padding_side="left")
+
+
+def long_window(model):
+    return VecInferCache(model.config, random_codebook(model.config), residual_length=1024, ops_backend="reference")
+
+
+def two_bits(model):
+    """A cache with the shipped 2-bit codebook, or a random one while there is none."""
+    name = "SmolLM2-135M-Instruct/2bit"
+    shipped = (shipped_codebooks() / name).is_dir()
+    codebook = Codebook.from_pretrained(name) if shipped else random_codebook(model.config)
+    return VecInferCache(model.config, codebook, residual_length=32, ops_backend="reference")
+
+
+def generate(model, inputs, tokens=TOKENS, **kwargs):
+    kwargs.setdefault("eos_token_id", -1)  # never stop early
+    with torch.no_grad():
+        return model.generate(**inputs, max_new_tokens=tokens, do_sample=False, pad_token_id=0, **kwargs)
+
+
+@pytest.mark.parametrize("texts", [TEXTS[:1], TEXTS], ids=["one", "left-padded batch"])
+def test_codes_off_is_the_stock_text(smollm2, smollm2_tokenizer, texts):
+    inputs = prompt(smollm2_tokenizer, texts)
+    stock = generate(smollm2, inputs)
+    assert stock.shape[1] == inputs["input_ids"].shape[1] + TOKENS
+    assert torch.equal(stock, generate(smollm2, inputs, past_key_values=long_window(smollm2)))
+
+
+@pytest.mark.parametrize("tokens", [50, pytest.param(TOKENS, marks=pytest.mark.slow)])
+def test_codes_off_is_the_stock_text_with_beams(smollm2, smollm2_tokenizer, tokens):
+    inputs = prompt(smollm2_tokenizer, TEXTS[1:2])
+    stock = generate(smollm2, inputs, tokens, num_beams=3)
+    assert torch.equal(stock, generate(smollm2, inputs, tokens, num_beams=3, past_key_values=long_window(smollm2)))
+
+
+def test_codes_off_is_the_stock_text_in_a_second_turn(smollm2, smollm2_tokenizer):
+    results = []
+    for cache in (DynamicCache(config=smollm2.config), long_window(smollm2)):
+        inputs = dict(prompt(smollm2_tokenizer, TEXTS[1:2]))
+        for more in ("\nAnd then?", None):
+            output = generate(smollm2, inputs, TOKENS // 2, past_key_values=cache)
+            results.append(output)
+            if more:
+                ids = torch.cat([output, smollm2_tokenizer(more, return_tensors="pt")["input_ids"]], 1)
+                inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+    assert torch.equal(results[0], results[2])
+    assert torch.equal(results[1], results[3])
+
+
+def test_a_padded_row_generates_the_same_100_tokens_as_the_row_alone_at_two_bits(smollm2, smollm2_tokenizer):
+    inputs = prompt(smollm2_tokenizer, TEXTS)
+    together = generate(smollm2, inputs, 100, past_key_values=two_bits(smollm2))[:, inputs["input_ids"].shape[1] :]
+    for row, text in enumerate(TEXTS):
+        alone = prompt(smollm2_tokenizer, [text])
+        tokens = generate(smollm2, alone, 100, past_key_values=two_bits(smollm2))
+        assert torch.equal(tokens[0, alone["input_ids"].shape[1] :], together[row]), f"row {row}"
+
+
+def test_one_call_chunks_and_single_tokens_give_the_same_codes(smollm2, smollm2_tokenizer):
+    """The same keys and values, as the model makes them, stored in three ways."""
+    ids = prompt(smollm2_tokenizer, [TEXT])["input_ids"]
+    stock = DynamicCache(config=smollm2.config)
+    with torch.no_grad():
+        smollm2(ids, past_key_values=stock)
+    caches = []
+    smollm2.set_attn_implementation("sdpa")
+    for step in (ids.shape[1], 17, 1):
+        cache = two_bits(smollm2)
+        for index, layer in enumerate(stock.layers[:6]):
+            for start in range(0, ids.shape[1], step):
+                part = slice(start, start + step)
+                cache.update(layer.keys[:, :, part], layer.values[:, :, part], index)
+        caches.append(cache)
+    first = caches[0].layers[0]
+    assert first.quantized_lengths[0] >= 40
+    for other in caches[1:]:
+        for ours, theirs in zip(caches[0].layers[:6], other.layers[:6], strict=True):
+            tiles = -(-ours.quantized_lengths[0] // 32)
+            assert torch.equal(ours.buffers.codes[:, :, :tiles], theirs.buffers.codes[:, :, :tiles])
+            assert torch.equal(ours.buffers.lengths, theirs.buffers.lengths)
+            for field in ("sink_keys", "sink_values", "window_keys", "window_values"):
+                assert torch.equal(getattr(ours.buffers, field), getattr(theirs.buffers, field))
