@@ -54,5 +54,8 @@ def doctor(as_json: AsJson = False) -> None:
         ("", ""),
         [(name, ", ".join(value) if isinstance(value, list) else str(value)) for name, value in found.items()],
     )
-    print_table("Kernel candidates", ("source", "state"), [(c["source"], c["reason"] or "loads") for c in candidates])
+    output.print("Compiled kernels, in the order they are looked for:")
+    for candidate in candidates:
+        reason = " ".join((candidate["reason"] or "loads").split())
+        output.print(f"- {candidate['source']}: {reason}", markup=False, highlight=False, soft_wrap=True)
     output.print("Hooks into transformers: " + ("; ".join(problems) if problems else "all in place"), markup=False)
