@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The vecinfer_hf authors
 # SPDX-License-Identifier: Apache-2.0
-"""A second, naive opinion on what a layer's buffers hold and what attention over them is: float64, loops, own formulas.
+"""A second, naive opinion on what a layer's buffers hold and on attention over them: float64, loops, own formulas.
 
 Owns nothing of the package: tiles are read with the written layout formulas, H is made from bit counts, and every
 token, head and row is visited by itself. Buffers and tolerances for the operator tests are here too.

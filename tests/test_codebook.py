@@ -163,8 +163,8 @@ def test_a_truncated_tensor_file(saved, part):
 
 @pytest.mark.parametrize(
     "content",
-    [b"not safetensors at all", b"PK\x03\x04" + bytes(100), b"\x80\x04\x95" + bytes(50), struct.pack("<Q", 2**62) + b"{}",
-     struct.pack("<Q", 2) + b"{}", struct.pack("<Q", 2) + b"[]", b"\xff" * 4096],
+    [b"not safetensors at all", b"PK\x03\x04" + bytes(100), b"\x80\x04\x95" + bytes(50),
+     struct.pack("<Q", 2**62) + b"{}", struct.pack("<Q", 2) + b"{}", struct.pack("<Q", 2) + b"[]", b"\xff" * 4096],
     ids=["text", "zip", "pickle", "huge header", "no tensors", "list", "ones"],
 )  # fmt: skip
 def test_a_file_of_another_kind(saved, content):

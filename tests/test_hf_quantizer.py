@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The vecinfer_hf authors
 # SPDX-License-Identifier: Apache-2.0
-"""hf_quantizer.py: from_pretrained(quantization_config=VecInferConfig(...)) enables the cache and leaves the weights."""
+"""hf_quantizer.py: from_pretrained(quantization_config=VecInferConfig(...)) enables the cache, the weights stay."""
 
 import json
 

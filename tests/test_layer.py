@@ -61,11 +61,10 @@ def test_with_a_long_window_it_is_the_stock_layer(pieces, sinks, dtype):
 
 def test_before_the_first_token_it_is_empty_and_every_call_is_harmless():
     layer, stock = make_layer(), DynamicLayer()
-    for each in (layer, stock):
-        each.reset()
-        each.crop(-3)
-        each.batch_repeat_interleave(2)
-        each.batch_select_indices(torch.tensor([0]))
+    layer.reset()
+    layer.crop(-3)
+    layer.batch_repeat_interleave(2)
+    layer.batch_select_indices(torch.tensor([0]))
     layer.reorder_cache(torch.tensor([0]))
     layer.offload()
     layer.prefetch()

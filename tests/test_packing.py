@@ -89,7 +89,7 @@ def test_two_bits_at_128_lie_byte_by_byte_as_the_kernel_reads_them():
 @pytest.mark.parametrize("head_dim", HEAD_DIMS)
 @pytest.mark.parametrize("name", FORMATS)
 def test_bytes_follow_the_written_formulas(name, head_dim):
-    """Every format and head size against the explicit position and bit formulas, high planes of wide codes included."""
+    """Every format and head size against the explicit position and bit formulas, the high planes included."""
     fmt = parse_format(name)
     keys, values = random_codes(fmt, head_dim, (), 1, seed=5), random_codes(fmt, head_dim, (), 1, seed=6)
     tile = pack(keys, values, fmt, fmt, head_dim)[0]

@@ -448,11 +448,12 @@ def test_models_that_cannot_have_it_are_refused_unchanged(name, how, codebooks):
     # One stock run first: transformers itself leaves some marks behind.
     stock = model.generate(tiny_inputs(1, 10), max_new_tokens=5, do_sample=False)
     before = state(model)
+    asks = {
+        "generate": lambda: greedy(model, 5, input_ids=tiny_inputs(1, 10), **with_vecinfer(codebook, {})),
+        "enable": lambda: enable(model, VecInferConfig(codebook=codebook)),
+    }
     with pytest.raises(ValueError, match=r"(?s)No VecInfer cache for this model.*[Uu]se the stock cache"):
-        if how == "enable":
-            enable(model, VecInferConfig(codebook=codebook))
-        else:
-            greedy(model, 5, input_ids=tiny_inputs(1, 10), **with_vecinfer(codebook, {}))
+        asks[how]()
     assert state(model) == before
     assert torch.equal(stock, model.generate(tiny_inputs(1, 10), max_new_tokens=5, do_sample=False))
 

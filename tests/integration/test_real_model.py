@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The vecinfer_hf authors
 # SPDX-License-Identifier: Apache-2.0
-"""SmolLM2-135M: stock tokens with codes switched off, and rows of a padded batch that equal the rows alone at 2 bits."""
+"""SmolLM2-135M: stock tokens with codes switched off; rows of a padded batch that equal the rows alone at 2 bits."""
 
 import pytest
 import torch
@@ -15,9 +15,9 @@ pytestmark = pytest.mark.realmodel
 
 TEXT = (
     "It is a truth universally acknowledged, that a single man in possession of a good fortune, must be in want of a "
-    "wife. However little known the feelings or views of such a man may be on his first entering a neighbourhood, this "
-    "truth is so well fixed in the minds of the surrounding families, that he is considered the rightful property of "
-    "some one or other of their daughters."
+    "wife. However little known the feelings or views of such a man may be on his first entering a neighbourhood, "
+    "this truth is so well fixed in the minds of the surrounding families, that he is considered the rightful "
+    "property of some one or other of their daughters."
 )
 TEXTS = [TEXT, TEXT[:120], TEXT[60:300]]
 TOKENS = 200
