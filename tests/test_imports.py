@@ -54,7 +54,7 @@ def imports_of(path):
             assert not any(each.split(".")[0] == "vecinfer_hf" for each in names), f"{path}: use relative imports"
 
 
-@pytest.mark.parametrize("name", ARROWS)
+@pytest.mark.parametrize("name", sorted(ARROWS))
 def test_arrows_point_one_way(name):
     path = PACKAGE.joinpath(*name.split("."))
     path = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
