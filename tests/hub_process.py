@@ -23,7 +23,7 @@ STORY = ("publish_model", "calibrate_and_push", "load_and_generate", "run_the_ca
 
 _FORK_SERVER = """
 import json, os, signal, sys, traceback
-import torch, transformers, huggingface_hub, vecinfer_hf, vecinfer_hf.hub
+import torch, hub_tasks, vecinfer_hf.hub
 torch.set_num_threads(1)
 signal.signal(signal.SIGCHLD, signal.SIG_IGN)
 print("ready", flush=True)

@@ -6,7 +6,6 @@ import json
 
 import pytest
 from hub_codebooks import tiny_codebook
-from safetensors.torch import load_file
 
 
 pytest_plugins = ["hub_fixtures"]
@@ -39,10 +38,8 @@ def test_push_then_pull(hub, command, local, repo, tmp_path):
     assert f"{hub.url}/{repo}/commit/{commit.oid}" in text
     status, text, _ = command("pull", repo, "--subfolder", "2bit", "-o", tmp_path / "got", "--json")
     assert json.loads(text) == {"commit": commit.oid, "directory": str(tmp_path / "got")}
-    assert (tmp_path / "got" / "config.json").read_bytes() == (local / "config.json").read_bytes()
-    got, made = (load_file(place / "codebook.safetensors") for place in (tmp_path / "got", local))
-    assert got.keys() == made.keys()
-    assert all(got[name].equal(made[name]) for name in made)
+    for name in ("config.json", "codebook.safetensors"):
+        assert (tmp_path / "got" / name).read_bytes() == (local / name).read_bytes()
     status, text, _ = command("pull", repo, "--subfolder", "2bit")
     assert status == 0
     assert commit.oid in text
