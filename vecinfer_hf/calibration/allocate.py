@@ -12,7 +12,6 @@ from collections.abc import Callable, Mapping, Sequence
 import torch
 from transformers import PreTrainedModel
 
-from ..formats import parse_format
 from ..ops.types import LayerCodebook
 from .refine import simulated_loss, stock_states
 from .simulate import LayerSimulator
@@ -106,11 +105,6 @@ def allocate_bits(sensitivity: Sequence[Mapping], average_bits: float) -> list[l
         best = after
     chosen = dict(zip(places, best[budget][1], strict=True))
     return [[chosen[index, 0], chosen[index, 1]] for index in sorted({place[0] for place in places})]
-
-
-def mean_bits(layer_bits: Sequence[Sequence[float | str]]) -> float:
-    """Return the mean bits per element of an allocation."""
-    return sum(parse_format(bits).bits_per_element for pair in layer_bits for bits in pair) / (2 * len(layer_bits))
 
 
 def mix_sides(

@@ -130,7 +130,7 @@ def key_statistics(
     # A mean depends on the positions seen, so it is used only where keys are mostly offset (models with a key bias).
     centred = (central.sum() < _CENTRING_GAIN * raw.sum()).item()
     square = central_square if centred else raw_square
-    smooth_scale = _positive((_positive(square).sqrt() / _positive(query_square).sqrt()).sqrt())
+    smooth_scale = _positive((_positive(square, 1e-8) / _positive(query_square, 1e-8)).sqrt().sqrt())
     return (mean if centred else None), smooth_scale
 
 
@@ -179,7 +179,7 @@ def restore(
     return keys, invert_transform(values, codebook.output_transform, codebook.value_mean)
 
 
-def _positive(values: torch.Tensor) -> torch.Tensor:
-    """Keep scales away from 0: a channel that is always 0 gets the floor of its head."""
-    floor = values.amax(-1, keepdim=True) * 1e-4
+def _positive(values: torch.Tensor, share: float = 1e-4) -> torch.Tensor:
+    """Keep scales away from 0: no channel gets less than this share of its head's largest."""
+    floor = values.amax(-1, keepdim=True) * share
     return torch.where(floor > 0, torch.maximum(values, floor), torch.ones_like(values))
