@@ -3,7 +3,7 @@
 """Publish the built variants of a kernel to its repository on the Hub, and check published builds against the source.
 
     python hub_kernels/publish_kernels.py                 # says what would be uploaded; uploads nothing
-    python hub_kernels/publish_kernels.py --upload        # one commit on the branch v<version>
+    python hub_kernels/publish_kernels.py --upload        # one commit on the branch v<version>, named in kernels.lock
     python hub_kernels/publish_kernels.py --check         # is what is published built from this source, and intact?
 
 Owns what may be published. Building is kernel-builder's (releases) or build_local.py's (development).
@@ -30,6 +30,8 @@ try:
 except ImportError:  # Python 3.10
     import tomli as tomllib
 
+LOCK = Path(__file__).resolve().parent.parent / "vecinfer_hf" / "kernels.lock"
+"""Which commit of which kernel repository the package was released with: code is run from there and nowhere else."""
 KERNEL = Path(__file__).resolve().parent / "vecinfer-attention"
 NEWEST_GLIBC = (2, 28)
 """The hub's builds run on manylinux_2_28; a library that asks for more does not load there."""
@@ -114,6 +116,14 @@ def upload(api: HfApi, repo_id: str, branch: str, files: dict[str, Path], messag
     return commit.oid
 
 
+def write_lock(path: Path, repo_id: str, version: int, commit: str) -> None:
+    """Write the commit into a `kernels.lock`, beside the entries of other repositories."""
+    entries = json.loads(path.read_text()) if path.is_file() else []
+    dependency = {"repo-id": repo_id, "version": version}
+    kept = [entry for entry in entries if entry["dependency"] != dependency]
+    path.write_text(json.dumps([*kept, {"dependency": dependency, "lock": {"commit": commit}}], indent=2) + "\n")
+
+
 def check(api: HfApi, kernel: Path, repo_id: str, branch: str) -> int:
     """Print whether every published variant is intact and built from this source; return the number that is not."""
     script, config = build_script(kernel), tomllib.loads((kernel / "build.toml").read_text())
@@ -146,6 +156,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument(
         "--any-glibc", action="store_true", help=f"allow builds that need more than glibc {NEWEST_GLIBC}"
     )
+    parser.add_argument("--lock", type=Path, default=LOCK, help="kernels.lock that an upload is written into")
     options = parser.parse_args(argv)
 
     config = tomllib.loads((options.kernel / "build.toml").read_text())
@@ -179,7 +190,8 @@ def main(argv: list[str] | None = None) -> int:
         print(f"Dry run: {len(files)} files would go to {repo_id}, branch {branch}. Publish with --upload.")
         return 0
     commit = upload(api, repo_id, branch, files, f"Build of source {expected}")
-    print(f"Published to {repo_id}, branch {branch}, commit {commit}.")
+    write_lock(options.lock, repo_id, config["general"]["version"], commit)
+    print(f"Published to {repo_id}, branch {branch}, commit {commit}; {options.lock} names it.")
     return 0
 
 

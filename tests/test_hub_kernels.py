@@ -36,13 +36,18 @@ REPO = "org/stand-in"
 
 
 @pytest.fixture
-def publish(hub, warm, token):
+def lock(tmp_path):
+    return tmp_path / "kernels.lock"
+
+
+@pytest.fixture
+def publish(hub, warm, token, lock):
     """Run the publishing script in another process: (exit status, what it printed)."""
 
     def run(*arguments, token=token):
         code = (
             f"import sys; sys.path.insert(0, {str(ROOT / 'hub_kernels')!r}); import publish_kernels\n"
-            f"sys.exit(publish_kernels.main({[str(a) for a in arguments]!r}))"
+            f"sys.exit(publish_kernels.main({[*map(str, arguments), '--lock', str(lock)]!r}))"
         )
         done = warm.run(code, HF_TOKEN=token)
         return done.code, done.stdout + done.stderr
@@ -60,12 +65,13 @@ def repository(hub):
     return hub.store.repositories["kernel", REPO]
 
 
-def test_a_dry_run_writes_nothing(hub, publish, kernel):
+def test_a_dry_run_writes_nothing(hub, publish, kernel, lock):
     status, text = publish("--kernel", kernel)
     assert status == 0
     assert f"would go to {REPO}, branch v1" in text
     assert "build/torch-cpu/metadata.json" in text
     assert hub.requests == []
+    assert not lock.exists()
 
 
 def test_published_builds_equal_their_source(hub, publish, kernel):
@@ -182,13 +188,19 @@ def test_without_telemetry(hub, publish, kernel, tmp_path):
     assert found["ours"]["answer"] == 3
 
 
-def test_a_lock_file_pins_the_commit(hub, publish, kernel, warm, tmp_path):
+def test_a_lock_file_pins_the_commit(hub, publish, kernel, warm, lock, tmp_path):
+    other = {"dependency": {"repo-id": "org/other", "version": 3}, "lock": {"commit": "0" * 40}}
+    lock.write_text(json.dumps([other]))
     publish("--kernel", kernel, "--upload")
     commit = repository(hub).resolve("v1")
+    released = json.loads(lock.read_text())
+    assert released == [other, {"dependency": {"repo-id": REPO, "version": 1}, "lock": {"commit": commit}}]
     publish("--kernel", make_kernel(kernel, answer=5), "--upload")
-    lock = tmp_path / "kernels.lock"
-    entry = {"dependency": {"repo-id": REPO, "version": 1}, "lock": {"commit": commit}}
-    lock.write_text(json.dumps([entry]))
+    assert [entry["lock"]["commit"] for entry in json.loads(lock.read_text())] == [
+        "0" * 40,
+        repository(hub).resolve("v1"),
+    ]
+    lock.write_text(json.dumps(released))
     hub.store.trusted_kernel_publishers.add("org")
     code = (
         "import json, torch, kernels; from pathlib import Path; from vecinfer_hf.ops.kernel_hub import fetch_kernel\n"
@@ -254,7 +266,7 @@ print(json.dumps({{"tokens": out[0].tolist(), "file": kernels.load_kernels().__f
 
 
 @pytest.mark.gpu
-def test_generate_with_the_kernels_of_the_hub(hub, publish, tmp_path):
+def test_generate_with_the_kernels_of_the_hub(hub, publish, lock, tmp_path):
     kernel, repo = ROOT / "hub_kernels" / "vecinfer-attention", "vecinfer/vecinfer-attention"
     status, text = publish("--kernel", kernel, "--any-glibc")
     if status:
@@ -269,9 +281,10 @@ def test_generate_with_the_kernels_of_the_hub(hub, publish, tmp_path):
     paths = os.pathsep.join([str(tmp_path / "site"), str(ROOT / "tests"), os.environ.get("PYTHONPATH", "")])
     code = _GENERATE.format(codebook=str(tmp_path / "codebook"))
     (tmp_path / "home").mkdir()
-    online = run_fresh(code, hub.url, tmp_path / "home", HF_TOKEN="", PYTHONPATH=paths).result
+    env = {"HF_TOKEN": "", "PYTHONPATH": paths, "VECINFER_KERNELS_LOCK": str(lock)}
+    online = run_fresh(code, hub.url, tmp_path / "home", **env).result
     assert f"kernels--vecinfer--vecinfer-attention/snapshots/{commit}/build/" in online["file"]
     hub.requests.clear()
-    offline = run_fresh(code, hub.url, tmp_path / "home", HF_TOKEN="", PYTHONPATH=paths, HF_HUB_OFFLINE="1").result
+    offline = run_fresh(code, hub.url, tmp_path / "home", HF_HUB_OFFLINE="1", **env).result
     assert offline == online
     assert hub.requests == []
