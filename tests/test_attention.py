@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """attention.py: whole models through the registered attention, against stock attention and a float64 oracle."""
 
+import copy
 import types
 
 import pytest
@@ -285,3 +286,68 @@ def test_holes_in_a_first_prompt_are_honoured():
             assert (logits[row, real] - wanted[0]).abs().max() <= LOGIT_NOISE
             wanted = model(ids[row : row + 1, :1], past_key_values=alone).logits
             assert (step[row] - wanted[0]).abs().max() <= LOGIT_NOISE
+
+
+ROW_OPERATIONS = {
+    "repeat": (lambda cache: cache.batch_repeat_interleave(2), [0, 0, 1, 1, 2, 2], 0),
+    "reorder": (lambda cache: cache.reorder_cache(torch.tensor([2, 0, 2])), [2, 0, 2], 0),
+    "select": (lambda cache: cache.batch_select_indices(torch.tensor([2, 1])), [2, 1], 0),
+    "boolean": (lambda cache: cache.batch_select_indices(torch.tensor([True, False, True])), [0, 2], 0),
+    "crop": (lambda cache: cache.crop(-5), [0, 1, 2], 5),
+    "crop into the codes": (lambda cache: cache.crop(-25), [0, 1, 2], 25),
+    "copy": (lambda cache: copy.deepcopy(cache), [0, 1, 2], 0),
+}
+
+
+@pytest.mark.parametrize("name", ROW_OPERATIONS)
+def test_rows_of_a_padded_cache_keep_their_padding_and_their_length(name):
+    """After every operation each row still answers as the row alone."""
+    operate, rows, removed = ROW_OPERATIONS[name]
+    model = tiny_model("llama")
+    model.set_attn_implementation("vecinfer")
+    paddings, more = [0, 9, 30], tiny_inputs(1, 9, seed=3)
+    ids, mask = left_padded(tiny_inputs(3, 60), paddings)
+    cache = vecinfer_cache(model, 8)
+    run(model, ids, cache, [60], mask)
+    cache = operate(cache) or cache
+    assert cache.layers[0].lengths == cache.layers[0].buffers.lengths.tolist()
+    assert cache.layers[0].quantized_lengths == cache.layers[0].buffers.quantized_lengths.tolist()
+
+    def go_on(cache, mask):
+        logits = []
+        for start, end in ((0, 5), (5, 6), (6, 9)):
+            mask = torch.nn.functional.pad(mask, (0, end - start), value=1)
+            positions = (mask.cumsum(1) - 1)[:, start - end :]
+            new = more[:, start:end].expand(mask.shape[0], -1)
+            logits.append(model(new, attention_mask=mask, position_ids=positions, past_key_values=cache).logits)
+        return torch.cat(logits, 1)
+
+    with torch.no_grad():
+        together = go_on(cache, mask[rows, : 60 - removed])
+        for place, row in enumerate(rows):
+            alone = vecinfer_cache(model, 8)
+            model(ids[row : row + 1, paddings[row] :], past_key_values=alone)
+            alone.crop(-removed)
+            wanted = go_on(alone, torch.ones(1, 60 - paddings[row] - removed, dtype=torch.long))
+            assert (together[place] - wanted[0]).abs().max() <= LOGIT_NOISE
+
+
+def test_a_reset_cache_has_no_padding():
+    model = tiny_model("llama")
+    model.set_attn_implementation("vecinfer")
+    ids, mask = left_padded(tiny_inputs(2, 30), [0, 9])
+    cache = vecinfer_cache(model, 8)
+    run(model, ids, cache, [30], mask)
+    cache.crop(-30)
+    # Nothing is left, so a next text needs no mask.
+    assert torch.equal(run(model, ids, cache, [30]), run(model, ids, vecinfer_cache(model, 8), [30]))
+    cache.reset()
+    assert torch.equal(run(model, ids, cache, [30]), run(model, ids, vecinfer_cache(model, 8), [30]))
+    # The very same mask object again, as a caller with its own 4-D mask would bring it.
+    causal = torch.ones(30, 30, dtype=torch.bool).tril() & mask.bool()[:, None, None, :]
+    for _ in range(2):
+        cache.reset()
+        with torch.no_grad():
+            model(ids, attention_mask=causal, past_key_values=cache)
+        assert cache.layers[0].lengths == [30, 21]
+        assert cache.shared.padding.real_tokens(0, 30, 2) == [30, 21]
