@@ -57,7 +57,7 @@ def load_and_generate(model_id, repo_id=None, save_to=None, **options):
     if save_to:
         model.save_pretrained(save_to)
     carried = model.generation_config.cache_config
-    return {**found, "revision": carried.get("revision") if carried else None}
+    return {**found, **{name: (carried or {}).get(name) for name in ("codebook", "revision")}}
 
 
 def run_the_card(repo_id):

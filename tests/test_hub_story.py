@@ -70,6 +70,19 @@ def test_a_saved_model_keeps_its_codebook(hub, warm, token, repo, model_id, mach
     assert here["layers"] == 2
 
 
+def test_auto_is_saved_as_what_it_took(hub, warm, model_id, token, tmp_path):
+    # A model of somebody else, so that there is one codebook by its owner only.
+    maker = hub.store.add_user("maker")
+    warm.call("publish_model", "maker/tiny-auto", token=maker)
+    commit = warm.call("calibrate_and_push", "maker/tiny-auto", "maker/book", token=maker)["commit"]
+    saved = tmp_path / "saved"
+    found = warm.call("load_and_generate", "maker/tiny-auto", "auto", save_to=str(saved))
+    assert (found["codebook"], found["revision"]) == ("maker/book", commit)
+    config = json.loads((saved / "config.json").read_text())["quantization_config"]
+    assert (config["codebook"], config["revision"]) == ("maker/book", commit)
+    assert warm.call("load_and_generate", str(saved)) == found
+
+
 def test_the_card_s_example_runs(warm, token, repo, model_id):
     warm.call("calibrate_and_push", model_id, repo, token=token)
     assert warm.call("run_the_card", repo) == {}
