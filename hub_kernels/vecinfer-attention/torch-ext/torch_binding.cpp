@@ -1,6 +1,7 @@
 // SPDX-FileCopyrightText: 2026 The vecinfer_hf authors
 // SPDX-License-Identifier: Apache-2.0
-// Schemas and registration, nothing else. The namespace carries the build's id, so that two versions live side by side.
+// Schemas and registration, nothing else. The namespace carries the build's id, so that two
+// versions live side by side.
 #include "torch_binding.h"
 
 #include <torch/csrc/stable/library.h>

@@ -1,7 +1,7 @@
 // SPDX-FileCopyrightText: 2026 The vecinfer_hf authors
 // SPDX-License-Identifier: Apache-2.0
-// The operators' entry points, implemented in vecinfer_cuda/api/. Shapes and meaning: the schemas' Python faces in
-// torch-ext/vecinfer_attention/__init__.py.
+// The operators' entry points, implemented in vecinfer_cuda/api/. Shapes and meaning: the schemas'
+// Python faces in torch-ext/vecinfer_attention/__init__.py.
 #pragma once
 
 #include <torch/csrc/stable/tensor.h>

@@ -1,7 +1,8 @@
 // SPDX-FileCopyrightText: 2026 The vecinfer_hf authors
 // SPDX-License-Identifier: Apache-2.0
-// append: a few new tokens per row. One block does one side of one head of one row: it quantizes the tokens that leave the
-// ring, then puts the new ones in their place. All blocks read the old lengths; a second, dependent kernel advances them.
+// append: a few new tokens per row. One block does one side of one head of one row: it quantizes
+// the tokens that leave the ring, then puts the new ones in their place. All blocks read the old
+// lengths; a second, dependent kernel advances them.
 #pragma once
 
 #include "codes.cuh"
@@ -20,14 +21,17 @@ struct AppendParams {
   StatesView sinks[2];   // [B, Hkv, S, D]
   StatesView window[2];  // [B, Hkv, C, D]
   Side sides[2];
+  PlaneOrder orders[2];
+  FastDivider by_subvectors[2];  // of one token
+  FastDivider by_head_dim;
   CodesView codes;
   int* lengths;            // [B]
   int* quantized_lengths;  // [B]
   int batch_size;
-  int num_tokens;        // T
-  int num_sinks;         // S
-  int window_capacity;   // C
-  int residual_length;   // R
+  int num_tokens;       // T
+  int num_sinks;        // S
+  int window_capacity;  // C
+  int residual_length;  // R
   int head_dim;
   bool bf16;
 };
@@ -50,73 +54,109 @@ struct AppendLayout {
   int full_bytes, fixed_bytes, keys_bytes;
 
   __host__ __device__ AppendLayout(const Side& side, int head_dim)
-      : full_bytes(side.transform.kind == TransformKind::kFull ? kAppendTokens * head_dim * 4 : 0),
+      : full_bytes(side.transform.kind == TransformKind::kFull
+                       ? (kAppendTokens + kAppendThreads / 32) * head_dim * 4
+                       : 0),
         fixed_bytes(kAppendTokens * head_dim * 2),
         keys_bytes(kAppendTokens * (head_dim / side.format.subvector_dim) * 4) {}
 
   __host__ __device__ int total() const { return full_bytes + fixed_bytes + keys_bytes; }
 };
 
-// The leaving tokens, transformed, in fixed point. Rows up to the next multiple of 8 tokens are defined.
+// emit(token, column, (rows @ weight)[token][column]) for few rows [tokens][head_dim]: each warp
+// takes a part of the inner dimension, because the weight, not the arithmetic, is what takes time.
+// `partial` is [warps][head_dim].
+template <typename Emit>
+__device__ __forceinline__ void multiply_few_rows(const float* rows, int tokens, int head_dim,
+                                                  const float* weight, float* partial, Emit emit) {
+  constexpr int kWarps = kAppendThreads / 32;
+  const int warp = threadIdx.x / 32, lane = threadIdx.x & 31;
+  const int inner = head_dim / kWarps;
+  for (int token = 0; token < tokens; ++token) {
+    const float* x = rows + token * head_dim + warp * inner;
+    for (int column = lane * 4; column < head_dim; column += 128) {
+      float4 sum = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
+#pragma unroll 8
+      for (int i = 0; i < inner; ++i) {
+        const float4 w =
+            __ldg(reinterpret_cast<const float4*>(weight + (warp * inner + i) * head_dim + column));
+        sum.x = fmaf(x[i], w.x, sum.x), sum.y = fmaf(x[i], w.y, sum.y);
+        sum.z = fmaf(x[i], w.z, sum.z), sum.w = fmaf(x[i], w.w, sum.w);
+      }
+      *reinterpret_cast<float4*>(partial + warp * head_dim + column) = sum;
+    }
+    __syncthreads();
+    for (int column = threadIdx.x; column < head_dim; column += kAppendThreads) {
+      float sum = 0.0f;
+#pragma unroll
+      for (int i = 0; i < kWarps; ++i) sum += partial[i * head_dim + column];
+      emit(token, column, sum);
+    }
+    __syncthreads();
+  }
+}
+
+// The leaving tokens, transformed, in fixed point. Ends with a barrier.
 template <int kDim>
-__device__ __forceinline__ void transform_leaving(const AppendParams& p, const Side& side, const StatesView& window,
-                                                  const uint16_t* ring, const RowUpdate& update, int head,
-                                                  float* full, __half* fixed) {
+__device__ __forceinline__ void transform_leaving(const AppendParams& p, const Side& side,
+                                                  const StatesView& window, const RowUpdate& update,
+                                                  int head, int batch, float* full, __half* fixed) {
+  const uint16_t* ring = static_cast<const uint16_t*>(window.data) + batch * window.batch_stride +
+                         head * window.head_stride;
   const LaneMap map(p.head_dim);
   const Transform& transform = side.transform;
   const float steps = FixedPoint<kDim>::kSteps / side.centroid_scale[head];
   const bool is_full = transform.kind == TransformKind::kFull;
   const bool is_diagonal = transform.kind == TransformKind::kDiagonal;
   const bool active = map.token < map.tokens;
-  const int64_t offset = static_cast<int64_t>(head) * p.head_dim + map.first_dim;
-  const int defined = (update.leaving + 7) / 8 * 8;
+  const int block = hadamard_block(p.head_dim);
+  const float scale = is_full ? 1.0f : is_diagonal ? steps * hadamard_norm(block) : steps;
   const int warp = threadIdx.x / 32;
-  for (int base = warp * map.tokens; base < defined; base += kAppendThreads / 32 * map.tokens) {
+  for (int base = warp * map.tokens; base < update.leaving;
+       base += kAppendThreads / 32 * map.tokens) {
     const int index = base + map.token;
     const int slot = (update.quantized + index) % p.residual_length;
-    const bool valid = active && index < update.leaving && slot < p.window_capacity;
-    float x[kLane] = {};
-    if (valid) {
-      float mean[kLane], weight[kLane];
-      load_weights(transform.mean ? transform.mean + offset : nullptr, 0.0f, mean);
-      load_weights(is_diagonal ? transform.weight + offset : nullptr, 1.0f, weight);
-      load_states(ring + slot * window.token_stride + map.first_dim, window.aligned, p.bf16, x);
-#pragma unroll
-      for (int i = 0; i < kLane; ++i) x[i] = (x[i] - mean[i]) * weight[i];
+    const bool mine = active && index < update.leaving;
+    uint4 stored = make_uint4(0, 0, 0, 0);
+    if (mine && slot < p.window_capacity) {
+      stored = load_stored(ring + slot * window.token_stride + map.first_dim, window.aligned);
     }
-    if (is_diagonal) hadamard_transform(x, hadamard_block(p.head_dim));
-    if (!active || index >= defined) continue;
+    const Affine affine(transform, static_cast<int64_t>(head) * p.head_dim + map.first_dim, scale,
+                        mine);
+    float x[kLane];
+    unpack_states(stored, p.bf16, x);
+    affine.apply(x);
+    if (is_diagonal) hadamard_butterfly(x, block);
+    if (!mine) continue;
+    const int place = index * p.head_dim + map.first_dim;
 #pragma unroll
-    for (int i = 0; i < kLane; ++i) {
-      const int place = index * p.head_dim + map.first_dim + i;
+    for (int i = 0; i < kLane; i += 2) {
       if (is_full) {
-        full[place] = x[i];
+        full[place + i] = x[i], full[place + i + 1] = x[i + 1];
       } else {
-        fixed[place] = to_fixed(x[i] * steps);
+        *reinterpret_cast<__half2*>(fixed + place + i) = to_fixed2(x[i], x[i + 1]);
       }
     }
   }
   __syncthreads();
   if (is_full) {
     const float* matrix = transform.weight + static_cast<int64_t>(head) * p.head_dim * p.head_dim;
-    multiply_rows(full, defined, p.head_dim, matrix, transform.transposed, [&](int token, int column, float value) {
-      fixed[token * p.head_dim + column] = to_fixed(value * steps);
-    });
-    __syncthreads();
+    float* partial = full + kAppendTokens * p.head_dim;
+    multiply_few_rows(full, update.leaving, p.head_dim, matrix, partial,
+                      [&](int token, int column, float value) {
+                        fixed[token * p.head_dim + column] = to_fixed(value * steps);
+                      });
   }
 }
 
-// Codes of the leaving tokens. The warps share the codebook, not the tokens: there are few of those. `fragments` holds
-// this warp's part of the first 256 centroids.
+// Codes of the leaving tokens. The warps share the codebook, not the tokens: there are few of
+// those. `fragments` holds this warp's part of the first 256 centroids; keys start as 0.
 template <int kDim>
-__device__ __forceinline__ void quantize_leaving(const AppendParams& p, const Side& side, const StatesView& window,
+__device__ __forceinline__ void quantize_leaving(const AppendParams& p, const Side& side,
                                                  const RowUpdate& update, int head, int batch,
-                                                 CentroidFragments<kDim, kAppendTiles>& fragments, uint8_t* shared) {
-  constexpr int kTiles = kAppendTiles, kPass = 8 * kTiles * (kAppendThreads / 32);
-  const AppendLayout layout(side, p.head_dim);
-  float* full = reinterpret_cast<float*>(shared);
-  __half* fixed = reinterpret_cast<__half*>(shared + layout.full_bytes);
-  int* keys = reinterpret_cast<int*>(shared + layout.full_bytes + layout.fixed_bytes);
+                                                 CentroidFragments<kDim, kAppendTiles>& fragments,
+                                                 __half* fixed, int* keys) {
+  constexpr int kWarpPass = 8 * kAppendTiles, kPass = kWarpPass * (kAppendThreads / 32);
   const CodeFormat& format = side.format;
   const int size = 1 << format.bits_per_code;
   const int high_bits = format.bits_per_code - 8;
@@ -124,19 +164,17 @@ __device__ __forceinline__ void quantize_leaving(const AppendParams& p, const Si
   const int rows = update.leaving * subvectors;
   const int warp = threadIdx.x / 32, lane = threadIdx.x & 31;
   const int padded = padded_subvectors(format, p.head_dim, side.is_value);
-  const PlaneOrder order(padded, side.is_value);
+  const PlaneOrder& order = p.orders[side.is_value];
+  const FastDivider by_token = p.by_subvectors[side.is_value];
   const int plane = plane_bytes(format, p.head_dim, side.is_value);
-  const int8_t* centroids = side.centroids + static_cast<int64_t>(head) * format.num_codes * size * kDim;
-  uint8_t* codes = p.codes.data + batch * p.codes.batch_stride + head * p.codes.head_stride + side.tile_offset;
-  const uint16_t* ring =
-      static_cast<const uint16_t*>(window.data) + batch * window.batch_stride + head * window.head_stride;
+  const int8_t* centroids =
+      side.centroids + static_cast<int64_t>(head) * format.num_codes * size * kDim;
+  uint8_t* codes =
+      p.codes.data + batch * p.codes.batch_stride + head * p.codes.head_stride + side.tile_offset;
 
-  transform_leaving<kDim>(p, side, window, ring, update, head, full, fixed);
   for (int level = 0; level < format.num_codes; ++level) {
     const int8_t* table = centroids + level * size * kDim;
-    for (int row = threadIdx.x; row < rows; row += kAppendThreads) keys[row] = 0;
-    __syncthreads();
-    for (int base = warp * 8 * kTiles; base < size; base += kPass) {
+    for (int base = warp * kWarpPass; base < size; base += kPass) {
       if (level > 0 || base >= kPass) fragments.load(table + base * kDim);
       for (int first = 0; first < rows; first += 16) {
         RowFragment<kDim> a;
@@ -147,20 +185,24 @@ __device__ __forceinline__ void quantize_leaving(const AppendParams& p, const Si
       }
     }
     __syncthreads();
-    for (int row = warp; row < rows; row += kAppendThreads / 32) {
-      if (keys[row] < kNoScore || is_far<kDim>(fixed + row * kDim)) {
-        const int key = exact_row<kDim>(fixed + row * kDim, table, size);
-        __syncwarp();
-        if (lane == 0) keys[row] = key;
+    for (int first = warp * 32; first < rows; first += kAppendThreads) {
+      const int row = first + lane;
+      int key = row < rows ? keys[row] : kNoScore;
+      unsigned slow = __ballot_sync(
+          0xffffffffu, row < rows && (key < kNoScore || is_far<kDim>(fixed + row * kDim)));
+      for (; slow; slow &= slow - 1) {
+        const int far = __ffs(slow) - 1;
+        const int exact = exact_row<kDim>(fixed + (first + far) * kDim, table, size);
+        if (lane == far) key = exact;
       }
-    }
-    __syncthreads();
-    for (int row = threadIdx.x; row < rows; row += kAppendThreads) {
-      const int code = key_to_code(keys[row], format.bits_per_code);
-      const int index = row / subvectors;
+      if (row >= rows) continue;
+      keys[row] = 0;
+      const int code = key_to_code(key, format.bits_per_code);
+      const int index = by_token.divide(row);
       const int slot = update.quantized + index;
       if (slot / kTile < p.codes.num_tiles) {
-        uint8_t* target = codes + static_cast<int64_t>(slot / kTile) * p.codes.bytes_per_tile + level * plane;
+        uint8_t* target =
+            codes + static_cast<int64_t>(slot / kTile) * p.codes.bytes_per_tile + level * plane;
         const int position = order.position(slot % kTile, row - index * subvectors);
         target[position] = static_cast<uint8_t>(code);
         if (high_bits) {
@@ -176,51 +218,45 @@ __device__ __forceinline__ void quantize_leaving(const AppendParams& p, const Si
         const Centroid<kDim> centroid(table + code * kDim);
 #pragma unroll
         for (int i = 0; i < kDim; ++i) {
-          const float rest = __half2float(fixed[row * kDim + i]) - FixedPoint<kDim>::kSteps * centroid.value[i];
+          const float rest =
+              __half2float(fixed[row * kDim + i]) - FixedPoint<kDim>::kSteps * centroid.value[i];
           fixed[row * kDim + i] = to_fixed(rest);
         }
       }
     }
-    __syncthreads();
+    if (level + 1 < format.num_codes) __syncthreads();
   }
 }
 
-// The new tokens of one block, an element of each of 256 at a time: read early, because they are there already; written
-// last, because the tokens that leave the ring must be read before.
-struct NewTokens {
-  static constexpr int kParts = kAppendTokens * 256 / kAppendThreads;
-  uint16_t part[kParts];
+// New tokens to their sink or ring places. A block's first 256 elements, with one token all, come
+// in a register: read early, because they are there already, and written when the tokens that leave
+// the ring have been read.
+__device__ __forceinline__ uint16_t load_token(const AppendParams& p, int side, int head, int batch,
+                                               int element) {
+  if (element >= p.num_tokens * p.head_dim) return 0;
+  const StatesView& view = p.states[side];
+  const int token = p.by_head_dim.divide(element);
+  return static_cast<const uint16_t*>(
+      view.data)[batch * view.batch_stride + head * view.head_stride + token * view.token_stride +
+                 element - token * p.head_dim];
+}
 
-  __device__ __forceinline__ NewTokens(const AppendParams& p, int side, int head, int batch) {
-    const StatesView& view = p.states[side];
-    const uint16_t* from = static_cast<const uint16_t*>(view.data) + batch * view.batch_stride + head * view.head_stride;
-#pragma unroll
-    for (int i = 0; i < kParts; ++i) {
-      const int element = i * kAppendThreads + threadIdx.x;
-      if (element >= p.num_tokens * p.head_dim) break;
-      const int token = element / p.head_dim;
-      part[i] = from[token * view.token_stride + element - token * p.head_dim];
-    }
+__device__ __forceinline__ void store_tokens(const AppendParams& p, const RowUpdate& update,
+                                             int side, int head, int batch, uint16_t early) {
+  for (int element = threadIdx.x; element < p.num_tokens * p.head_dim; element += kAppendThreads) {
+    const uint16_t value =
+        element == threadIdx.x ? early : load_token(p, side, head, batch, element);
+    const int token = p.by_head_dim.divide(element);
+    const int index = update.length + token;
+    const bool sink = index < p.num_sinks;
+    const int place = sink ? index : (index - p.num_sinks) % p.residual_length;
+    const StatesView& view = sink ? p.sinks[side] : p.window[side];
+    if (!sink && place >= p.window_capacity) continue;
+    uint16_t* to =
+        static_cast<uint16_t*>(view.data) + batch * view.batch_stride + head * view.head_stride;
+    to[place * view.token_stride + element - token * p.head_dim] = value;
   }
-
-  // To their sink or ring places.
-  __device__ __forceinline__ void store(const AppendParams& p, const RowUpdate& update, int side, int head,
-                                        int batch) const {
-#pragma unroll
-    for (int i = 0; i < kParts; ++i) {
-      const int element = i * kAppendThreads + threadIdx.x;
-      if (element >= p.num_tokens * p.head_dim) break;
-      const int token = element / p.head_dim;
-      const int index = update.length + token;
-      const bool sink = index < p.num_sinks;
-      const int place = sink ? index : (index - p.num_sinks) % p.residual_length;
-      const StatesView& view = sink ? p.sinks[side] : p.window[side];
-      if (!sink && place >= p.window_capacity) continue;
-      uint16_t* to = static_cast<uint16_t*>(view.data) + batch * view.batch_stride + head * view.head_stride;
-      to[place * view.token_stride + element - token * p.head_dim] = part[i];
-    }
-  }
-};
+}
 
 template <int kDim>
 __device__ __forceinline__ void append_side(const AppendParams& p, uint8_t* shared) {
@@ -228,17 +264,28 @@ __device__ __forceinline__ void append_side(const AppendParams& p, uint8_t* shar
   const Side& side = p.sides[side_index];
   // What does not depend on the lengths is asked for before them.
   CentroidFragments<kDim, kAppendTiles> fragments;
-  const int64_t first = static_cast<int64_t>(head) * side.format.num_codes << side.format.bits_per_code;
+  const int64_t first = static_cast<int64_t>(head) * side.format.num_codes
+                        << side.format.bits_per_code;
   fragments.load(side.centroids + (first + threadIdx.x / 32 * 8 * kAppendTiles) * kDim);
-  const NewTokens tokens(p, side_index, head, batch);
+  const uint16_t early = load_token(p, side_index, head, batch, threadIdx.x);
   const RowUpdate update(p, batch);
+  const AppendLayout layout(side, p.head_dim);
+  float* full = reinterpret_cast<float*>(shared);
+  __half* fixed = reinterpret_cast<__half*>(shared + layout.full_bytes);
+  int* keys = reinterpret_cast<int*>(shared + layout.full_bytes + layout.fixed_bytes);
   if (update.leaving > 0) {
-    quantize_leaving<kDim>(p, side, p.window[side_index], update, head, batch, fragments, shared);
+    const int rows = update.leaving * (p.head_dim / kDim);
+    for (int row = threadIdx.x; row < rows; row += kAppendThreads) keys[row] = 0;
+    transform_leaving<kDim>(p, side, p.window[side_index], update, head, batch, full, fixed);
   }
-  tokens.store(p, update, side_index, head, batch);
+  // From here on nothing reads the ring.
+  store_tokens(p, update, side_index, head, batch, early);
+  if (update.leaving > 0)
+    quantize_leaving<kDim>(p, side, update, head, batch, fragments, fixed, keys);
 }
 
-__global__ void __launch_bounds__(kAppendThreads) append_kernel(const __grid_constant__ AppendParams p) {
+__global__ void __launch_bounds__(kAppendThreads, 3)
+    append_kernel(const __grid_constant__ AppendParams p) {
   extern __shared__ __align__(16) uint8_t shared[];
 #if __CUDA_ARCH__ >= 900
   // The lengths' kernel may be set up now; it waits for this one's memory before it does anything.

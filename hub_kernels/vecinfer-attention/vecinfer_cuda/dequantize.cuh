@@ -1,7 +1,7 @@
 // SPDX-FileCopyrightText: 2026 The vecinfer_hf authors
 // SPDX-License-Identifier: Apache-2.0
-// dequantize: a range of code slots back to keys and values in the model's own space. A block takes one tile of one side
-// of one head.
+// dequantize: a range of code slots back to keys and values in the model's own space. A block takes
+// one tile of one side of one head.
 #pragma once
 
 #include "codes.cuh"
@@ -14,6 +14,8 @@ enum class OutputType : int { kFloat, kHalf, kBfloat16 };
 
 struct DequantizeParams {
   Side sides[2];  // with the inverse transforms
+  PlaneOrder orders[2];
+  FastDivider by_subvectors[2];  // of one token
   CodesView codes;
   void* outputs[2];  // [B, Hkv, length, D], contiguous
   OutputType type;
@@ -25,7 +27,8 @@ struct DequantizeParams {
 
 constexpr int kDequantizeThreads = 256;
 
-__device__ __forceinline__ void store_output(void* output, OutputType type, int64_t index, float value) {
+__device__ __forceinline__ void store_output(void* output, OutputType type, int64_t index,
+                                             float value) {
   if (type == OutputType::kFloat) {
     static_cast<float*>(output)[index] = value;
   } else if (type == OutputType::kHalf) {
@@ -35,7 +38,8 @@ __device__ __forceinline__ void store_output(void* output, OutputType type, int6
   }
 }
 
-__device__ __forceinline__ int read_code(const uint8_t* plane, int positions, int high_bits, int position) {
+__device__ __forceinline__ int read_code(const uint8_t* plane, int positions, int high_bits,
+                                         int position) {
   int code = plane[position];
   if (high_bits) {
     const int byte = plane[positions + high_byte(position, high_bits)];
@@ -44,7 +48,8 @@ __device__ __forceinline__ int read_code(const uint8_t* plane, int positions, in
   return code;
 }
 
-__global__ void __launch_bounds__(kDequantizeThreads) dequantize_kernel(const __grid_constant__ DequantizeParams p) {
+__global__ void __launch_bounds__(kDequantizeThreads)
+    dequantize_kernel(const __grid_constant__ DequantizeParams p) {
   extern __shared__ __align__(16) float rows[];  // [32][D], transformed space
   const int side_index = blockIdx.y / p.num_heads;
   const int head = blockIdx.y % p.num_heads;
@@ -57,17 +62,19 @@ __global__ void __launch_bounds__(kDequantizeThreads) dequantize_kernel(const __
   const int high_bits = format.bits_per_code - 8;
   const int padded = padded_subvectors(format, p.head_dim, side.is_value);
   const int plane = plane_bytes(format, p.head_dim, side.is_value);
-  const PlaneOrder order(padded, side.is_value);
+  const PlaneOrder& order = p.orders[side_index];
+  const FastDivider by_token = p.by_subvectors[side_index];
   const uint8_t* planes = p.codes.data + batch * p.codes.batch_stride + head * p.codes.head_stride +
                           static_cast<int64_t>(tile) * p.codes.bytes_per_tile + side.tile_offset;
   const int size = 1 << format.bits_per_code;
-  const int8_t* centroids = side.centroids + static_cast<int64_t>(head) * format.num_codes * size * dim;
+  const int8_t* centroids =
+      side.centroids + static_cast<int64_t>(head) * format.num_codes * size * dim;
   const float scale = side.centroid_scale[head];
   const int first_token = max(p.start - tile * kTile, 0);
   const int end_token = min(p.start + p.length - tile * kTile, kTile);
 
   for (int row = threadIdx.x; row < kTile * subvectors; row += kDequantizeThreads) {
-    const int token = row / subvectors;
+    const int token = by_token.divide(row);
     const bool inside = token >= first_token && token < end_token;
     const int position = order.position(token, row - token * subvectors);
     int sum[8] = {};
@@ -87,15 +94,19 @@ __global__ void __launch_bounds__(kDequantizeThreads) dequantize_kernel(const __
   __syncthreads();
 
   const Transform& transform = side.transform;
-  const int64_t first_output = ((batch * p.num_heads + head) * p.length + tile * kTile - p.start) * p.head_dim;
+  const int64_t first_output =
+      ((batch * p.num_heads + head) * p.length + tile * kTile - p.start) * p.head_dim;
   void* output = p.outputs[side_index];
-  const float* mean = transform.mean ? transform.mean + static_cast<int64_t>(head) * p.head_dim : nullptr;
+  const float* mean =
+      transform.mean ? transform.mean + static_cast<int64_t>(head) * p.head_dim : nullptr;
   if (transform.kind == TransformKind::kFull) {
     const float* matrix = transform.weight + static_cast<int64_t>(head) * p.head_dim * p.head_dim;
-    multiply_rows(rows, kTile, p.head_dim, matrix, transform.transposed, [&](int token, int column, float value) {
-      if (token < first_token || token >= end_token) return;
-      store_output(output, p.type, first_output + token * p.head_dim + column, value + (mean ? mean[column] : 0.0f));
-    });
+    multiply_rows(rows, kTile, p.head_dim, matrix, transform.transposed,
+                  [&](int token, int column, float value) {
+                    if (token < first_token || token >= end_token) return;
+                    store_output(output, p.type, first_output + token * p.head_dim + column,
+                                 value + (mean ? mean[column] : 0.0f));
+                  });
     return;
   }
   const LaneMap map(p.head_dim);
@@ -103,10 +114,12 @@ __global__ void __launch_bounds__(kDequantizeThreads) dequantize_kernel(const __
   const bool is_diagonal = transform.kind == TransformKind::kDiagonal;
   float offset[kLane], weight[kLane];
   load_weights(active && mean ? mean + map.first_dim : nullptr, 0.0f, offset);
-  load_weights(
-      active && is_diagonal ? transform.weight + static_cast<int64_t>(head) * p.head_dim + map.first_dim : nullptr,
-      1.0f, weight);
-  for (int base = threadIdx.x / 32 * map.tokens; base < kTile; base += kDequantizeThreads / 32 * map.tokens) {
+  load_weights(active && is_diagonal
+                   ? transform.weight + static_cast<int64_t>(head) * p.head_dim + map.first_dim
+                   : nullptr,
+               1.0f, weight);
+  for (int base = threadIdx.x / 32 * map.tokens; base < kTile;
+       base += kDequantizeThreads / 32 * map.tokens) {
     const int token = base + map.token;
     const bool mine = active && token >= first_token && token < end_token;
     float x[kLane] = {};

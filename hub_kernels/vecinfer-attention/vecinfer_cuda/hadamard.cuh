@@ -1,6 +1,7 @@
 // SPDX-FileCopyrightText: 2026 The vecinfer_hf authors
 // SPDX-License-Identifier: Apache-2.0
-// The orthonormal block Walsh-Hadamard matrix in registers: the mirror of hadamard_matrix in vecinfer_hf/transforms.py.
+// The orthonormal block Walsh-Hadamard matrix in registers: the mirror of hadamard_matrix in
+// vecinfer_hf/transforms.py.
 #pragma once
 
 namespace vecinfer {
@@ -11,9 +12,15 @@ constexpr int kHadamardLane = 8;
 // Largest power of two that divides head_dim: the size of a Hadamard block.
 __host__ __device__ constexpr int hadamard_block(int head_dim) { return head_dim & -head_dim; }
 
-// x := x H over blocks of `block` elements (8..256) that consecutive lanes hold, 8 consecutive elements each; a block
-// starts at a multiple of block / 8 lanes. All lanes of the warp must call it.
-__device__ __forceinline__ void hadamard_transform(float (&x)[kHadamardLane], int block) {
+// 1 / sqrt(block), the factor that makes H orthonormal.
+__device__ __forceinline__ float hadamard_norm(int block) {
+  return rsqrtf(static_cast<float>(block));
+}
+
+// x := x H / hadamard_norm over blocks of `block` elements (8..256) that consecutive lanes hold, 8
+// consecutive elements each; a block starts at a multiple of block / 8 lanes. All lanes of the warp
+// must call it.
+__device__ __forceinline__ void hadamard_butterfly(float (&x)[kHadamardLane], int block) {
 #pragma unroll
   for (int stride = 1; stride < kHadamardLane; stride *= 2) {
 #pragma unroll
@@ -26,7 +33,9 @@ __device__ __forceinline__ void hadamard_transform(float (&x)[kHadamardLane], in
     }
   }
   const int lane = threadIdx.x & 31;
-  for (int lanes = 1; lanes < block / kHadamardLane; lanes *= 2) {
+#pragma unroll
+  for (int lanes = 1; lanes < 32; lanes *= 2) {
+    if (lanes >= block / kHadamardLane) break;
     const float sign = (lane & lanes) ? -1.0f : 1.0f;
 #pragma unroll
     for (int i = 0; i < kHadamardLane; ++i) {
@@ -34,7 +43,12 @@ __device__ __forceinline__ void hadamard_transform(float (&x)[kHadamardLane], in
       x[i] = fmaf(sign, x[i], other);
     }
   }
-  const float norm = rsqrtf(static_cast<float>(block));
+}
+
+// x := x H.
+__device__ __forceinline__ void hadamard_transform(float (&x)[kHadamardLane], int block) {
+  hadamard_butterfly(x, block);
+  const float norm = hadamard_norm(block);
 #pragma unroll
   for (int i = 0; i < kHadamardLane; ++i) x[i] *= norm;
 }

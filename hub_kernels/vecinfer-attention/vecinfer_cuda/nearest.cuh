@@ -2,13 +2,14 @@
 // SPDX-License-Identifier: Apache-2.0
 // Nearest-centroid search on the tensor cores, exact for inputs in fixed point.
 //
-// In units of the centroid scale a centroid c is an int8 vector. The input x is rounded to k = kSteps * x, so that the
-// score kSteps * (x . c - |c|^2 / 2) = k . c - kNorm |c|^2 is an integer. One mma computes, for 16 sub-vectors and 8
-// centroids, 2^23 + 64 * (score + kScoreOffset) + candidate: the inputs fill subvector_dim of its inner dimensions, and
-// three more carry the norm with the offset (in two parts) and the candidate's number. Everything is exact in fp32, and
-// because positive floats order like integers, an integer maximum over the results is both maximum and arg max: one
-// three-operand instruction for two scores. In [2^23, 2^24) the float's mantissa is the result. Best scores outside, of
-// inputs far out or of a codebook with nothing near, take the slow exact_row.
+// In units of the centroid scale a centroid c is an int8 vector. The input x is rounded to k =
+// kSteps * x, so that the score kSteps * (x . c - |c|^2 / 2) = k . c - kNorm |c|^2 is an integer.
+// One mma computes, for 16 sub-vectors and 8 centroids, 1/2 + 2^-24 (64 * (score + kScoreOffset) +
+// candidate): the inputs fill subvector_dim of its inner dimensions, and three more carry the norm
+// with the offset (in two parts) and the candidate's number. Everything is exact in fp32. One
+// maximum over the results is both maximum and arg max, and in [1/2, 1) the float's mantissa is the
+// result. Best scores outside, of inputs far out or of a codebook with nothing near, take the slow
+// exact_row.
 #pragma once
 
 #include <cuda_fp16.h>
@@ -32,16 +33,26 @@ struct FixedPoint {
 // fp16 holds larger values only as infinity.
 constexpr float kLargestFixed = 60000.0f;
 
-__device__ __forceinline__ float round_steps(float steps) {
+// Two values to fixed point.
+__device__ __forceinline__ __half2 to_fixed2(float low, float high) {
   // Adding 1.5 * 2^23 leaves no bits below 1; much cheaper than the conversion instruction.
   constexpr float kMagic = 12582912.0f;
-  return __fadd_rn(fminf(fmaxf(steps, -kLargestFixed), kLargestFixed), kMagic) - kMagic;
+  const __half2 k =
+      __floats2half2_rn(__fadd_rn(low, kMagic) - kMagic, __fadd_rn(high, kMagic) - kMagic);
+  const __half2 largest = __float2half2_rn(kLargestFixed);
+  return __hmax2(__hmin2(k, largest), __hneg2(largest));
 }
 
-__device__ __forceinline__ __half to_fixed(float steps) { return __float2half_rn(round_steps(steps)); }
+__device__ __forceinline__ __half to_fixed(float value) {
+  return __low2half(to_fixed2(value, 0.0f));
+}
 
-__device__ __forceinline__ uint32_t pack_half2(int low, int high) {
-  const __half2 pair = __halves2half2(__int2half_rn(low), __int2half_rn(high));
+// Both operands of the mma are scaled by 2^-12, which keeps them exact: all are integers below 2^15
+// of at most 11 bits.
+constexpr float kOperandScale = 0x1p-12f;
+
+__device__ __forceinline__ uint32_t pack_operand(int low, int high) {
+  const __half2 pair = __floats2half2_rn(low * kOperandScale, high * kOperandScale);
   return *reinterpret_cast<const uint32_t*>(&pair);
 }
 
@@ -69,8 +80,9 @@ struct Centroid {
   }
 };
 
-// B operands of kTiles mma: 8 * kTiles consecutive centroids. Column n of tile t is the candidate 2 t + n % 2 of quad
-// lane n / 2, which holds 2 kTiles consecutive centroids: what a lane ends with are its own candidates.
+// B operands of kTiles mma: 8 * kTiles consecutive centroids. Column n of tile t is the candidate 2
+// t + n % 2 of quad lane n / 2, which holds 2 kTiles consecutive centroids: what a lane ends with
+// are its own candidates.
 template <int kDim, int kTiles>
 struct CentroidFragments {
   static_assert(kTiles <= 32, "the candidate takes 6 bits");
@@ -78,18 +90,20 @@ struct CentroidFragments {
   uint32_t word[kTiles][kWords];
 
   // Operand word of one lane for one tile.
-  static __device__ __forceinline__ void make(const int8_t* centroids, int tile, int lane, uint32_t (&result)[kWords]) {
+  static __device__ __forceinline__ void make(const int8_t* centroids, int tile, int lane,
+                                              uint32_t (&result)[kWords]) {
     const int column = lane >> 2, quad = lane & 3;
     const int candidate = 2 * tile + (column & 1);
     const Centroid<kDim> centroid(centroids + ((column >> 1) * 2 * kTiles + candidate) * kDim);
     constexpr int kOffset = ((1 << 23) + 64 * kScoreOffset) / 16384;
-    const uint32_t norm = pack_half2(kOffset - (centroid.norm >> 8), -(centroid.norm & 255));
-    const uint32_t number = pack_half2(63 - candidate, 0);
+    const uint32_t norm = pack_operand(kOffset - (centroid.norm >> 8), -(centroid.norm & 255));
+    const uint32_t number = pack_operand(63 - candidate, 0);
     const int extra = kDim == 8 ? quad : quad - kDim / 2;
     uint32_t pair = 0;
 #pragma unroll
     for (int i = 0; i < kDim / 2; ++i) {
-      if (quad == i) pair = pack_half2(64 * centroid.value[2 * i], 64 * centroid.value[2 * i + 1]);
+      if (quad == i)
+        pair = pack_operand(64 * centroid.value[2 * i], 64 * centroid.value[2 * i + 1]);
     }
     const uint32_t constants = extra == 0 ? norm : extra == 1 ? number : 0;
     if constexpr (kDim == 8) {
@@ -104,34 +118,6 @@ struct CentroidFragments {
 #pragma unroll
     for (int tile = 0; tile < kTiles; ++tile) make(centroids, tile, threadIdx.x & 31, word[tile]);
   }
-
-  // The same through shared memory, for operands that are needed often: kStagedWords for 8 * kTiles centroids, in an
-  // order that 16-byte reads of a warp take without conflicts.
-  static constexpr int kStagedWords = kTiles * 32 * kWords;
-
-  static __device__ __forceinline__ void stage(const int8_t* centroids, uint32_t* staged) {
-    static_assert(kTiles % 4 == 0);
-    for (int i = threadIdx.x; i < kTiles * 32; i += blockDim.x) {
-      const int tile = i / 32, lane = i % 32;
-      uint32_t words[kWords];
-      make(centroids, tile, lane, words);
-#pragma unroll
-      for (int w = 0; w < kWords; ++w) staged[((tile / 4 * kWords + w) * 32 + lane) * 4 + tile % 4] = words[w];
-    }
-  }
-
-  __device__ __forceinline__ void load_staged(const uint32_t* staged) {
-    const uint4* source = reinterpret_cast<const uint4*>(staged) + (threadIdx.x & 31);
-#pragma unroll
-    for (int tile = 0; tile < kTiles; tile += 4) {
-#pragma unroll
-      for (int w = 0; w < kWords; ++w) {
-        const uint4 four = source[(tile / 4 * kWords + w) * 32];
-        word[tile][w] = four.x, word[tile + 1][w] = four.y;
-        word[tile + 2][w] = four.z, word[tile + 3][w] = four.w;
-      }
-    }
-  }
 };
 
 // A operand of one mma: 16 consecutive sub-vectors, and the multipliers of the constants.
@@ -139,21 +125,29 @@ template <int kDim>
 struct RowFragment {
   uint32_t word[kDim == 8 ? 4 : 2];
 
+  static __device__ __forceinline__ uint32_t scaled(const __half* rows, int pair) {
+    const __half2 k =
+        __hmul2(reinterpret_cast<const __half2*>(rows)[pair], __float2half2_rn(kOperandScale));
+    return *reinterpret_cast<const uint32_t*>(&k);
+  }
+
+  // rows [16][kDim]. Without branches: lanes that hold constants read something, too.
   __device__ __forceinline__ void load(const __half* rows) {
+    constexpr int kPairs = kDim / 2;
     const int lane = threadIdx.x & 31;
     const int row = lane >> 2, quad = lane & 3;
-    const int extra = kDim == 8 ? quad : quad - kDim / 2;
-    const uint32_t constants = extra == 0 ? pack_half2(16384, 64) : extra == 1 ? pack_half2(1, 0) : 0;
-    const uint32_t* pairs = reinterpret_cast<const uint32_t*>(rows);
+    const int extra = kDim == 8 ? quad : quad - kPairs;
+    const uint32_t constants = extra == 0   ? pack_operand(16384, 64)
+                               : extra == 1 ? pack_operand(1, 0)
+                                            : 0;
+    const uint32_t upper = scaled(rows, row * kPairs + quad % kPairs);
+    const uint32_t lower = scaled(rows, (row + 8) * kPairs + quad % kPairs);
     if constexpr (kDim == 8) {
-      word[0] = pairs[row * 4 + quad];
-      word[1] = pairs[(row + 8) * 4 + quad];
+      word[0] = upper, word[1] = lower;
       word[2] = word[3] = constants;
-    } else if (extra < 0) {
-      word[0] = pairs[row * (kDim / 2) + quad];
-      word[1] = pairs[(row + 8) * (kDim / 2) + quad];
     } else {
-      word[0] = word[1] = constants;
+      word[0] = extra < 0 ? upper : constants;
+      word[1] = extra < 0 ? lower : constants;
     }
   }
 };
@@ -166,45 +160,58 @@ __device__ __forceinline__ int maximum3(int a, int b, int c) {
 #endif
 }
 
-// A key orders results: score first, then the lowest code. Keys below kNoScore hold no usable score.
+// A key orders results: score first, then the lowest code. Keys below kNoScore hold no usable
+// score.
 constexpr int kNoScore = 4096;
 __device__ __forceinline__ int make_key(int score, int code) { return score << 12 | (4095 - code); }
-__device__ __forceinline__ int key_to_code(int key, int bits) { return (4095 - (key & 4095)) & ((1 << bits) - 1); }
+__device__ __forceinline__ int key_to_code(int key, int bits) {
+  return (4095 - (key & 4095)) & ((1 << bits) - 1);
+}
 
-// Best of 8 * kTiles centroids, whose first is number `base`, for 16 sub-vectors. Quad lanes all return the keys of rows
-// lane / 4 and lane / 4 + 8.
+// Best of 8 * kTiles centroids, whose first is number `base`, for 16 sub-vectors. Quad lanes all
+// return the keys of rows lane / 4 and lane / 4 + 8.
 template <int kDim, int kTiles>
-__device__ __forceinline__ int2 nearest16(const RowFragment<kDim>& a, const CentroidFragments<kDim, kTiles>& b,
-                                          int base) {
+__device__ __forceinline__ int2 nearest16(const RowFragment<kDim>& a,
+                                          const CentroidFragments<kDim, kTiles>& b, int base) {
+  // Two running maxima of each row, so that two pipes share the comparisons: integer maxima
+  // (positive floats order like integers), and best + saturate(c - best), which is exact because
+  // both are multiples of 2^-24 in [0, 1).
   int best[2] = {0, 0};
+  float added[2] = {0.0f, 0.0f};
 #pragma unroll
   for (int tile = 0; tile < kTiles; ++tile) {
     float c[4];
     if constexpr (kDim == 8) {
-      asm(
-          "mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, "
+      asm("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, "
+          "{%8, %9}, "
           "{%10, %10, %10, %10};"
           : "=f"(c[0]), "=f"(c[1]), "=f"(c[2]), "=f"(c[3])
           : "r"(a.word[0]), "r"(a.word[1]), "r"(a.word[2]), "r"(a.word[3]), "r"(b.word[tile][0]),
             "r"(b.word[tile][1]), "f"(0.0f));
     } else {
-      asm(
-          "mma.sync.aligned.m16n8k8.row.col.f32.f16.f16.f32 {%0, %1, %2, %3}, {%4, %5}, {%6}, {%7, %7, %7, %7};"
+      asm("mma.sync.aligned.m16n8k8.row.col.f32.f16.f16.f32 {%0, %1, %2, %3}, {%4, %5}, {%6}, {%7, "
+          "%7, %7, %7};"
           : "=f"(c[0]), "=f"(c[1]), "=f"(c[2]), "=f"(c[3])
           : "r"(a.word[0]), "r"(a.word[1]), "r"(b.word[tile][0]), "f"(0.0f));
     }
-    best[0] = maximum3(best[0], __float_as_int(c[0]), __float_as_int(c[1]));
-    best[1] = maximum3(best[1], __float_as_int(c[2]), __float_as_int(c[3]));
+    if (tile % 3 == 2) {
+#pragma unroll
+      for (int i = 0; i < 4; ++i) added[i / 2] += __saturatef(c[i] - added[i / 2]);
+    } else {
+      best[0] = maximum3(best[0], __float_as_int(c[0]), __float_as_int(c[1]));
+      best[1] = maximum3(best[1], __float_as_int(c[2]), __float_as_int(c[3]));
+    }
   }
   const int first = 4095 - 63 - base - (threadIdx.x & 3) * 2 * kTiles;
   int key[2];
 #pragma unroll
   for (int i = 0; i < 2; ++i) {
-    // The mantissa; anything below 2^23 is no usable score. Candidates count down from 63.
-    const int result = max(best[i] - 0x4b000000, 0);
+    // The mantissa; anything below 1/2 is no usable score. Candidates count down from 63.
+    const int result = max(max(best[i], __float_as_int(added[i])) - 0x3f000000, 0);
     key[i] = ((result & ~63) << 6) + first + (result & 63);
 #pragma unroll
-    for (int lanes = 1; lanes < 4; lanes *= 2) key[i] = max(key[i], __shfl_xor_sync(0xffffffffu, key[i], lanes));
+    for (int lanes = 1; lanes < 4; lanes *= 2)
+      key[i] = max(key[i], __shfl_xor_sync(0xffffffffu, key[i], lanes));
   }
   return make_int2(key[0], key[1]);
 }

@@ -1,6 +1,7 @@
 // SPDX-FileCopyrightText: 2026 The vecinfer_hf authors
 // SPDX-License-Identifier: Apache-2.0
-// What the kernels are told: plain data, no torch. B rows, Hkv key/value heads, D head size, R residual length.
+// What the kernels are told: plain data, no torch. B rows, Hkv key/value heads, D head size, R
+// residual length.
 #pragma once
 
 #include <cstdint>
@@ -10,7 +11,8 @@ namespace vecinfer {
 // Tokens per tile of codes.
 constexpr int kTile = 32;
 
-// How one sub-vector is stored: num_codes additive codes of bits_per_code bits for subvector_dim elements.
+// How one sub-vector is stored: num_codes additive codes of bits_per_code bits for subvector_dim
+// elements.
 struct CodeFormat {
   int subvector_dim;  // 2, 4 or 8
   int bits_per_code;  // 8, 10 or 12

@@ -1,7 +1,8 @@
 // SPDX-FileCopyrightText: 2026 The vecinfer_hf authors
 // SPDX-License-Identifier: Apache-2.0
-// quantize: transform, nearest centroid, pack into tile order, for a whole prefill. A block takes tiles of 32 tokens of
-// one side (keys or values) of one head, so that no two blocks write the same bytes.
+// quantize: transform, nearest centroid, pack into tile order, for a whole prefill. A block takes
+// tiles of 32 tokens of one side (keys or values) of one head, so that no two blocks write the same
+// bytes.
 #pragma once
 
 #include "codes.cuh"
@@ -14,6 +15,8 @@ namespace vecinfer {
 struct QuantizeParams {
   StatesView states[2];  // keys, values: [B, Hkv, T, D]
   Side sides[2];
+  PlaneOrder orders[2];
+  FastDivider by_subvectors[2];  // of one token
   CodesView codes;
   const int* starts;  // [B] first code slot
   const int* counts;  // [B] tokens
@@ -23,17 +26,17 @@ struct QuantizeParams {
   int num_tokens;  // T
   int head_dim;
   bool bf16;
-  bool staged;  // there is shared memory for the operands of all centroids
 };
 
-constexpr int kQuantizeThreads = 256;
+// Small blocks, many on a multiprocessor: while one waits for its tokens or at a barrier, others
+// search.
+constexpr int kQuantizeThreads = 64;
 
 // Shared memory of one tile. Sizes in bytes are multiples of 16.
 struct QuantizeLayout {
   int rows;    // sub-vectors of 32 tokens
   int padded;  // positions of a plane
   int fixed_bytes, keys_bytes, plane_bytes, high_bytes, flag_bytes, full_bytes;
-  int staged_bytes;  // counted only if they fit
 
   __host__ __device__ QuantizeLayout(const Side& side, int head_dim)
       : rows(kTile * (head_dim / side.format.subvector_dim)),
@@ -43,11 +46,10 @@ struct QuantizeLayout {
         plane_bytes(padded),
         high_bytes(side.format.bits_per_code > 8 ? padded : 0),
         flag_bytes(rows / 8),
-        full_bytes(side.transform.kind == TransformKind::kFull ? kTile * head_dim * 4 : 0),
-        staged_bytes((side.format.num_codes << side.format.bits_per_code) * (side.format.subvector_dim == 8 ? 32 : 16)) {}
+        full_bytes(side.transform.kind == TransformKind::kFull ? kTile * head_dim * 4 : 0) {}
 
-  __host__ __device__ int total(bool staged) const {
-    return (staged ? staged_bytes : 0) + full_bytes + fixed_bytes + keys_bytes + plane_bytes + high_bytes + flag_bytes;
+  __host__ __device__ int total() const {
+    return full_bytes + fixed_bytes + keys_bytes + plane_bytes + high_bytes + flag_bytes;
   }
 };
 
@@ -63,59 +65,72 @@ struct TileTokens {
   __device__ bool whole() const { return valid(0) && valid(kTile - 1); }
 };
 
-// States of the tile's tokens to fixed point in shared memory; tokens that are not to be written become 0.
+// States of the tile's tokens to fixed point in shared memory; tokens that are not to be written
+// become anything.
 template <int kDim>
-__device__ __forceinline__ void transform_tile(const QuantizeParams& p, const Side& side, const uint16_t* states,
-                                               const StatesView& view, const TileTokens& tile, int head,
-                                               float* full, __half* fixed) {
+__device__ __forceinline__ void transform_tile(const QuantizeParams& p, const Side& side,
+                                               const uint16_t* states, const StatesView& view,
+                                               const TileTokens& tile, int head, float* full,
+                                               __half* fixed) {
+  constexpr int kBatch = 4;  // tokens of a lane that are asked for at once
   const LaneMap map(p.head_dim);
   const Transform& transform = side.transform;
   const float steps = FixedPoint<kDim>::kSteps / side.centroid_scale[head];
   const bool is_full = transform.kind == TransformKind::kFull;
   const bool is_diagonal = transform.kind == TransformKind::kDiagonal;
-  float mean[kLane], weight[kLane];
-  const int64_t offset = static_cast<int64_t>(head) * p.head_dim + map.first_dim;
   const bool active = map.token < map.tokens;
-  load_weights(active && transform.mean ? transform.mean + offset : nullptr, 0.0f, mean);
-  load_weights(active && is_diagonal ? transform.weight + offset : nullptr, 1.0f, weight);
-  const int warp = threadIdx.x / 32;
-  for (int base = warp * map.tokens; base < kTile; base += kQuantizeThreads / 32 * map.tokens) {
-    const int in_tile = base + map.token;
-    const bool mine = active && in_tile < kTile;
-    float x[kLane] = {};
-    if (mine && tile.valid(in_tile)) {
-      load_states(states + tile.token(in_tile) * view.token_stride + map.first_dim, view.aligned, p.bf16, x);
+  const int block = hadamard_block(p.head_dim);
+  const float scale = is_full ? 1.0f : is_diagonal ? steps * hadamard_norm(block) : steps;
+  const Affine affine(transform, static_cast<int64_t>(head) * p.head_dim + map.first_dim, scale,
+                      active);
+  const int stride = kQuantizeThreads / 32 * map.tokens;
+  for (int base = threadIdx.x / 32 * map.tokens + map.token; base < kTile + map.token;
+       base += kBatch * stride) {
+    uint4 stored[kBatch];
+    bool mine[kBatch];
 #pragma unroll
-      for (int i = 0; i < kLane; ++i) x[i] = (x[i] - mean[i]) * weight[i];
-    }
-    if (is_diagonal) hadamard_transform(x, hadamard_block(p.head_dim));
-    if (!mine) continue;
-    const int place = in_tile * p.head_dim + map.first_dim;
-    if (is_full) {
-      float4* target = reinterpret_cast<float4*>(full + place);
-      target[0] = make_float4(x[0], x[1], x[2], x[3]);
-      target[1] = make_float4(x[4], x[5], x[6], x[7]);
-    } else {
-      __half2 k[kLane / 2];
-#pragma unroll
-      for (int i = 0; i < kLane / 2; ++i) {
-        k[i] = __floats2half2_rn(round_steps(x[2 * i] * steps), round_steps(x[2 * i + 1] * steps));
+    for (int i = 0; i < kBatch; ++i) {
+      const int in_tile = base + i * stride;
+      mine[i] = active && in_tile < kTile;
+      stored[i] = make_uint4(0, 0, 0, 0);
+      if (mine[i] && tile.valid(in_tile)) {
+        stored[i] = load_stored(states + tile.token(in_tile) * view.token_stride + map.first_dim,
+                                view.aligned);
       }
-      *reinterpret_cast<uint4*>(fixed + place) = *reinterpret_cast<const uint4*>(k);
+    }
+#pragma unroll
+    for (int i = 0; i < kBatch; ++i) {
+      float x[kLane];
+      unpack_states(stored[i], p.bf16, x);
+      affine.apply(x);
+      if (is_diagonal) hadamard_butterfly(x, block);
+      if (!mine[i]) continue;
+      const int place = (base + i * stride) * p.head_dim + map.first_dim;
+      if (is_full) {
+        float4* target = reinterpret_cast<float4*>(full + place);
+        target[0] = make_float4(x[0], x[1], x[2], x[3]);
+        target[1] = make_float4(x[4], x[5], x[6], x[7]);
+      } else {
+        __half2 k[kLane / 2];
+#pragma unroll
+        for (int j = 0; j < kLane / 2; ++j) k[j] = to_fixed2(x[2 * j], x[2 * j + 1]);
+        *reinterpret_cast<uint4*>(fixed + place) = *reinterpret_cast<const uint4*>(k);
+      }
     }
   }
   if (is_full) {
     __syncthreads();
     const float* matrix = transform.weight + static_cast<int64_t>(head) * p.head_dim * p.head_dim;
-    multiply_rows(full, kTile, p.head_dim, matrix, transform.transposed, [&](int token, int column, float value) {
-      fixed[token * p.head_dim + column] = to_fixed(value * steps);
-    });
+    multiply_rows(full, kTile, p.head_dim, matrix, transform.transposed,
+                  [&](int token, int column, float value) {
+                    fixed[token * p.head_dim + column] = to_fixed(value * steps);
+                  });
   }
 }
 
 // Codes of the tile's other tokens, so that the plane can be written as a whole.
-__device__ __forceinline__ void read_plane(const uint8_t* plane, int padded, int high_bits, uint8_t* low,
-                                           uint8_t* high) {
+__device__ __forceinline__ void read_plane(const uint8_t* plane, int padded, int high_bits,
+                                           uint8_t* low, uint8_t* high) {
   for (int position = threadIdx.x; position < padded; position += kQuantizeThreads) {
     low[position] = plane[position];
     if (high_bits) {
@@ -125,8 +140,8 @@ __device__ __forceinline__ void read_plane(const uint8_t* plane, int padded, int
   }
 }
 
-__device__ __forceinline__ void write_plane(uint8_t* plane, int padded, int high_bits, const uint8_t* low,
-                                            const uint8_t* high) {
+__device__ __forceinline__ void write_plane(uint8_t* plane, int padded, int high_bits,
+                                            const uint8_t* low, const uint8_t* high) {
   for (int i = threadIdx.x; i < padded / 16; i += kQuantizeThreads) {
     reinterpret_cast<uint4*>(plane)[i] = reinterpret_cast<const uint4*>(low)[i];
   }
@@ -140,7 +155,8 @@ __device__ __forceinline__ void write_plane(uint8_t* plane, int padded, int high
 }
 
 template <int kDim>
-__global__ void __launch_bounds__(kQuantizeThreads, 2) quantize_kernel(const __grid_constant__ QuantizeParams p) {
+__global__ void __launch_bounds__(kQuantizeThreads, kDim == 8 ? 8 : 10)
+    quantize_kernel(const __grid_constant__ QuantizeParams p) {
   constexpr int kTiles = 32, kPass = 8 * kTiles;  // centroids in registers at a time
   extern __shared__ __align__(16) uint8_t shared[];
   const int side_index = p.first_side + blockIdx.y / p.num_heads;
@@ -155,9 +171,7 @@ __global__ void __launch_bounds__(kQuantizeThreads, 2) quantize_kernel(const __g
   if (first_tile > last_tile) return;
 
   const QuantizeLayout layout(side, p.head_dim);
-  using Fragments = CentroidFragments<kDim, kTiles>;
-  uint32_t* staged = reinterpret_cast<uint32_t*>(shared);
-  float* full = reinterpret_cast<float*>(shared + (p.staged ? layout.staged_bytes : 0));
+  float* full = reinterpret_cast<float*>(shared);
   __half* fixed = reinterpret_cast<__half*>(full + layout.full_bytes / 4);
   int* keys = reinterpret_cast<int*>(fixed + kTile * p.head_dim);
   uint8_t* low = reinterpret_cast<uint8_t*>(keys + layout.rows);
@@ -168,34 +182,29 @@ __global__ void __launch_bounds__(kQuantizeThreads, 2) quantize_kernel(const __g
   const int size = 1 << format.bits_per_code;
   const int high_bits = format.bits_per_code - 8;
   const int subvectors = p.head_dim / kDim;
-  const PlaneOrder order(layout.padded / kTile, side.is_value);
-  const int8_t* centroids = side.centroids + static_cast<int64_t>(head) * format.num_codes * size * kDim;
+  const PlaneOrder& order = p.orders[side_index];
+  const int8_t* centroids =
+      side.centroids + static_cast<int64_t>(head) * format.num_codes * size * kDim;
   const uint16_t* states =
       static_cast<const uint16_t*>(view.data) + batch * view.batch_stride + head * view.head_stride;
-  uint8_t* codes = p.codes.data + batch * p.codes.batch_stride + head * p.codes.head_stride + side.tile_offset;
+  uint8_t* codes =
+      p.codes.data + batch * p.codes.batch_stride + head * p.codes.head_stride + side.tile_offset;
   const int plane = plane_bytes(format, p.head_dim, side.is_value);
   const int warp = threadIdx.x / 32, lane = threadIdx.x & 31;
 
-  const FastDivider by_token(subvectors);
+  const FastDivider by_token = p.by_subvectors[side_index];
 
-  Fragments fragments;
+  CentroidFragments<kDim, kTiles> fragments;
   // With one pass over one codebook the operands stay in registers for all tiles.
   const bool reload = format.num_codes * size > kPass;
-  if (p.staged) {
-    for (int base = 0; base < format.num_codes * size; base += kPass) {
-      Fragments::stage(centroids + base * kDim, staged + base / kPass * Fragments::kStagedWords);
-    }
-    __syncthreads();
-    fragments.load_staged(staged);
-  } else {
-    fragments.load(centroids);
-  }
+  if (!reload) fragments.load(centroids);
 
   for (int tile_index = first_tile; tile_index <= last_tile; tile_index += gridDim.x) {
     const TileTokens tile{tile_index * kTile, start, count, p.first[batch], p.num_tokens};
     transform_tile<kDim>(p, side, states, view, tile, head, full, fixed);
     for (int level = 0; level < format.num_codes; ++level) {
-      uint8_t* target = codes + static_cast<int64_t>(tile_index) * p.codes.bytes_per_tile + level * plane;
+      uint8_t* target =
+          codes + static_cast<int64_t>(tile_index) * p.codes.bytes_per_tile + level * plane;
       if (!tile.whole()) read_plane(target, layout.padded, high_bits, low, high);
       __syncthreads();
       const int8_t* table = centroids + level * size * kDim;
@@ -204,20 +213,14 @@ __global__ void __launch_bounds__(kQuantizeThreads, 2) quantize_kernel(const __g
         if (lane == 0) far[row / 32] = bits;
       }
       for (int base = 0; base < size; base += kPass) {
-        if (reload && p.staged) {
-          fragments.load_staged(staged + (level * size + base) / kPass * Fragments::kStagedWords);
-        } else if (reload) {
-          fragments.load(table + base * kDim);
-        }
+        if (reload) fragments.load(table + base * kDim);
         for (int rows = warp * 16; rows < layout.rows; rows += kQuantizeThreads / 32 * 16) {
           RowFragment<kDim> a;
           a.load(fixed + rows * kDim);
           const int2 key = nearest16(a, fragments, base);
           const int row = rows + lane / 4 + (lane & 1) * 8;
-          if ((lane & 3) < 2) {
-            const int mine = lane & 1 ? key.y : key.x;
-            keys[row] = base == 0 ? mine : max(keys[row], mine);
-          }
+          const int mine = lane & 1 ? key.y : key.x;
+          if ((lane & 2) == 0) keys[row] = base == 0 ? mine : max(keys[row], mine);
         }
       }
       __syncthreads();
@@ -244,7 +247,8 @@ __global__ void __launch_bounds__(kQuantizeThreads, 2) quantize_kernel(const __g
           const Centroid<kDim> centroid(table + code * kDim);
 #pragma unroll
           for (int i = 0; i < kDim; ++i) {
-            const float rest = __half2float(fixed[row * kDim + i]) - FixedPoint<kDim>::kSteps * centroid.value[i];
+            const float rest =
+                __half2float(fixed[row * kDim + i]) - FixedPoint<kDim>::kSteps * centroid.value[i];
             fixed[row * kDim + i] = to_fixed(rest);
           }
         }

@@ -1,6 +1,7 @@
 // SPDX-FileCopyrightText: 2026 The vecinfer_hf authors
 // SPDX-License-Identifier: Apache-2.0
-// Runtime values to template arguments; the only macros of the kernels. Unsupported values were refused before.
+// Runtime values to template arguments; the only macros of the kernels. Unsupported values were
+// refused before.
 #pragma once
 
 // Elements per sub-vector.
@@ -16,15 +17,4 @@
       constexpr int NAME = 8;                  \
       return __VA_ARGS__();                    \
     }                                          \
-  }()
-
-#define BOOL_SWITCH(condition, NAME, ...) \
-  [&] {                                   \
-    if (condition) {                      \
-      constexpr bool NAME = true;         \
-      return __VA_ARGS__();               \
-    } else {                              \
-      constexpr bool NAME = false;        \
-      return __VA_ARGS__();               \
-    }                                     \
   }()

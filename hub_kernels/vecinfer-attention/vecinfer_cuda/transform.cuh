@@ -1,8 +1,8 @@
 // SPDX-FileCopyrightText: 2026 The vecinfer_hf authors
 // SPDX-License-Identifier: Apache-2.0
 // The transform in front of the quantizer and its inverse, for a few tokens of one head. Mirror of
-// vecinfer_hf/transforms.py. Diagonal transforms stay in registers, 8 elements per lane; full matrices go through
-// shared memory.
+// vecinfer_hf/transforms.py. Diagonal transforms stay in registers, 8 elements per lane; full
+// matrices go through shared memory.
 #pragma once
 
 #include <cuda_bf16.h>
@@ -15,42 +15,63 @@ namespace vecinfer {
 
 constexpr int kLane = kHadamardLane;
 
-// How the lanes of a warp share tokens: head_dim / 8 lanes per token, so 3 tokens for 80 elements and 1 for 256.
+// How the lanes of a warp share tokens: head_dim / 8 lanes per token, so 3 tokens for 80 elements
+// and 1 for 256.
 struct LaneMap {
-  int lanes_per_token;
-  int tokens;      // per warp
-  int token;       // of this lane; lanes past the last token have token >= tokens
-  int first_dim;   // of this lane
+  int tokens;     // per warp
+  int token;      // of this lane; lanes past the last token have token >= tokens
+  int first_dim;  // of this lane
 
-  __device__ explicit LaneMap(int head_dim) : lanes_per_token(head_dim / kLane) {
+  __device__ explicit LaneMap(int head_dim) {
     const int lane = threadIdx.x & 31;
-    tokens = 32 / lanes_per_token;
-    token = lane / lanes_per_token;
-    first_dim = (lane - token * lanes_per_token) * kLane;
+    const int lanes = head_dim / kLane;  // 8, 10, 12, 16 or 32
+    tokens = lanes == 8 ? 4 : lanes == 10 ? 3 : lanes == 32 ? 1 : 2;
+    token = 0;
+    for (int first = lanes; first <= lane; first += lanes) ++token;
+    first_dim = (lane - token * lanes) * kLane;
   }
 };
 
 __device__ __forceinline__ float state_to_float(uint16_t bits, bool bf16) {
-  return bf16 ? __uint_as_float(static_cast<uint32_t>(bits) << 16) : __half2float(__ushort_as_half(bits));
+  return bf16 ? __uint_as_float(static_cast<uint32_t>(bits) << 16)
+              : __half2float(__ushort_as_half(bits));
 }
 
-// 8 consecutive elements of one token.
-__device__ __forceinline__ void load_states(const uint16_t* source, bool aligned, bool bf16, float (&x)[kLane]) {
-  if (aligned) {
-    const uint4 words = *reinterpret_cast<const uint4*>(source);
-    const uint32_t word[4] = {words.x, words.y, words.z, words.w};
+// 8 consecutive elements of one token, as they are stored.
+__device__ __forceinline__ uint4 load_stored(const uint16_t* source, bool aligned) {
+  if (aligned) return *reinterpret_cast<const uint4*>(source);
+  uint32_t word[4];
 #pragma unroll
-    for (int i = 0; i < kLane; ++i) {
-      x[i] = state_to_float(static_cast<uint16_t>(word[i / 2] >> (i % 2 * 16)), bf16);
+  for (int i = 0; i < 4; ++i)
+    word[i] = source[2 * i] | static_cast<uint32_t>(source[2 * i + 1]) << 16;
+  return make_uint4(word[0], word[1], word[2], word[3]);
+}
+
+__device__ __forceinline__ void unpack_states(const uint4& stored, bool bf16, float (&x)[kLane]) {
+  const uint32_t word[4] = {stored.x, stored.y, stored.z, stored.w};
+  if (bf16) {
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      x[2 * i] = __uint_as_float(word[i] << 16);
+      x[2 * i + 1] = __uint_as_float(word[i] & 0xffff0000u);
     }
   } else {
 #pragma unroll
-    for (int i = 0; i < kLane; ++i) x[i] = state_to_float(source[i], bf16);
+    for (int i = 0; i < 4; ++i) {
+      const float2 pair = __half22float2(*reinterpret_cast<const __half2*>(&word[i]));
+      x[2 * i] = pair.x, x[2 * i + 1] = pair.y;
+    }
   }
 }
 
+__device__ __forceinline__ void load_states(const uint16_t* source, bool aligned, bool bf16,
+                                            float (&x)[kLane]) {
+  unpack_states(load_stored(source, aligned), bf16, x);
+}
+
 // 8 consecutive floats that start on 16 bytes, or a constant where there are none.
-__device__ __forceinline__ void load_weights(const float* source, float missing, float (&x)[kLane]) {
+__device__ __forceinline__ void load_weights(const float* source, float missing,
+                                             float (&x)[kLane]) {
   if (source == nullptr) {
 #pragma unroll
     for (int i = 0; i < kLane; ++i) x[i] = missing;
@@ -63,34 +84,56 @@ __device__ __forceinline__ void load_weights(const float* source, float missing,
   }
 }
 
-// emit(token, column, (rows @ weight)[token][column]) for rows [tokens][head_dim] in shared memory, whose storage is a
-// multiple of 8 rows. All threads of the block call it; the block has at least head_dim threads.
-template <typename Emit>
-__device__ __forceinline__ void multiply_rows(const float* rows, int tokens, int head_dim, const float* weight,
-                                              bool transposed, Emit emit) {
-  constexpr int kRows = 8;
-  const int groups = blockDim.x / head_dim;
-  const int group = threadIdx.x / head_dim;
-  const int column = threadIdx.x - group * head_dim;
-  if (group >= groups) return;
-  const float* entry = weight + (transposed ? static_cast<int64_t>(column) * head_dim : column);
-  const int step = transposed ? 1 : head_dim;
-  for (int first = group * kRows; first < tokens; first += groups * kRows) {
-    float sum[kRows] = {};
-#pragma unroll 2
-    for (int i = 0; i < head_dim; i += 4) {
-      float w[4];
+// x -> x * factor + shift, a transform's part before H: its mean, its weight and a constant of the
+// caller.
+struct Affine {
+  float factor[kLane], shift[kLane];
+
+  // place: head * head_dim + first_dim of this lane.
+  __device__ __forceinline__ Affine(const Transform& transform, int64_t place, float scale,
+                                    bool active) {
+    const bool weighted = active && transform.kind == TransformKind::kDiagonal;
+    load_weights(weighted ? transform.weight + place : nullptr, 1.0f, factor);
+    load_weights(active && transform.mean ? transform.mean + place : nullptr, 0.0f, shift);
 #pragma unroll
-      for (int j = 0; j < 4; ++j) w[j] = __ldg(entry + (i + j) * step);
+    for (int i = 0; i < kLane; ++i) {
+      factor[i] *= scale;
+      shift[i] *= -factor[i];
+    }
+  }
+
+  __device__ __forceinline__ void apply(float (&x)[kLane]) const {
+#pragma unroll
+    for (int i = 0; i < kLane; ++i) x[i] = fmaf(x[i], factor[i], shift[i]);
+  }
+};
+
+// emit(token, column, (rows @ weight)[token][column]) for rows [tokens][head_dim] in shared memory,
+// whose storage is a multiple of 8 rows. All threads of the block call it.
+template <typename Emit>
+__device__ __forceinline__ void multiply_rows(const float* rows, int tokens, int head_dim,
+                                              const float* weight, bool transposed, Emit emit) {
+  constexpr int kRows = 8;
+  const int step = transposed ? 1 : head_dim;
+  for (int column = threadIdx.x; column < head_dim; column += blockDim.x) {
+    const float* entry = weight + (transposed ? static_cast<int64_t>(column) * head_dim : column);
+    for (int first = 0; first < tokens; first += kRows) {
+      float sum[kRows] = {};
+#pragma unroll 4
+      for (int i = 0; i < head_dim; i += 4) {
+        float w[4];
+#pragma unroll
+        for (int j = 0; j < 4; ++j) w[j] = __ldg(entry + (i + j) * step);
+#pragma unroll
+        for (int row = 0; row < kRows; ++row) {
+          const float4 x = *reinterpret_cast<const float4*>(rows + (first + row) * head_dim + i);
+          sum[row] = fmaf(x.x, w[0], fmaf(x.y, w[1], fmaf(x.z, w[2], fmaf(x.w, w[3], sum[row]))));
+        }
+      }
 #pragma unroll
       for (int row = 0; row < kRows; ++row) {
-        const float4 x = *reinterpret_cast<const float4*>(rows + (first + row) * head_dim + i);
-        sum[row] = fmaf(x.x, w[0], fmaf(x.y, w[1], fmaf(x.z, w[2], fmaf(x.w, w[3], sum[row]))));
+        if (first + row < tokens) emit(first + row, column, sum[row]);
       }
-    }
-#pragma unroll
-    for (int row = 0; row < kRows; ++row) {
-      if (first + row < tokens) emit(first + row, column, sum[row]);
     }
   }
 }

@@ -1,20 +1,21 @@
 // SPDX-FileCopyrightText: 2026 The vecinfer_hf authors
 // SPDX-License-Identifier: Apache-2.0
-// Host side of append: checks, parameters, launches. Nothing here reads a length: they live on the device.
-#include "../append.cuh"
-
+// Host side of append: checks, parameters, launches. Nothing here reads a length: they live on the
+// device.
 #include <algorithm>
 
 #include "../../torch-ext/torch_binding.h"
+#include "../append.cuh"
 #include "sides.h"
 
 namespace vecinfer {
 
-void append(Tensor key_states, Tensor value_states, Tensor codes, Tensor sink_keys, Tensor sink_values,
-            Tensor window_keys, Tensor window_values, Tensor lengths, Tensor quantized_lengths,
-            OptionalTensor key_mean, Tensor key_transform, Tensor key_centroids, Tensor key_centroid_scale,
-            OptionalTensor value_mean, OptionalTensor value_transform, Tensor value_centroids,
-            Tensor value_centroid_scale, int64_t residual_length) {
+void append(Tensor key_states, Tensor value_states, Tensor codes, Tensor sink_keys,
+            Tensor sink_values, Tensor window_keys, Tensor window_values, Tensor lengths,
+            Tensor quantized_lengths, OptionalTensor key_mean, Tensor key_transform,
+            Tensor key_centroids, Tensor key_centroid_scale, OptionalTensor value_mean,
+            OptionalTensor value_transform, Tensor value_centroids, Tensor value_centroid_scale,
+            int64_t residual_length) {
   check_device(key_states);
   check_shape(key_states, "key_states", {-1, -1, -1, -1});
   const int64_t batch = key_states.size(0), heads = key_states.size(1), tokens = key_states.size(2);
@@ -23,35 +24,45 @@ void append(Tensor key_states, Tensor value_states, Tensor codes, Tensor sink_ke
   check_shape(sink_keys, "sink_keys", {batch, heads, -1, head_dim});
   check_shape(window_keys, "window_keys", {batch, heads, -1, head_dim});
   const int64_t sinks = sink_keys.size(2), capacity = window_keys.size(2);
-  VECINFER_CHECK(residual_length >= 1 && capacity <= residual_length, "residual_length is ", residual_length,
-                 ", but it must be at least 1 and the ring (", capacity, " tokens) must fit into it.");
+  VECINFER_CHECK(residual_length >= 1 && capacity <= residual_length, "residual_length is ",
+                 residual_length, ", but it must be at least 1 and the ring (", capacity,
+                 " tokens) must fit into it.");
   VECINFER_CHECK(tokens <= kAppendTokens && tokens <= residual_length, "append takes at most ",
-                 std::min<int64_t>(kAppendTokens, residual_length), " tokens at a time, not ", tokens,
-                 "; use quantize for a prefill.");
+                 std::min<int64_t>(kAppendTokens, residual_length), " tokens at a time, not ",
+                 tokens, "; use quantize for a prefill.");
   AppendParams params;
   params.bf16 = is_bf16(key_states, "key_states");
   const Tensor* states[2] = {&key_states, &value_states};
   const Tensor* sink[2] = {&sink_keys, &sink_values};
   const Tensor* window[2] = {&window_keys, &window_values};
-  const char* names[3][2] = {
-      {"key_states", "value_states"}, {"sink_keys", "sink_values"}, {"window_keys", "window_values"}};
+  const char* names[3][2] = {{"key_states", "value_states"},
+                             {"sink_keys", "sink_values"},
+                             {"window_keys", "window_values"}};
   for (int i = 0; i < 2; ++i) {
     check_dtype(*states[i], names[0][i], key_states.scalar_type());
     check_dtype(*sink[i], names[1][i], key_states.scalar_type());
     check_dtype(*window[i], names[2][i], key_states.scalar_type());
-    params.states[i] = states_view(*states[i], names[0][i], key_states, batch, heads, tokens, head_dim);
+    params.states[i] =
+        states_view(*states[i], names[0][i], key_states, batch, heads, tokens, head_dim);
     params.sinks[i] = states_view(*sink[i], names[1][i], key_states, batch, heads, sinks, head_dim);
-    params.window[i] = states_view(*window[i], names[2][i], key_states, batch, heads, capacity, head_dim);
+    params.window[i] =
+        states_view(*window[i], names[2][i], key_states, batch, heads, capacity, head_dim);
   }
   params.sides[0] = make_side(key_centroids, key_centroid_scale, false,
-                              make_transform(key_transform, "key_transform", key_mean, "key_mean", false, heads,
-                                             head_dim, key_states),
+                              make_transform(key_transform, "key_transform", key_mean, "key_mean",
+                                             false, heads, head_dim, key_states),
                               heads, head_dim, key_states);
   params.sides[1] = make_side(value_centroids, value_centroid_scale, true,
-                              make_transform(value_transform, "value_transform", value_mean, "value_mean", false,
-                                             heads, head_dim, key_states),
+                              make_transform(value_transform, "value_transform", value_mean,
+                                             "value_mean", false, heads, head_dim, key_states),
                               heads, head_dim, key_states);
   params.codes = codes_view(codes, params.sides, batch, heads, head_dim, key_states);
+  for (int i = 0; i < 2; ++i) {
+    params.orders[i] = plane_order(params.sides[i], head_dim);
+    params.by_subvectors[i] =
+        FastDivider(static_cast<int>(head_dim) / params.sides[i].format.subvector_dim);
+  }
+  params.by_head_dim = FastDivider(static_cast<int>(head_dim));
   params.lengths = row_numbers(lengths, "lengths", batch, key_states);
   params.quantized_lengths = row_numbers(quantized_lengths, "quantized_lengths", batch, key_states);
   params.batch_size = static_cast<int>(batch);

@@ -1,7 +1,7 @@
 // SPDX-FileCopyrightText: 2026 The vecinfer_hf authors
 // SPDX-License-Identifier: Apache-2.0
-// What every operator checks before it launches, with messages that name the value and the rule; and how it finds its
-// stream. The only header here that knows torch.
+// What every operator checks before it launches, with messages that name the value and the rule;
+// and how it finds its stream. The only header here that knows torch.
 #pragma once
 
 #include <cuda_runtime.h>
@@ -17,19 +17,20 @@
 
 #include "../params.h"
 
-// A torch without CUDA does not have this symbol. Weak, so that the module can still be imported (and inspected) there.
+// A torch without CUDA does not have this symbol. Weak, so that the module can still be imported
+// (and inspected) there.
 extern "C" __attribute__((weak)) AOTITorchError
 aoti_torch_get_current_cuda_stream(int32_t device_index, void** ret_stream);
 
 // Errors that a user can cause: no source location in front of the reason.
-#define VECINFER_CHECK(condition, ...)                                                         \
-  if (!(condition)) {                                                                          \
+#define VECINFER_CHECK(condition, ...)                                                          \
+  if (!(condition)) {                                                                           \
     throw std::runtime_error(torch::headeronly::detail::stdTorchCheckMsgImpl("", __VA_ARGS__)); \
   }
 
-#define VECINFER_CUDA_CHECK(expression)                                                     \
-  {                                                                                         \
-    const cudaError_t error = (expression);                                                 \
+#define VECINFER_CUDA_CHECK(expression)                                                        \
+  {                                                                                            \
+    const cudaError_t error = (expression);                                                    \
     VECINFER_CHECK(error == cudaSuccess, "vecinfer: CUDA error: ", cudaGetErrorString(error)); \
   }
 
@@ -78,7 +79,8 @@ inline void check_same_device(const Tensor& tensor, const char* name, const Tens
 }
 
 // `sizes` of -1 are free.
-inline void check_shape(const Tensor& tensor, const char* name, std::initializer_list<int64_t> sizes) {
+inline void check_shape(const Tensor& tensor, const char* name,
+                        std::initializer_list<int64_t> sizes) {
   bool same = tensor.dim() == static_cast<int64_t>(sizes.size());
   int64_t axis = 0;
   for (int64_t size : sizes) {
@@ -104,8 +106,8 @@ inline void check_shape(const Tensor& tensor, const char* name, std::initializer
 }
 
 // A contiguous tensor on the device of `other`.
-inline void check_plain(const Tensor& tensor, const char* name, ScalarType type, const Tensor& other,
-                        std::initializer_list<int64_t> sizes) {
+inline void check_plain(const Tensor& tensor, const char* name, ScalarType type,
+                        const Tensor& other, std::initializer_list<int64_t> sizes) {
   check_dtype(tensor, name, type);
   check_same_device(tensor, name, other);
   check_shape(tensor, name, sizes);
@@ -113,12 +115,13 @@ inline void check_plain(const Tensor& tensor, const char* name, ScalarType type,
 }
 
 // Keys, values, ring or sinks [B, Hkv, T, D], contiguous in D only.
-inline StatesView states_view(const Tensor& tensor, const char* name, const Tensor& other, int64_t batch,
-                              int64_t heads, int64_t tokens, int64_t head_dim) {
+inline StatesView states_view(const Tensor& tensor, const char* name, const Tensor& other,
+                              int64_t batch, int64_t heads, int64_t tokens, int64_t head_dim) {
   check_same_device(tensor, name, other);
   check_shape(tensor, name, {batch, heads, tokens, head_dim});
   VECINFER_CHECK(tensor.dim() < 4 || tensor.numel() == 0 || tensor.stride(3) == 1, name,
-                 " must be contiguous in its last dimension (its stride there is ", tensor.stride(3), ").");
+                 " must be contiguous in its last dimension (its stride there is ",
+                 tensor.stride(3), ").");
   StatesView view;
   view.data = tensor.data_ptr();
   view.batch_stride = tensor.stride(0);
@@ -129,8 +132,8 @@ inline StatesView states_view(const Tensor& tensor, const char* name, const Tens
   return view;
 }
 
-inline CodeFormat code_format(const Tensor& centroids, const char* name, int64_t heads, int64_t head_dim,
-                              const Tensor& other) {
+inline CodeFormat code_format(const Tensor& centroids, const char* name, int64_t heads,
+                              int64_t head_dim, const Tensor& other) {
   check_plain(centroids, name, ScalarType::Char, other, {heads, -1, -1, -1});
   CodeFormat format;
   format.subvector_dim = static_cast<int>(centroids.size(3));
@@ -138,8 +141,9 @@ inline CodeFormat code_format(const Tensor& centroids, const char* name, int64_t
   const int64_t size = centroids.size(2);
   format.bits_per_code = size == 256 ? 8 : size == 1024 ? 10 : size == 4096 ? 12 : 0;
   const int dim = format.subvector_dim;
-  VECINFER_CHECK((dim == 2 || dim == 4 || dim == 8) && head_dim % dim == 0, name, " has sub-vectors of ", dim,
-                 " elements, but 2, 4 or 8 (dividing the head size ", head_dim, ") are supported.");
+  VECINFER_CHECK((dim == 2 || dim == 4 || dim == 8) && head_dim % dim == 0, name,
+                 " has sub-vectors of ", dim, " elements, but 2, 4 or 8 (dividing the head size ",
+                 head_dim, ") are supported.");
   VECINFER_CHECK(format.bits_per_code != 0, name, " has ", size,
                  " centroids per code, but 256, 1024 or 4096 are supported.");
   VECINFER_CHECK(format.num_codes == 1 || format.num_codes == 2, name, " has ", format.num_codes,
@@ -148,8 +152,9 @@ inline CodeFormat code_format(const Tensor& centroids, const char* name, int64_t
 }
 
 inline void check_head_dim(int64_t head_dim) {
-  VECINFER_CHECK(head_dim == 64 || head_dim == 80 || head_dim == 96 || head_dim == 128 || head_dim == 256,
-                 "head size ", head_dim, " is not supported; 64, 80, 96, 128 and 256 are.");
+  VECINFER_CHECK(
+      head_dim == 64 || head_dim == 80 || head_dim == 96 || head_dim == 128 || head_dim == 256,
+      "head size ", head_dim, " is not supported; 64, 80, 96, 128 and 256 are.");
 }
 
 // Refuses a device that cannot run these kernels, before anything is launched on it.
@@ -158,11 +163,14 @@ inline void check_device(const Tensor& tensor) {
   int major = 0;
   VECINFER_CUDA_CHECK(
       cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, tensor.get_device_index()));
-  VECINFER_CHECK(major >= 8, "these kernels need compute capability 8.0 or higher; this device has ", major, ".x.");
+  VECINFER_CHECK(major >= 8,
+                 "these kernels need compute capability 8.0 or higher; this device has ", major,
+                 ".x.");
 }
 
 inline cudaStream_t current_stream(const Tensor& tensor) {
-  VECINFER_CHECK(aoti_torch_get_current_cuda_stream != nullptr, "this torch was built without CUDA.");
+  VECINFER_CHECK(aoti_torch_get_current_cuda_stream != nullptr,
+                 "this torch was built without CUDA.");
   void* stream = nullptr;
   VECINFER_CHECK(aoti_torch_get_current_cuda_stream(tensor.get_device_index(), &stream) == 0,
                  "torch could not name the current CUDA stream.");

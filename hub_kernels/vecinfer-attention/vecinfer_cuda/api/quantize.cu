@@ -1,43 +1,40 @@
 // SPDX-FileCopyrightText: 2026 The vecinfer_hf authors
 // SPDX-License-Identifier: Apache-2.0
 // Host side of quantize: checks, parameters, launch.
-#include "../quantize.cuh"
-
 #include <algorithm>
 
 #include "../../torch-ext/torch_binding.h"
+#include "../quantize.cuh"
 #include "../static_switch.h"
 #include "sides.h"
 
 namespace vecinfer {
 namespace {
 
-// Tiles one block takes, so that the codebook's fragments are built once for several; less when tiles are few.
-constexpr int kTilesPerBlock = 16;
-constexpr int kBlocksPerMultiprocessor = 4;
+// Tiles one block takes, so that the codebook's operands are made once for several; fewer where
+// tiles are few.
+constexpr int kTilesPerBlock = 4;
+constexpr int kBlocksPerMultiprocessor = 16;
 
-void launch(QuantizeParams params, int num_sides, int64_t batch, const Tensor& device, cudaStream_t stream) {
+void launch(const QuantizeParams& params, int num_sides, int64_t batch, const Tensor& device,
+            cudaStream_t stream) {
   const Side& side = params.sides[params.first_side];
-  const QuantizeLayout layouts[2] = {QuantizeLayout(side, params.head_dim),
-                                     QuantizeLayout(params.sides[params.first_side + num_sides - 1], params.head_dim)};
-  int limit = 0;
-  VECINFER_CUDA_CHECK(
-      cudaDeviceGetAttribute(&limit, cudaDevAttrMaxSharedMemoryPerBlockOptin, device.get_device_index()));
-  params.staged = std::max(layouts[0].total(true), layouts[1].total(true)) <= limit;
-  const int shared = std::max(layouts[0].total(params.staged), layouts[1].total(params.staged));
+  const Side& last = params.sides[params.first_side + num_sides - 1];
+  const int shared = std::max(QuantizeLayout(side, params.head_dim).total(),
+                              QuantizeLayout(last, params.head_dim).total());
   int multiprocessors = 0;
-  VECINFER_CUDA_CHECK(
-      cudaDeviceGetAttribute(&multiprocessors, cudaDevAttrMultiProcessorCount, device.get_device_index()));
+  VECINFER_CUDA_CHECK(cudaDeviceGetAttribute(&multiprocessors, cudaDevAttrMultiProcessorCount,
+                                             device.get_device_index()));
   // A row's tokens may start inside a tile.
   const int64_t tiles = (params.num_tokens + kTile - 1) / kTile + 1;
   const int64_t work = tiles * params.num_heads * num_sides * batch;
   const int64_t per_block =
       std::clamp<int64_t>(work / (multiprocessors * kBlocksPerMultiprocessor), 1, kTilesPerBlock);
-  const dim3 grid(static_cast<unsigned>((tiles + per_block - 1) / per_block), params.num_heads * num_sides,
-                  static_cast<unsigned>(batch));
+  const dim3 grid(static_cast<unsigned>((tiles + per_block - 1) / per_block),
+                  params.num_heads * num_sides, static_cast<unsigned>(batch));
   SUBVECTOR_DIM_SWITCH(side.format.subvector_dim, kDim, [&] {
-    VECINFER_CUDA_CHECK(
-        cudaFuncSetAttribute(quantize_kernel<kDim>, cudaFuncAttributeMaxDynamicSharedMemorySize, shared));
+    VECINFER_CUDA_CHECK(cudaFuncSetAttribute(quantize_kernel<kDim>,
+                                             cudaFuncAttributeMaxDynamicSharedMemorySize, shared));
     quantize_kernel<kDim><<<grid, kQuantizeThreads, shared, stream>>>(params);
   });
   VECINFER_CUDA_CHECK(cudaGetLastError());
@@ -45,10 +42,10 @@ void launch(QuantizeParams params, int num_sides, int64_t batch, const Tensor& d
 
 }  // namespace
 
-void quantize(Tensor key_states, Tensor value_states, Tensor codes, Tensor starts, Tensor counts, Tensor first,
-              OptionalTensor key_mean, Tensor key_transform, Tensor key_centroids, Tensor key_centroid_scale,
-              OptionalTensor value_mean, OptionalTensor value_transform, Tensor value_centroids,
-              Tensor value_centroid_scale) {
+void quantize(Tensor key_states, Tensor value_states, Tensor codes, Tensor starts, Tensor counts,
+              Tensor first, OptionalTensor key_mean, Tensor key_transform, Tensor key_centroids,
+              Tensor key_centroid_scale, OptionalTensor value_mean, OptionalTensor value_transform,
+              Tensor value_centroids, Tensor value_centroid_scale) {
   check_device(key_states);
   check_shape(key_states, "key_states", {-1, -1, -1, -1});
   const int64_t batch = key_states.size(0), heads = key_states.size(1), tokens = key_states.size(2);
@@ -57,17 +54,24 @@ void quantize(Tensor key_states, Tensor value_states, Tensor codes, Tensor start
   QuantizeParams params;
   params.bf16 = is_bf16(key_states, "key_states");
   check_dtype(value_states, "value_states", key_states.scalar_type());
-  params.states[0] = states_view(key_states, "key_states", key_states, batch, heads, tokens, head_dim);
-  params.states[1] = states_view(value_states, "value_states", key_states, batch, heads, tokens, head_dim);
+  params.states[0] =
+      states_view(key_states, "key_states", key_states, batch, heads, tokens, head_dim);
+  params.states[1] =
+      states_view(value_states, "value_states", key_states, batch, heads, tokens, head_dim);
   params.sides[0] = make_side(key_centroids, key_centroid_scale, false,
-                              make_transform(key_transform, "key_transform", key_mean, "key_mean", false, heads,
-                                             head_dim, key_states),
+                              make_transform(key_transform, "key_transform", key_mean, "key_mean",
+                                             false, heads, head_dim, key_states),
                               heads, head_dim, key_states);
   params.sides[1] = make_side(value_centroids, value_centroid_scale, true,
-                              make_transform(value_transform, "value_transform", value_mean, "value_mean", false,
-                                             heads, head_dim, key_states),
+                              make_transform(value_transform, "value_transform", value_mean,
+                                             "value_mean", false, heads, head_dim, key_states),
                               heads, head_dim, key_states);
   params.codes = codes_view(codes, params.sides, batch, heads, head_dim, key_states);
+  for (int i = 0; i < 2; ++i) {
+    params.orders[i] = plane_order(params.sides[i], head_dim);
+    params.by_subvectors[i] =
+        FastDivider(static_cast<int>(head_dim) / params.sides[i].format.subvector_dim);
+  }
   params.starts = row_numbers(starts, "starts", batch, key_states);
   params.counts = row_numbers(counts, "counts", batch, key_states);
   params.first = row_numbers(first, "first", batch, key_states);
@@ -75,7 +79,8 @@ void quantize(Tensor key_states, Tensor value_states, Tensor codes, Tensor start
   params.num_tokens = static_cast<int>(tokens);
   params.head_dim = static_cast<int>(head_dim);
   if (batch * heads * tokens == 0) return;
-  VECINFER_CHECK(batch <= 65535 && heads <= 32767, "quantize takes at most 65535 rows and 32767 heads.");
+  VECINFER_CHECK(batch <= 65535 && heads <= 32767,
+                 "quantize takes at most 65535 rows and 32767 heads.");
 
   torch::stable::accelerator::DeviceGuard guard(key_states.get_device_index());
   const cudaStream_t stream = current_stream(key_states);

@@ -10,12 +10,13 @@ namespace vecinfer {
 
 // Kernels read these tensors in 16-byte words.
 inline void check_alignment(const Tensor& tensor, const char* name) {
-  VECINFER_CHECK(reinterpret_cast<uintptr_t>(tensor.data_ptr()) % 16 == 0, name, " must start on 16 bytes.");
+  VECINFER_CHECK(reinterpret_cast<uintptr_t>(tensor.data_ptr()) % 16 == 0, name,
+                 " must start on 16 bytes.");
 }
 
-inline Transform make_transform(const OptionalTensor& weight, const char* weight_name, const OptionalTensor& mean,
-                                const char* mean_name, bool transposed, int64_t heads, int64_t head_dim,
-                                const Tensor& other) {
+inline Transform make_transform(const OptionalTensor& weight, const char* weight_name,
+                                const OptionalTensor& mean, const char* mean_name, bool transposed,
+                                int64_t heads, int64_t head_dim, const Tensor& other) {
   Transform transform{TransformKind::kNone, nullptr, nullptr, transposed};
   if (mean) {
     check_plain(*mean, mean_name, ScalarType::Float, other, {heads, head_dim});
@@ -35,13 +36,15 @@ inline Transform make_transform(const OptionalTensor& weight, const char* weight
   return transform;
 }
 
-inline Side make_side(const Tensor& centroids, const Tensor& scale, bool is_value, const Transform& transform,
-                      int64_t heads, int64_t head_dim, const Tensor& other) {
+inline Side make_side(const Tensor& centroids, const Tensor& scale, bool is_value,
+                      const Transform& transform, int64_t heads, int64_t head_dim,
+                      const Tensor& other) {
   const char* name = is_value ? "value_centroids" : "key_centroids";
   Side side;
   side.format = code_format(centroids, name, heads, head_dim, other);
   check_alignment(centroids, name);
-  check_plain(scale, is_value ? "value_centroid_scale" : "key_centroid_scale", ScalarType::Float, other, {heads});
+  check_plain(scale, is_value ? "value_centroid_scale" : "key_centroid_scale", ScalarType::Float,
+              other, {heads});
   side.transform = transform;
   side.centroids = static_cast<const int8_t*>(centroids.data_ptr());
   side.centroid_scale = static_cast<const float*>(scale.data_ptr());
@@ -51,8 +54,8 @@ inline Side make_side(const Tensor& centroids, const Tensor& scale, bool is_valu
 }
 
 // Also settles where the values start within a tile.
-inline CodesView codes_view(const Tensor& codes, Side (&sides)[2], int64_t batch, int64_t heads, int64_t head_dim,
-                            const Tensor& other) {
+inline CodesView codes_view(const Tensor& codes, Side (&sides)[2], int64_t batch, int64_t heads,
+                            int64_t head_dim, const Tensor& other) {
   const int key_bytes = side_bytes(sides[0].format, static_cast<int>(head_dim), false);
   const int bytes = key_bytes + side_bytes(sides[1].format, static_cast<int>(head_dim), true);
   check_dtype(codes, "codes", ScalarType::Byte);
@@ -72,7 +75,13 @@ inline CodesView codes_view(const Tensor& codes, Side (&sides)[2], int64_t batch
   return view;
 }
 
-inline int* row_numbers(const Tensor& tensor, const char* name, int64_t batch, const Tensor& other) {
+inline PlaneOrder plane_order(const Side& side, int64_t head_dim) {
+  return PlaneOrder(padded_subvectors(side.format, static_cast<int>(head_dim), side.is_value),
+                    side.is_value);
+}
+
+inline int* row_numbers(const Tensor& tensor, const char* name, int64_t batch,
+                        const Tensor& other) {
   check_plain(tensor, name, ScalarType::Int, other, {batch});
   return static_cast<int*>(tensor.data_ptr());
 }
