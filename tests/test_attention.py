@@ -351,3 +351,30 @@ def test_a_reset_cache_has_no_padding():
             model(ids, attention_mask=causal, past_key_values=cache)
         assert cache.layers[0].lengths == [30, 21]
         assert cache.shared.padding.real_tokens(0, 30, 2) == [30, 21]
+
+
+def test_holes_in_a_later_chunk_are_honoured():
+    """Padding between the real tokens of a second forward is neither stored nor seen."""
+    model = tiny_model("llama")
+    model.set_attn_implementation("vecinfer")
+    ids, mask = tiny_inputs(2, 60), torch.ones(2, 60, dtype=torch.long)
+    mask[0, 45:50] = 0
+    logits = run(model, ids, vecinfer_cache(model, 8), [40, 20], mask)
+    alone = run(model, ids[:1, mask[0].bool()], vecinfer_cache(model, 8), [40, 15])
+    assert (logits[0, mask[0].bool()] - alone[0]).abs().max() <= LOGIT_NOISE
+
+
+def test_reading_a_padded_cache_puts_every_token_in_its_column():
+    model = tiny_model("llama")
+    ids, mask = left_padded(tiny_inputs(3, 40), [0, 9, 30])
+    model.set_attn_implementation("sdpa")
+    stock = DynamicCache(config=model.config)
+    run(model, ids, stock, [40], mask)
+    model.set_attn_implementation("vecinfer")
+    cache = vecinfer_cache(model)
+    run(model, ids, cache, [40], mask)
+    keys, values = cache.layers[0].read(40)
+    real = mask.bool()[:, None, :, None]
+    # The first layer's keys and values come before any attention: equal to the bit.
+    assert torch.equal(keys, stock.layers[0].keys.masked_fill(~real, 0))
+    assert torch.equal(values, stock.layers[0].values.masked_fill(~real, 0))
