@@ -3,6 +3,7 @@
 """The commands end with code 0 and true output, and on bad input with code 2, one line, and files as they were."""
 
 import json
+import re
 
 import pytest
 from tiny_codebooks import random_codebook
@@ -149,10 +150,27 @@ def test_doctor_names_versions_and_says_why_no_kernel_loads(vecinfer):
     assert "all in place" in out
 
 
-def test_demo_on_a_tiny_scale(vecinfer, smollm2_path, book):
+SMALL_DEMO = ("--num-tokens", 2048, "--max-new-tokens", 4, "--window-length", 160, "--max-windows", 1)
+
+
+@pytest.mark.slow
+def test_demo_on_the_real_model(vecinfer, smollm2_path, book):
     """Everything the demo does, with less text; `make demo` is the real thing."""
-    small = ("--num-tokens", 2048, "--max-new-tokens", 4, "--window-length", 160, "--max-windows", 1)
-    code, out, _ = vecinfer("demo", *small, "--bits", 2, "--text", book)
+    code, out, _ = vecinfer("demo", *SMALL_DEMO, "--bits", 2, "--text", book)
+    assert code == 0
+    assert "VecInfer cache, 2 bits per element" in out
+    assert "46,080" in out  # 30 layers, 3 heads, 64 channels, keys and values, float32
+    assert "2,880" in out
+
+
+@pytest.fixture
+def tiny_demo(tiny_model_directory, monkeypatch):
+    """The demo with a tiny model in place of the real one."""
+    monkeypatch.setattr(demo, "load_model", lambda name, *rest: load_model(str(tiny_model_directory), *rest))
+
+
+def test_demo_shows_both_continuations_and_the_table(vecinfer, tiny_demo, book):
+    code, out, _ = vecinfer("demo", *SMALL_DEMO, "--bits", 2, "--text", book)
     assert code == 0
     for shown in (
         "Stock cache",
@@ -162,14 +180,11 @@ def test_demo_on_a_tiny_scale(vecinfer, smollm2_path, book):
         "KL divergence",
     ):
         assert shown in out
-    assert "46,080" in out  # 30 layers, 3 heads, 64 channels, keys and values, float32
-    assert "2,880" in out
+    assert re.search(r"bytes per token +│ +512 │ +48 ", out)  # 2 layers, 2 heads, 16 channels; values padded to 4 bits
 
 
-def test_demo_json(vecinfer, tiny_model_directory, monkeypatch, book):
-    monkeypatch.setattr(demo, "load_model", lambda name, *rest: load_model(str(tiny_model_directory), *rest))
-    small = ("--num-tokens", 2048, "--max-new-tokens", 4, "--window-length", 160, "--max-windows", 1)
-    code, out, _ = vecinfer("demo", *small, "--bits", 4, "--text", book, "--json")
+def test_demo_json(vecinfer, tiny_demo, book):
+    code, out, _ = vecinfer("demo", *SMALL_DEMO, "--bits", 4, "--text", book, "--json")
     assert code == 0
     report = json.loads(out)
     assert report["perplexity"]["bits_per_element"] == 6  # the value plane of heads of 16 channels is half padding
