@@ -11,7 +11,7 @@ TEST_ARGS ?=
 
 BIN   := $(VENV)/bin
 SETUP := $(VENV)/.installed
-CUDA_SOURCES = $(shell find hub_kernels -path '*/build' -prune -o \( -name '*.cu' -o -name '*.cuh' -o -name '*.cpp' -o -name '*.h' \) -print 2>/dev/null)
+CUDA_SOURCES = $(shell find hub_kernels \( -path '*/build' -o -path '*/_build' \) -prune -o \( -name '*.cu' -o -name '*.cuh' -o -name '*.cpp' -o -name '*.h' \) -print 2>/dev/null)
 
 .PHONY: demo test test-oldest style quality kernels publish-kernels setup clean
 
