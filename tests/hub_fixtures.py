@@ -5,7 +5,7 @@
 import itertools
 
 import pytest
-from hub_process import WarmPython
+from hub_process import NO_CLIENT, WarmPython
 from hub_server import HubServer
 
 
@@ -30,6 +30,13 @@ def hub(running_hub):
 @pytest.fixture(scope="session")
 def warm(running_hub, tmp_path_factory):
     process = WarmPython(running_hub.url, tmp_path_factory.mktemp("home"))
+    yield process
+    process.close()
+
+
+@pytest.fixture(scope="session")
+def cold(running_hub, tmp_path_factory):
+    process = WarmPython(running_hub.url, tmp_path_factory.mktemp("home"), NO_CLIENT)
     yield process
     process.close()
 

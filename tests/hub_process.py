@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The vecinfer_hf authors
 # SPDX-License-Identifier: Apache-2.0
-"""Other processes for the Hub tests: fresh ones, and cheap ones forked from a process that has imported everything.
+"""Other processes for the Hub tests: new ones, and cheap ones forked from a process that has imported something.
 
 The clients read HF_ENDPOINT when they are imported, so a test's own process never talks to the local Hub itself.
 """
@@ -23,8 +23,7 @@ STORY = ("publish_model", "calibrate_and_push", "load_and_generate", "run_the_ca
 
 _FORK_SERVER = """
 import json, os, signal, sys, traceback
-import torch, hub_tasks, vecinfer_hf.hub
-torch.set_num_threads(1)
+{preload}
 signal.signal(signal.SIGCHLD, signal.SIG_IGN)
 print("ready", flush=True)
 for line in sys.stdin:
@@ -105,18 +104,18 @@ def _task(function: str, arguments: tuple, options: dict) -> str:
     return f"import json, {module}\nprint(json.dumps({module}.{function}({call})))"
 
 
-def call_fresh(function: str, hub_url: str, home: Path, *arguments, token: str = "", offline: bool = False, **options):
-    """Return what a function of hub_tasks.py returns in a new Python process whose caches are under `home`."""
-    more = {"HF_HUB_OFFLINE": "1"} if offline else {}
-    return run_fresh(_task(function, arguments, options), hub_url, home, HF_TOKEN=token, **more).result
+EVERYTHING = "import torch, hub_tasks, vecinfer_hf.hub"
+"""For a person's further calls on a machine: the clients have read their settings."""
+NO_CLIENT = "import torch, torch._dynamo, torch.distributed.tensor, yaml; assert 'huggingface_hub' not in sys.modules"
+"""For a new machine: every client is imported by the task itself, with the task's caches and offline mode."""
 
 
 class WarmPython:
-    """A Python process that has imported the clients and vecinfer_hf, and forks for every task."""
+    """A Python process that has run `preload`, and forks for every task."""
 
-    def __init__(self, hub_url: str, home: Path):
+    def __init__(self, hub_url: str, home: Path, preload: str = EVERYTHING):
         self._process = subprocess.Popen(
-            [sys.executable, "-c", _FORK_SERVER],
+            [sys.executable, "-c", _FORK_SERVER.replace("{preload}", preload)],
             env=environment(hub_url, HF_HOME=str(home)),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -153,6 +152,12 @@ class WarmPython:
     def begin(self, function: str, *arguments, token: str = "", **options) -> tuple[int, Path]:
         """Start a function of hub_tasks.py in its own process."""
         return self.start(_task(function, arguments, options), HF_TOKEN=token)
+
+    def call_at(self, home: Path, function: str, *arguments, token: str = "", offline: bool = False, **options):
+        """Return what a function returns in its own process, whose caches are under `home`."""
+        more = {"HF_HUB_OFFLINE": "1"} if offline else {}
+        home.mkdir(exist_ok=True)
+        return self.run(_task(function, arguments, options), HF_TOKEN=token, HF_HOME=str(home), **more).result
 
     def call(self, function: str, *arguments, token: str = "", **options):
         """Return what a function of hub_tasks.py returns in its own process."""

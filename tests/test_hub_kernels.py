@@ -152,36 +152,34 @@ def attempt(call):
     return {{"answer": float(module.scale(torch.ones(1))), "file": module.__file__}}
 
 bare = attempt(lambda: kernels.get_kernel("org/stand-in", version=1, trust_remote_code={trust}))
-ours = attempt(lambda: fetch_kernel("org/stand-in", 1, lockfile={lockfile!r}))
+ours = attempt(lambda: fetch_kernel("org/stand-in", 1))
 print(json.dumps({{"bare": bare, "ours": ours}}))
 """
 
 
-def fetch(hub, home, *, trust=False, lockfile=None, **env):
-    home.mkdir(exist_ok=True)
-    code = _FETCH.format(trust=trust, lockfile=lockfile and str(lockfile))
-    return run_fresh(code, hub.url, home, HF_TOKEN="", **env).result
+def fetch(cold, home, *, trust=False, **env):
+    return cold.run(_FETCH.format(trust=trust), HF_TOKEN="", HF_HOME=str(home), **env).result
 
 
-def test_fetched_in_a_fresh_process_and_again_offline(hub, publish, kernel, tmp_path):
+def test_fetched_in_a_fresh_process_and_again_offline(hub, cold, publish, kernel, tmp_path):
     publish("--kernel", kernel, "--upload")
     commit = repository(hub).resolve("v1")
-    online = fetch(hub, tmp_path / "home")
+    online = fetch(cold, tmp_path / "home")
     assert "not from a trusted publisher" in online["bare"]["error"]  # trust is not given by accident
     assert online["ours"]["answer"] == 3
     ours, other = ("torch-cuda", "torch-cpu") if torch.cuda.is_available() else ("torch-cpu", "torch-cuda")
     assert f"snapshots/{commit}/build/{ours}" in online["ours"]["file"]
     assert not [path for path in hub.paths("GET") if "resolve" in path and f"{other}/_" in path]
     hub.requests.clear()
-    offline = fetch(hub, tmp_path / "home", trust=True, HF_HUB_OFFLINE="1")
+    offline = fetch(cold, tmp_path / "home", trust=True, HF_HUB_OFFLINE="1")
     assert "error" in offline["bare"]  # what fetch_kernel is there for
     assert offline["ours"] == online["ours"]
     assert hub.requests == []
 
 
-def test_without_telemetry(hub, publish, kernel, tmp_path):
+def test_without_telemetry(cold, publish, kernel, tmp_path):
     publish("--kernel", kernel, "--upload")
-    found = fetch(hub, tmp_path / "home", trust=True, HF_HUB_DISABLE_TELEMETRY="1")
+    found = fetch(cold, tmp_path / "home", trust=True, HF_HUB_DISABLE_TELEMETRY="1")
     assert (
         "Illegal header value" in found["bare"]["error"]
     )  # if this fails, the library has mended it: drop the detour

@@ -5,7 +5,7 @@
 import json
 
 import pytest
-from hub_process import ROOT, call_fresh
+from hub_process import ROOT
 
 
 pytest_plugins = ["hub_fixtures"]
@@ -20,13 +20,11 @@ def model_id(running_hub, warm, token):
 
 
 @pytest.fixture
-def machine(hub, tmp_path):
+def machine(cold, tmp_path):
     """A function that runs something on a new machine of that name, or on one used before."""
 
     def run(name, function, *arguments, **options):
-        home = tmp_path / name
-        home.mkdir(exist_ok=True)
-        return call_fresh(function, hub.url, home, *arguments, **options)
+        return cold.call_at(tmp_path / name, function, *arguments, **options)
 
     return run
 
