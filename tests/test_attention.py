@@ -262,6 +262,13 @@ def test_a_mask_that_changes_its_mind_is_refused(change):
             later[0, 12] = 0
         with pytest.raises(UnsupportedMaskError, match="mask"):
             model(tiny_inputs(2, 1), attention_mask=None if change == "dropped" else later, past_key_values=cache)
+        # Nothing is lost: the same call with the right mask goes on where the cache was.
+        assert cache.get_seq_length() == 20
+        right = torch.cat([mask, mask.new_ones(2, 1)], 1)
+        logits = model(tiny_inputs(2, 1), attention_mask=right, past_key_values=cache).logits
+        fresh = vecinfer_cache(model)
+        model(ids, attention_mask=mask, past_key_values=fresh)
+        assert torch.equal(logits, model(tiny_inputs(2, 1), attention_mask=right, past_key_values=fresh).logits)
 
 
 def test_holes_in_a_first_prompt_are_honoured():

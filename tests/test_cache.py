@@ -69,7 +69,7 @@ def test_layers_with_full_attention_and_no_others_hold_codes(family):
 @pytest.mark.parametrize("family", ["llama", "gemma3"])
 @pytest.mark.parametrize("step", range(8))
 def test_every_operation_equals_the_stock_cache(family, step):
-    if family == "gemma3" and step == 5:
+    if family == "gemma3" and step == 5 and transformers.__version__.startswith("5.17."):
         pytest.skip("the stock sliding layers of transformers 5.17 keep their rows after a reset")
     cache, stock = make_cache(family), DynamicCache(config=tiny_config(family))
     feed([cache, stock], 3, [20, 1])

@@ -15,6 +15,7 @@ import torch
 from .exact_attention import exact_attention
 from .layer import CacheHandle, VecInferLayer
 from .ops.blockwise import Block, blockwise_attention
+from .padding import UnsupportedMaskError
 
 
 _SCORE_ELEMENTS = 1 << 25
@@ -90,7 +91,12 @@ def _eager_attention(
     """Store the new tokens and attend, on a path chosen by what the host knows: `[B, Tq, Hq, D]`."""
     queries = query.shape[2]
     past = int(layer.cumulative_length) - queries
-    real = layer.shared.padding.observe(attention_mask, query.shape[0], past, queries)
+    try:
+        real = layer.shared.padding.observe(attention_mask, query.shape[0], past, queries)
+    except UnsupportedMaskError:
+        # Nothing was stored, so the cache goes on as it was before this call.
+        layer.cumulative_length -= queries
+        raise
     if past == 0:
         if attention_mask is not None:
             # The mask of a static cache is as wide as the cache.
