@@ -9,7 +9,7 @@ import sys
 
 import typer
 
-from .commands import calibrate, demo, doctor, evaluate, generate, hub, inspect, plan
+from .commands import bench, calibrate, demo, doctor, evaluate, generate, hub, inspect, plan
 from .commands.console import errors
 
 
@@ -29,7 +29,9 @@ app.command()(hub.push)
 app.command()(hub.pull)
 app.command()(hub.find)
 app.command()(plan.plan)
+app.command()(bench.bench)
 app.command()(plan.plan)
+app.command()(bench.bench)
 app.command()(doctor.doctor)
 
 
