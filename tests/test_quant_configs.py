@@ -68,7 +68,7 @@ def test_each_card_has_measured_quality(name):
 @pytest.mark.parametrize(("name", "limit"), [("2bit", 0.03), pytest.param("4bit", 0.01, marks=pytest.mark.slow)])
 def test_quality_on_held_out_text(smollm2, smollm2_tokenizer, name, limit):
     text = (Path(__file__).parent.parent / "vecinfer_hf/data/persuasion-excerpt.txt").read_text(encoding="utf-8")
-    windows = text_windows(smollm2_tokenizer, text, 640, 1)
+    windows = text_windows(smollm2_tokenizer, text, 400, 1)
     codebook = Codebook.from_pretrained(f"SmolLM2-135M-Instruct/{name}")
     layers = {index: LayerSimulator(layer) for index, layer in codebook.layers.items()}
     loss = simulated_loss(smollm2, layers, windows, from_start=False)

@@ -20,11 +20,11 @@ from .recorder import LayerStates
 
 
 RECIPES = ("default", "paper")
-MAX_POINTS = 65536
-"""Sub-vectors that k-means sees of one key/value head; more cost time and change the centroids by noise only."""
+MAX_POINTS = 32768
+"""Sub-vectors that k-means sees of one key/value head, or 16 for each centroid if that is more."""
 _ERROR_TOKENS = 2048
 _GROUP_PROBLEMS = 96
-"""Heads clustered together; their points are held at once, 1 MiB each for 4-dimensional sub-vectors."""
+"""Heads clustered together; their points are held at once, 0.5 MiB each for 4-dimensional sub-vectors."""
 _CENTRING_GAIN = 0.5
 
 
@@ -135,7 +135,7 @@ def key_statistics(
 
 
 def sub_vectors(states: torch.Tensor, code_format: CodeFormat, seed: int | None) -> torch.Tensor:
-    """Return at most `MAX_POINTS` sub-vectors of each head, of randomly drawn tokens: float32 `[Hkv, points, d]`.
+    """Return the sub-vectors of randomly drawn tokens, about `MAX_POINTS` a head: float32 `[Hkv, points, d]`.
 
     Args:
         states: `[Hkv, tokens, D]` in the transformed space.
@@ -148,7 +148,8 @@ def sub_vectors(states: torch.Tensor, code_format: CodeFormat, seed: int | None)
 
 def _drawn_tokens(states: torch.Tensor, code_format: CodeFormat, seed: int) -> torch.Tensor:
     order = torch.randperm(states.shape[1], generator=torch.Generator().manual_seed(seed))
-    count = max(1, MAX_POINTS // code_format.num_subvectors(states.shape[-1]))
+    points = max(MAX_POINTS, 16 * code_format.codebook_size)
+    count = max(1, points // code_format.num_subvectors(states.shape[-1]))
     return states.index_select(1, order[:count].to(states.device))
 
 
