@@ -161,6 +161,17 @@ def test_shipped_ones_are_matched_by_name_and_shape(shipped):
     assert resolved.directory == shipped / "tiny-llama" / "2bit"
 
 
+def test_the_hub_is_not_asked_for_what_is_here(shipped, monkeypatch):
+    def on_hub(*arguments):
+        raise AssertionError("asked")
+
+    monkeypatch.setattr(discovery, "_on_hub", on_hub)
+    with pytest.raises(AssertionError, match="asked"):
+        resolve_codebook("auto", named_config("x/tiny-llama"))
+    tiny_codebook().save_pretrained(shipped / "tiny-llama" / "2bit")
+    assert resolve_codebook("auto", named_config("x/tiny-llama")).name == "tiny-llama/2bit"
+
+
 def test_a_broken_shipped_codebook_does_not_hide_the_others(shipped):
     tiny_codebook().save_pretrained(shipped / "tiny-llama" / "2bit")
     (shipped / "tiny-llama" / "1bit").mkdir()

@@ -47,8 +47,7 @@ class FoundCodebook:
         subfolder: directory inside the repository, or None.
         revision: revision that the model's config asks for, or None.
         bits_per_element: mean bits of keys and values together; None where only the codebook itself knows.
-        key_bits: mean bits per key element, or None.
-        value_bits: mean bits per value element, or None.
+        key_bits, value_bits: likewise of keys and of values alone.
     """
 
     name: str
@@ -98,11 +97,7 @@ def find_codebooks(
         search: whether to ask the Hub at all.
         token: Hub token; None for the one of `hf auth login`.
     """
-    model_id, config, named = _model(model_or_id, token)
-    owners = _trusted(model_id, trusted_owners)
-    found = [*_named_by_config(model_id, config, named, owners), *_shipped(model_id, config)]
-    if search and _is_hub_id(model_id):
-        found += sorted(_on_hub(model_id, owners, token), key=lambda item: not item.trusted)
+    found = [item for items in _places(model_or_id, trusted_owners, search, token) for item in items]
     wanted = (("bits_per_element", bits), ("key_bits", key_bits), ("value_bits", value_bits))
     return [item for item in found if all(_has_bits(getattr(item, name), value) for name, value in wanted)]
 
@@ -136,18 +131,28 @@ def resolve_codebook(
     """
     if name != "auto":
         return _local(FoundCodebook(name, "user", True, "you named it", subfolder, revision), token, download)
-    found = find_codebooks(model_or_config, trusted_owners=trusted_owners, token=token)
-    rank = ("model config", "shipped", "hub").index
-    allowed = [item for item in found if item.trusted]
-    allowed.sort(key=lambda item: (rank(item.source), abs((item.bits_per_element or bits) - bits)))
-    for item in allowed:
-        resolved = _local(item, token, download)
-        problem = _mismatch(resolved, model_or_config)
-        if problem is None:
-            logger.warning_once(f'codebook="auto" took {item.name}{_inside(item)} because {item.why}.')
-            return resolved
-        logger.warning(f'codebook="auto" passes over {item.name}{_inside(item)}: {problem}.')
-    raise CodebookError(_nothing_to_take(model_or_config, [item for item in found if not item.trusted]))
+    untrusted = []
+    for found in _places(model_or_config, trusted_owners, True, token):  # the Hub is asked last, and only if need be
+        untrusted += [item for item in found if not item.trusted]
+        allowed = [item for item in found if item.trusted]
+        for item in sorted(allowed, key=lambda item: abs((item.bits_per_element or bits) - bits)):
+            resolved = _local(item, token, download)
+            problem = _mismatch(resolved, model_or_config)
+            if problem is None:
+                logger.warning_once(f'codebook="auto" took {item.name}{_inside(item)} because {item.why}.')
+                return resolved
+            logger.warning(f'codebook="auto" passes over {item.name}{_inside(item)}: {problem}.')
+    raise CodebookError(_nothing_to_take(model_or_config, untrusted))
+
+
+def _places(given: Any, trusted_owners: Iterable[str] | None, search: bool, token) -> Iterator[list[FoundCodebook]]:
+    """What each place has, one place after the other."""
+    model_id, config, named = _model(given, token)
+    owners = _trusted(model_id, trusted_owners)
+    yield list(_named_by_config(model_id, config, named, owners))
+    yield list(_shipped(model_id, config))
+    if search and _is_hub_id(model_id):
+        yield sorted(_on_hub(model_id, owners, token), key=lambda item: not item.trusted)
 
 
 def _model(given: PreTrainedModel | PreTrainedConfig | str, token) -> tuple[str, PreTrainedConfig | None, Any]:
@@ -172,14 +177,15 @@ def _owner(name: str) -> str:
     return name.split("/", 1)[0].lower()
 
 
-def _trusted(model_id: str, owners: Iterable[str] | None) -> set[str]:
+def _trusted(model_id: str, owners: Iterable[str] | None) -> dict[str, str]:
+    """Owners in lower case -> as they were written."""
     named = [*(owners or ()), *os.environ.get(TRUSTED_OWNERS_VARIABLE, "").split(",")]
-    named += [_owner(model_id)] if _is_hub_id(model_id) else []
-    return {owner.strip().lower() for owner in named if owner.strip()}
+    named += [model_id.split("/")[0]] if _is_hub_id(model_id) else []
+    return {owner.strip().lower(): owner.strip() for owner in named if owner.strip()}
 
 
 def _named_by_config(
-    model_id: str, config: PreTrainedConfig | None, cache_config: Any, owners: set[str]
+    model_id: str, config: PreTrainedConfig | None, cache_config: Any, owners: dict[str, str]
 ) -> Iterator[FoundCodebook]:
     quantization = getattr(config, "quantization_config", None)
     if quantization is not None and not isinstance(quantization, dict):
@@ -213,11 +219,11 @@ def _shipped(model_id: str, config: PreTrainedConfig | None) -> Iterator[FoundCo
         yield FoundCodebook(name, "shipped", True, "it comes with the package for this model", **_bits(description))
 
 
-def _on_hub(model_id: str, owners: set[str], token) -> Iterator[FoundCodebook]:
+def _on_hub(model_id: str, owners: dict[str, str], token) -> Iterator[FoundCodebook]:
     api, seen = hub_api(token), set()
     filters = [TAGS[0], f"base_model:{model_id}"]
     try:
-        for author in (*sorted(owners), None):
+        for author in (*sorted(owners.values()), None):
             for info in api.list_models(filter=filters, author=author, cardData=True, limit=_MOST_RESULTS):
                 if info.id in seen:
                     continue
@@ -237,10 +243,8 @@ def _listed(card_data: Any) -> Iterator[tuple[str | None, dict[str, float | None
         if isinstance(entry, dict):
             subfolder = entry.get("subfolder")
             bits = {key: entry.get(key) for key in ("bits_per_element", "key_bits", "value_bits")}
-            yield (
-                subfolder if subfolder and isinstance(subfolder, str) else None,
-                {key: value if isinstance(value, (int, float)) else None for key, value in bits.items()},
-            )
+            bits = {key: value if isinstance(value, (int, float)) else None for key, value in bits.items()}
+            yield (subfolder if subfolder and isinstance(subfolder, str) else None), bits
 
 
 def _local(item: FoundCodebook, token, download: dict[str, Any]) -> ResolvedCodebook:
@@ -257,11 +261,10 @@ def _mismatch(resolved: ResolvedCodebook, model: PreTrainedModel | PreTrainedCon
     """Why a codebook is not for this model after all: a card can claim what the codebook does not hold."""
     identity = read_description(resolved.directory)["model"]
     config = getattr(model, "config", model)
-    if isinstance(config, str):
-        return None if _same_name(identity.get("name"), config) else f"it was made for {identity.get('name')}"
-    if not _same_name(identity.get("name"), config._name_or_path):
-        return f"it was made for {identity.get('name')}, not for {config._name_or_path}"
-    return check_identity(identity, model_identity(config))
+    name = config if isinstance(config, str) else config._name_or_path
+    if not _same_name(identity.get("name"), name):
+        return f"it was made for {identity.get('name')}, not for {name}"
+    return None if isinstance(config, str) else check_identity(identity, model_identity(config))
 
 
 def _same_name(one: str | None, other: str | None) -> bool:
