@@ -211,9 +211,8 @@ def _shipped(model_id: str, config: PreTrainedConfig | None) -> Iterator[FoundCo
             logger.warning(str(error))
             continue
         identity = description["model"]
-        if not _same_name(identity.get("name"), model_id):
-            continue
-        if config is not None and check_identity(identity, model_identity(config)):
+        other_shape = config is not None and check_identity(identity, model_identity(config))
+        if other_shape or not _same_name(identity.get("name"), model_id):
             continue
         name = path.parent.relative_to(root).as_posix()
         yield FoundCodebook(name, "shipped", True, "it comes with the package for this model", **_bits(description))
@@ -292,10 +291,7 @@ def _inside(item: FoundCodebook) -> str:
 
 def _nothing_to_take(model: Any, untrusted: list[FoundCodebook]) -> str:
     name = model if isinstance(model, str) else getattr(model, "config", model)._name_or_path or "this model"
-    text = (
-        f'codebook="auto" found none for {name}: its config names none, none is shipped for it, and none of the '
-        "owners you trust has one."
-    )
+    text = f'codebook="auto" found none for {name}: none in its config, none shipped, none of an owner you trust.'
     if untrusted:
         offers = ", ".join(sorted({f"{item.name}{_inside(item)}" for item in untrusted}))
         owners = sorted({_owner(item.name) for item in untrusted})
