@@ -389,3 +389,15 @@ def test_head_sizes_that_are_no_power_of_two():
         states, layer.key_transform, layer.key_mean
     ).transpose(-1, -2)
     torch.testing.assert_close(scores, queries @ states.transpose(-1, -2), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("family", ["llama", "gemma2", "gpt_oss"])
+def test_simulated_stock_loss_is_the_models_own(family):
+    model = tiny_model(family)
+    windows = tiny_inputs(2, 30)
+    with torch.no_grad():
+        logits = model(windows).logits[:, :-1].float()
+    own = torch.nn.functional.cross_entropy(logits.flatten(0, 1), windows[:, 1:].flatten())
+    loss = simulated_loss(model, {}, windows)
+    assert loss.nll_stock == pytest.approx(own.item(), rel=1e-4)
+    assert loss.kl == 0

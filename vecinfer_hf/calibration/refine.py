@@ -16,6 +16,7 @@ import torch
 from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 
+from ..model_identity import text_config
 from ..ops.types import LayerCodebook
 from .attention import attention_function, plain_attention
 from .simulate import LayerSimulator, simulated_attention
@@ -182,8 +183,11 @@ def _hidden(model: PreTrainedModel, ids: torch.Tensor, positions: torch.Tensor |
 
 
 def _logits(model: PreTrainedModel, hidden: torch.Tensor) -> torch.Tensor:
+    """Return what the model makes of its last hidden states, float32; some families scale or cap their logits."""
+    config = text_config(model.config)
     logits = model.get_output_embeddings()(hidden).float()
-    softcap = getattr(model.config, "final_logit_softcapping", None)
+    logits = logits * (getattr(config, "logit_scale", None) or 1.0) / (getattr(config, "logits_scaling", None) or 1.0)
+    softcap = getattr(config, "final_logit_softcapping", None)
     return logits if not softcap else softcap * torch.tanh(logits / softcap)
 
 
