@@ -26,7 +26,7 @@ from ..model_identity import full_attention_layers, model_identity, text_config,
 from ..ops.types import LayerCodebook
 from ..version import __version__
 from .allocate import CANDIDATE_BITS, allocate_bits, measure_sensitivity, mix_sides
-from .fit import RECIPES, fit_layers, layer_errors
+from .fit import RECIPES, error_sample, fit_layers, layer_errors
 from .recorder import LayerStates, record_states
 from .refine import refine
 from .windows import calibration_windows
@@ -107,10 +107,10 @@ def calibrate(
                 layers = _fit(states, dict(zip(indices, formats, strict=True)), config, bar, "Fitting")
             else:
                 layers, config = _allocated(model, states, windows, config, allocate, bar, provenance)
-            errors = _errors(states, layers)
-            del states
+            states = {index: error_sample(layer_states) for index, layer_states in states.items()}
             if refine_steps:
                 layers = _refined(model, layers, windows, config, refine_steps, bar)
+            errors = _errors(states, layers)
     finally:
         model.train(training)
     provenance = {

@@ -8,6 +8,7 @@ Owns the recipes. recorder.py collects the states, kmeans.py clusters, refine.py
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 
 import torch
 
@@ -153,9 +154,16 @@ def _drawn_tokens(states: torch.Tensor, code_format: CodeFormat, seed: int) -> t
     return states.index_select(1, order[:count].to(states.device))
 
 
+def error_sample(states: LayerStates) -> LayerStates:
+    """Return the states with at most 2048 of their tokens, spread evenly: enough to measure errors on."""
+    step = -(-states.keys.shape[1] // _ERROR_TOKENS)
+    return replace(states, keys=states.keys[:, ::step].clone(), values=states.values[:, ::step].clone())
+
+
 def layer_errors(states: LayerStates, codebook: LayerCodebook) -> dict[str, float]:
-    """Return the relative squared error of the layer's sampled keys and values: `|x - x^|^2 / |x|^2`."""
-    keys, values = states.keys[:, :_ERROR_TOKENS].float(), states.values[:, :_ERROR_TOKENS].float()
+    """Return the relative squared error of keys and values: `|x - x^|^2 / |x|^2` over all tokens in `states`."""
+    keys, values = states.keys.float(), states.values.float()
+    codebook = codebook.to(keys.device)
     restored = restore(keys[None], values[None], codebook)
     return {
         name: ((states - back[0]).square().sum() / states.square().sum().clamp_min(1e-30)).item()
