@@ -88,6 +88,9 @@ class HubServer:
 
 class _Handler(Endpoints, BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
+    # Headers and body leave in one packet; else each answer waits 40 ms for the client's delayed acknowledgement.
+    wbufsize = -1
+    disable_nagle_algorithm = True
     hub: HubServer
 
     def do_GET(self):
@@ -130,8 +133,8 @@ class _Handler(Endpoints, BaseHTTPRequestHandler):
             return
         cut_after = None if fault is None else fault.cut_after
         self.wfile.write(body[:cut_after])
+        self.wfile.flush()
         if cut_after is not None:
-            self.wfile.flush()
             if fault.reset:
                 time.sleep(0.05)  # let the bytes leave before the reset discards them
                 self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
