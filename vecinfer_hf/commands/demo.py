@@ -66,7 +66,7 @@ def demo(
         streamers = tuple(TitledStreamer(tokenizer, title) for title in titles)
     generated = greedy_agreement(model, ids, codebook, max_new_tokens, streamers)
     with progress_bar("Perplexity", windows.shape[0] * (windows.shape[1] - 1)) as advance:
-        result = evaluate_perplexity(model, windows, codebook, progress=advance)
+        result = evaluate_perplexity(model, windows, codebook, batch_size=len(windows), progress=advance)
     seconds = time.perf_counter() - started
 
     if as_json:

@@ -44,7 +44,7 @@ def print_perplexity(title: str, result: PerplexityResult) -> None:
             ),
             ("bytes per token", f"{result.bytes_per_token_stock:,.0f}", f"{result.bytes_per_token:,.0f}"),
             (
-                f"cache allocated after {result.window_length - 1} tokens",
+                f"cache of {result.batch_size} x {result.window_length - 1} tokens",
                 size(result.cache_nbytes_stock),
                 f"{size(result.cache_nbytes)} ({100 * share:.1f} %)",
             ),

@@ -216,7 +216,7 @@ def evaluate_perplexity(
         windows=windows.shape[0],
         window_length=windows.shape[1],
         chunk_length=chunk_length,
-        batch_size=batch_size,
+        batch_size=min(batch_size, windows.shape[0]),
         residual_length=layer.residual_length,
         sink_length=layer.sink_length,
         bits_per_element=cache.bits_per_element,
