@@ -5,7 +5,7 @@
 # ///
 """Quantize a prompt's keys and values to 2 bits and attend to them, without the rest of vecinfer_hf.
 
-    LOCAL_KERNELS="vecinfer/vecinfer-attention=hub_kernels/vecinfer-attention" python example.py
+LOCAL_KERNELS="vecinfer/vecinfer-attention=hub_kernels/vecinfer-attention" python example.py
 """
 
 import torch

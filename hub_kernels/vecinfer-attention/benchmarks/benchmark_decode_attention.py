@@ -26,6 +26,7 @@ import torch
 import torch.nn.functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+
 # timing puts the tests' folder on the path.
 import cases  # isort: skip
 from decode_cases import Cache, relative_error  # isort: skip

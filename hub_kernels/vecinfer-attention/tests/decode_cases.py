@@ -1,11 +1,10 @@
 # SPDX-FileCopyrightText: 2026 The vecinfer_hf authors
 # SPDX-License-Identifier: Apache-2.0
-"""Random caches for decode attention, and what the oracle and plain 16-bit torch make of them. No checks of its own."""
+"""Random caches for decode attention, and what the oracle and plain 16-bit torch make of them. Checks nothing."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Optional
 
 import cases
 import oracle
@@ -26,14 +25,14 @@ class Cache:
     dtype: torch.dtype = torch.bfloat16
     sinks: int = 4
     residual_length: int = 128
-    ring: Optional[int] = None  # tokens really in the ring, less than residual_length after a crop
+    ring: int | None = None  # tokens really in the ring, less than residual_length after a crop
     transform: str = "diagonal"
-    value_transform: Optional[str] = None
+    value_transform: str | None = None
     means: bool = False
     softcap: float = 0.0
     attention_sinks: bool = False
     query_size: float = 1.0
-    tiles: Optional[int] = None
+    tiles: int | None = None
     quantized: list[int] = field(default_factory=list)
 
     def __post_init__(self):
@@ -51,9 +50,7 @@ class Cache:
         self.window_keys, self.window_values = exact[2, :, :, self.sinks :], exact[3, :, :, self.sinks :]
         query = torch.randn(batch, self.query_tokens, heads * self.group, dim, device=cases.DEVICE)
         self.query = (query * self.query_size).to(self.dtype).transpose(1, 2)
-        self.extra_logits = (
-            torch.randn(heads * self.group, device=cases.DEVICE) * 2 if self.attention_sinks else None
-        )
+        self.extra_logits = torch.randn(heads * self.group, device=cases.DEVICE) * 2 if self.attention_sinks else None
         self.softmax_scale = dim**-0.5
 
     def run(self, kernel, num_splits: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
@@ -91,7 +88,7 @@ class Cache:
         exact = ((self.sink_keys, self.window_keys), (self.sink_values, self.window_values))
         slots = [n % self.residual_length for n in range(coded, max(coded, length - self.sinks))]
         found = []
-        for (side, centroids, scale, weight, mean), (sinks, window) in zip(sides, exact):
+        for (side, centroids, scale, weight, mean), (sinks, window) in zip(sides, exact, strict=True):
             tiles = self.codes[row : row + 1, :, : (coded + 31) // 32]
             codes = oracle.read_codes(tiles, *cases.formats(book), self.head_dim, side)[:, :, :coded]
             old = oracle.backward(oracle.reconstruct(codes, centroids, scale), weight, mean)[0]
@@ -102,9 +99,7 @@ class Cache:
     def expected(self, row: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Return the oracle's output `[Hq, Tq, D]` and log-sum-exp `[Hq, Tq]` of a row."""
         keys, values = self.tokens(row)
-        return oracle.attention(
-            self.query[row], keys, values, self.softmax_scale, self.softcap, self.extra_logits
-        )
+        return oracle.attention(self.query[row], keys, values, self.softmax_scale, self.softcap, self.extra_logits)
 
     def plain(self, row: int) -> torch.Tensor:
         """Return what torch gets with keys, values and weights in the cache's dtype and sums in float32."""

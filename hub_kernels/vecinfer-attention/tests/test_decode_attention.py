@@ -55,14 +55,22 @@ def test_formats_and_head_sizes(kernel, path, head_dim, bits):
     check(Cache(LENGTHS, head_dim=head_dim, key=bits, value=bits), kernel)
 
 
-@pytest.mark.parametrize(("key", "value"), [("d4b8x2", "d8b8"), ("d8b8", "d4b8"), ("d4b8", "d4b8x2"), ("d4b8", "d8b8")])
+@pytest.mark.parametrize(
+    ("key", "value"), [("d4b8x2", "d8b8"), ("d8b8", "d4b8"), ("d4b8", "d4b8x2"), ("d4b8", "d8b8")]
+)
 def test_keys_and_values_differ(kernel, key, value):
     check(Cache(LENGTHS, key=key, value=value), kernel)
 
 
 @pytest.mark.parametrize(
     ("head_dim", "key", "value"),
-    [(128, "d2b8", "d2b8"), (128, "d8b12", "d8b12"), (64, "d8b10", "d4b8"), (80, "d4b8", "d4b8"), (96, "d8b8", "d8b12")],
+    [
+        (128, "d2b8", "d2b8"),
+        (128, "d8b12", "d8b12"),
+        (64, "d8b10", "d4b8"),
+        (80, "d4b8", "d4b8"),
+        (96, "d8b8", "d8b12"),
+    ],
 )
 def test_formats_of_the_general_path(kernel, head_dim, key, value):
     check(Cache(LENGTHS, head_dim=head_dim, key=key, value=value, means=True), kernel)
@@ -89,7 +97,9 @@ def test_transforms_and_means(kernel, path, dtype, transform, value_transform):
 @pytest.mark.parametrize("softcap", [0.0, 5.0, 50.0])
 @pytest.mark.parametrize("attention_sinks", [False, True])
 def test_softcap_and_attention_sinks(kernel, path, softcap, attention_sinks):
-    cache = Cache(LENGTHS, softcap=softcap, attention_sinks=attention_sinks, means=True, query_size=3.0, query_tokens=3)
+    cache = Cache(
+        LENGTHS, softcap=softcap, attention_sinks=attention_sinks, means=True, query_size=3.0, query_tokens=3
+    )
     check(cache, kernel)
 
 

@@ -58,7 +58,7 @@ class Variant:
     def source(self) -> str:
         """Text of the file."""
         cases = "".join(
-            f"  {'if (rows <= %d) ' % (4 * tiles) if tiles != self.row_tiles[-1] else ''}"
+            f"  {f'if (rows <= {4 * tiles}) ' if tiles != self.row_tiles[-1] else ''}"
             f"return decode_variant<DecodeTraits<{self.head_dim}, {FORMATS[self.key]}, {FORMATS[self.value]}, "
             f"{tiles}, Target::k{self.target.capitalize()}>>();\n"
             for tiles in self.row_tiles
