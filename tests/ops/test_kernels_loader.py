@@ -92,11 +92,21 @@ def test_the_hub_comes_last(monkeypatch, tmp_path):
         return get_local_kernel(write_build(tmp_path / "hub"))
 
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setenv("VECINFER_KERNELS_LOCK", "kernels.lock")
+    lock = tmp_path / "checkout" / "vecinfer_hf" / "kernels.lock"
+    lock.parent.mkdir(parents=True)
+    lock.write_text("[]")
     monkeypatch.setattr("vecinfer_hf.ops.kernel_hub.fetch_kernel", fetch)
     assert kernels.load_kernels() is not None
-    assert asked == [("vecinfer/vecinfer-attention", 1, "kernels.lock")]
+    assert asked == [("vecinfer/vecinfer-attention", 1, lock)]
     assert kernels.kernel_candidates()[-1].taken
+
+
+def test_the_hub_is_not_asked_without_a_pinned_commit(monkeypatch, tmp_path):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr("vecinfer_hf.ops.kernel_hub.fetch_kernel", lambda *args: pytest.fail("the Hub was asked"))
+    monkeypatch.setenv("VECINFER_KERNELS_LOCK", str(tmp_path / "absent.lock"))
+    assert kernels.load_kernels() is None
+    assert "no commit is pinned" in kernels.kernel_candidates()[-1].reason
 
 
 @pytest.mark.parametrize("part", ["", "build", "build/torch-cpu"])

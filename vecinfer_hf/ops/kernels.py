@@ -75,8 +75,8 @@ def load_kernels() -> ModuleType | None:
     """Return the module of the compiled operators, searched for once per process, or None.
 
     In this order: the path in VECINFER_KERNEL_PATH, LOCAL_KERNELS (the `kernels` library's own), the build beside the
-    package, the kernel hub at a pinned version (only where there is a CUDA device; the commit is the one in the
-    `kernels.lock` file named by VECINFER_KERNELS_LOCK, if set). `kernel_candidates` says why not.
+    package, and, where there is a CUDA device, the kernel hub at the commit pinned by the package's `kernels.lock` or
+    by the one that VECINFER_KERNELS_LOCK names. `kernel_candidates` says why not.
     """
     return _search().module
 
@@ -274,9 +274,13 @@ def _from_beside() -> ModuleType:
 def _from_hub() -> ModuleType:
     if not torch.cuda.is_available():
         raise _Passed("there is no CUDA device, so the Hub is not asked")
+    # Kernels are code: only a commit that this release, or the user, has written down is ever fetched.
+    lockfile = Path(os.environ.get("VECINFER_KERNELS_LOCK") or _PACKAGE / "kernels.lock")
+    if not lockfile.is_file():
+        raise _Passed(f"no commit is pinned for this release ({lockfile} does not exist)")
     from .kernel_hub import fetch_kernel
 
-    return fetch_kernel(REPOSITORY, VERSION, lockfile=os.environ.get("VECINFER_KERNELS_LOCK") or None)
+    return fetch_kernel(REPOSITORY, VERSION, lockfile=lockfile)
 
 
 def _from_path(path: Path) -> ModuleType:
