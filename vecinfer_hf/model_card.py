@@ -230,7 +230,7 @@ def _errors(provenance: Mapping[str, Any], with_plot: bool) -> list[str]:
         return []
     parts = [
         "## Quantization error per layer",
-        "Squared error of the calibration tokens, relative to their squared size, before any refinement.",
+        "Squared error of the calibration tokens, relative to their squared size.",
     ]
     if with_plot:
         parts.append(f"![error per layer]({ERROR_PLOT})")
