@@ -3,8 +3,8 @@
 """decode_attention against the float64 oracle.
 
 Tolerance: at most twice the error of plain torch in the same dtype (keys, values and weights rounded to 16 bits), plus
-a floor of 2^-10. The floor bounds the kernel's own rounding: of 16-bit queries (2^-16) and of weights to multiples of
-2^-14 of the largest one, which is 2^-10 of a typical weight at most, with errors of random sign.
+a floor of 2^-10 for the kernel's own rounding: of queries to 16 bits (2^-16), and of weights to multiples of 2^-13 of
+the largest one, with errors of random sign that average out over tokens.
 """
 
 from __future__ import annotations
@@ -145,9 +145,8 @@ def test_strides_and_offsets(kernel, path):
 def test_small_weights_do_not_vanish(kernel, gap):
     """One spike per warp over 8191 tokens of weight 2^-gap each: the weight of all of them must be kept.
 
-    Rounding to nearest would drop everything under 2^-15, here up to 16 % of the output. The dither keeps the sum of
-    equal weights to 2^-14 of the spike per 32 tokens at worst, and far better over many tiles; 2 % of their sum is
-    asked for.
+    Rounding to nearest would drop everything under half the step of 2^-13, here most of the output. The dither moves a
+    weight by at most one step and keeps the sum of equal weights on average; 2 % of their sum is asked for.
     """
     tokens = 131072
     cache = Cache([tokens], heads=1, group=1, sinks=0, residual_length=1, quantized=[tokens - 1], tiles=4096)

@@ -11,19 +11,23 @@ namespace vecinfer {
 template <class Traits>
 class Codebook {
  public:
-  // The block fills all tables of kv head `head`; a barrier must follow. Loads first, so that their latencies overlap.
-  static __device__ __forceinline__ void fill(const DecodeParams& p, int head, char* shared) {
+  // The block fills all tables of kv head `head`; a barrier must follow. `between` is called once, behind the first
+  // loads: what it fetches must not stand before them in the queue to memory.
+  template <typename Between>
+  static __device__ __forceinline__ void fill(const DecodeParams& p, int head, char* shared,
+                                              Between between) {
     constexpr int kWords = Traits::kTableBytes / 16;
     constexpr int kPerThread = kWords / Traits::kThreads;
     constexpr int kBatch = kPerThread < 8 ? kPerThread : 8;
     static_assert(kWords % Traits::kThreads == 0 && kPerThread % kBatch == 0);
-#pragma unroll 1
+#pragma unroll
     for (int first = 0; first < kPerThread; first += kBatch) {
       uint2 entry[kBatch];
 #pragma unroll
       for (int i = 0; i < kBatch; ++i) {
         entry[i] = load(p, head, threadIdx.x + (first + i) * Traits::kThreads);
       }
+      if (first == 0) between();
 #pragma unroll
       for (int i = 0; i < kBatch; ++i) {
         reinterpret_cast<uint4*>(shared)[threadIdx.x + (first + i) * Traits::kThreads] =

@@ -10,19 +10,20 @@
 
 namespace vecinfer {
 
-// The records of one segment: those of splits first..last in which a part of it lies.
+// The records of one segment lie in a row: one for each split in which a part of it may lie. (A split may lie within an
+// exact unit that an earlier one works on; its record is empty.)
 struct SegmentRecords {
-  int segment;
   int first;
   int count;
 
-  // positions [begin, end) hold the segment's items; empty segments have no records.
-  __device__ SegmentRecords(const DecodeParams& p, const Deal& deal, int segment_index, int begin,
+  // Its items start in positions begin..last_item; empty segments have no records.
+  __device__ SegmentRecords(const DecodeParams& p, const Deal& deal, int segment, int begin,
                             int last_item)
-      : segment(segment_index), first(0), count(0) {
+      : first(0), count(0) {
     if (last_item < begin) return;
-    first = deal.owner(begin) / p.warps;
-    count = deal.owner(last_item) / p.warps - first + 1;
+    const int split = deal.owner(begin) / p.warps;
+    first = split + segment;
+    count = deal.owner(last_item) / p.warps - split + 1;
   }
 };
 
@@ -46,25 +47,29 @@ struct Gathered {
     }
   }
   __device__ __forceinline__ void add(int part, float record_maximum, float x, float w) {
-    const float factor = rescale(record_maximum, maximum);
+    if (record_maximum == -INFINITY) return;  // the rest of an empty record holds anything
+    const float factor = exp2_approx(record_maximum - maximum);
     sum[part] = fmaf(factor, x, sum[part]);
     weight[part] = fmaf(factor, w, weight[part]);
   }
 };
 
-// Grid (rows, Hkv, B), block (D, slices): slices share the records. Shared memory: (D + 5 * slices * D) floats.
+// Grid (rows, Hkv, B), block (D rounded up to 32, slices): slices share the records. Shared memory: blockDim.x * (1 + 5
+// slices) floats.
 __global__ void combine_kernel(const __grid_constant__ DecodeParams p) {
   extern __shared__ float shared[];
   const int dim = threadIdx.x, slice = threadIdx.y;
   const int row = blockIdx.x, head = blockIdx.y, b = blockIdx.z;
-  const int dims = p.head_dim;
+  const int dims = p.head_dim, columns = blockDim.x;
+  const int safe_dim = min(dim, dims - 1);  // threads past the end keep warps whole
   const int row_group = row / p.rows_per_group, local_row = row % p.rows_per_group;
 
-  const HeadPlan plan(p, b);
+  const HeadPlan plan(p);
   const RowWork work(p, b);
-  const Deal deal(plan.total, p.splits * p.warps);
-  const int exact_start = plan.row_start + work.tiles;
-  const SegmentRecords coded(p, deal, 2 * b, plan.row_start, exact_start - 1);
+  const Deal deal(plan.total(), p.splits * p.warps);
+  const int row_start = plan.row_start(p, b);
+  const int exact_start = row_start + work.tiles;
+  const SegmentRecords coded(p, deal, 2 * b, row_start, exact_start - 1);
   const SegmentRecords exact(p, deal, 2 * b + 1, exact_start,
                              exact_start + (work.units - 1) * p.exact_weight);
   const float* records =
@@ -73,31 +78,24 @@ __global__ void combine_kernel(const __grid_constant__ DecodeParams p) {
 
   Gathered gathered;
   const int total = coded.count + exact.count;
-  constexpr int kBatch = 4;  // records in flight
+  constexpr int kBatch = 6;  // records in flight: 16 splits and some exact ones in one round of 4 slices
+  const int floats = p.record_floats(), maxima = p.rows_per_group * dims + local_row;
+#pragma unroll 1
   for (int first = slice; first < total; first += kBatch * blockDim.y) {
     float maximum[kBatch], weight[kBatch], x[kBatch];
     float reference = gathered.maximum;
 #pragma unroll
     for (int i = 0; i < kBatch; ++i) {
-      const int index = first + i * blockDim.y;
+      const int index = first + i * static_cast<int>(blockDim.y);
+      const int slot = index < coded.count ? coded.first + index : exact.first + index - coded.count;
+      const float* record = records + static_cast<int64_t>(slot) * floats;
       maximum[i] = -INFINITY;
       weight[i] = x[i] = 0.f;
-      if (index >= total) continue;
-      const bool is_exact = index >= coded.count;
-      const SegmentRecords& part = is_exact ? exact : coded;
-      const int split = part.first + index - (is_exact ? coded.count : 0);
-      if (is_exact) {
-        // A split may lie within a unit that an earlier one works on.
-        const UnitRange units(deal.begin(split * p.warps) - exact_start,
-                              deal.begin((split + 1) * p.warps) - exact_start, work.units,
-                              p.exact_weight);
-        if (units.empty()) continue;
+      if (index < total) {
+        maximum[i] = record[maxima];
+        weight[i] = record[maxima + p.rows_per_group];
+        x[i] = record[local_row * dims + safe_dim];
       }
-      const float* record =
-          records + static_cast<int64_t>(split + part.segment) * p.record_floats();
-      maximum[i] = record[p.rows_per_group * dims + local_row];
-      weight[i] = record[p.rows_per_group * (dims + 1) + local_row];
-      x[i] = record[local_row * dims + dim];
     }
 #pragma unroll
     for (int i = 0; i < kBatch; ++i) reference = fmaxf(reference, maximum[i]);
@@ -110,9 +108,9 @@ __global__ void combine_kernel(const __grid_constant__ DecodeParams p) {
   }
 
   if (blockDim.y > 1) {
-    float* other = shared + dims;
-    const int stride = blockDim.y * dims;
-    const int place = slice * dims + dim;
+    float* other = shared + columns;
+    const int stride = blockDim.y * columns;
+    const int place = slice * columns + dim;
     other[place] = gathered.maximum;
     for (int i = 0; i < 2; ++i) {
       other[(1 + i) * stride + place] = gathered.sum[i];
@@ -120,8 +118,9 @@ __global__ void combine_kernel(const __grid_constant__ DecodeParams p) {
     }
     __syncthreads();
     if (slice == 0) {
+#pragma unroll 1
       for (int s = 1; s < static_cast<int>(blockDim.y); ++s) {
-        const float* theirs = other + s * dims + dim;
+        const float* theirs = other + s * columns + dim;
         gathered.raise(theirs[0]);
         gathered.add(0, theirs[0], theirs[stride], theirs[3 * stride]);
         gathered.add(1, theirs[0], theirs[2 * stride], theirs[4 * stride]);
@@ -149,16 +148,16 @@ __global__ void combine_kernel(const __grid_constant__ DecodeParams p) {
       __syncthreads();
       if (slice == 0) out = shared[dim ^ stride] + ((dim & stride) ? -out : out);
     }
-    out *= rsqrtf(static_cast<float>(block)) * transform.weight[head * dims + dim];
+    out *= rsqrtf(static_cast<float>(block)) * transform.weight[head * dims + safe_dim];
   } else if (transform.kind == TransformKind::kFull) {
     __syncthreads();
     if (slice == 0) shared[dim] = out;
     __syncthreads();
-    const float* weight = transform.weight + static_cast<int64_t>(head) * dims * dims + dim;
+    const float* weight = transform.weight + static_cast<int64_t>(head) * dims * dims + safe_dim;
     out = 0.f;
     for (int i = 0; i < dims; ++i) out = fmaf(shared[i], __ldg(weight + i * dims), out);
   }
-  if (slice != 0) return;
+  if (slice != 0 || dim >= dims) return;
   if (transform.mean != nullptr) {
     out = fmaf(transform.mean[head * dims + dim], gathered.weight[0] * inverse, out);
   }

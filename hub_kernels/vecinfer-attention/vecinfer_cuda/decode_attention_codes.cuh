@@ -7,11 +7,12 @@
 // of 4 tokens: exact int32.
 // Weights: 2^(score - reference) is scaled to 15-bit integers, again two bytes. V P is a second mma with V's centroids,
 // transposed byte-wise in registers. A ones-matrix as A sums the same integers, so weights are normalised exactly.
-// The reference is the largest score so far, rounded down by up to kHeadroom: the rare tile that exceeds it rescales.
+// The reference stays within kMargin above and kHeadroom below the largest score so far: the rare tile that exceeds it
+// rescales.
 //
 // Integers under 1 would vanish: a spike could hide thousands of tokens just under 2^-14 of its weight. So weights are
 // rounded by a dither instead of to nearest: floor(weight + d) with d spread evenly over lanes and, by the golden
-// ratio, over tiles. Mass is kept in the mean; what one weight can lose or gain is 2^-14 of the largest one.
+// ratio, over tiles. Mass is kept in the mean; what one weight can lose or gain is 2^-13 of the largest one.
 #pragma once
 
 #include <climits>
@@ -28,17 +29,17 @@ class TileRing {
   __device__ __forceinline__ TileRing(const char* shared, int warp)
       : address_(shared_address(shared) + warp * Traits::kStages * Traits::kTileBytes) {}
 
-  // Starts a run of tiles; `count` copies will be issued, later ones are empty.
+  // Starts a run of `count` tiles.
   __device__ __forceinline__ void start(const uint8_t* tiles, int count) {
     source_ = tiles;
-    left_ = count;
     stage_ = 0;
 #pragma unroll
-    for (int stage = 0; stage < Traits::kStages; ++stage) issue(stage);
+    for (int stage = 0; stage < Traits::kStages; ++stage) issue(stage, stage < count);
   }
 
-  __device__ __forceinline__ void issue(int stage) {
-    if (left_ > 0) {
+  // Fetches the next tile, or commits an empty group, so that groups count tiles.
+  __device__ __forceinline__ void issue(int stage, bool more) {
+    if (more) {
       const int lane = threadIdx.x & 31;
       const uint32_t shared = address_ + stage * Traits::kTileBytes;
 #pragma unroll
@@ -52,7 +53,6 @@ class TileRing {
                                         source_ + offset + lane * Traits::kValueChunk);
       }
       source_ += Traits::kTileBytes;
-      --left_;
     }
     commit_copies();
   }
@@ -87,7 +87,6 @@ class TileRing {
 
   uint32_t address_;
   const uint8_t* source_;
-  int left_;
   int stage_;
 };
 
@@ -103,6 +102,7 @@ class CodeAttention {
   // log2 of the fixed point: weights reach 2^(kFixed + kHeadroom) < 2^15.
   static constexpr float kFixed = 14.f;
   static constexpr float kHeadroom = 0.95f;
+  static constexpr float kMargin = 1.f;
   // 2^15: an fp32 sum with it has the integer in bytes 1 and 2 and 8 bits of fraction below.
   static constexpr uint32_t kMagic = 0x47000000u;
   static constexpr uint32_t kOnes = 0x01010101u;
@@ -116,9 +116,8 @@ class CodeAttention {
                                              int coded, int first, int last, int query_row,
                                              float value_scale, float* record) {
     CodeAttention self(p, query_row, first, record);
-    const bool ragged = (coded & (kTile - 1)) != 0;
-    self.last_tile_ = ragged ? coded / kTile : INT_MAX;
     self.coded_ = coded;
+    self.query_row_ = query_row;
     self.loop(ring, first, last);
     self.store(value_scale);
   }
@@ -126,7 +125,7 @@ class CodeAttention {
  private:
   __device__ __forceinline__ CodeAttention(const DecodeParams& p, int query_row, int first,
                                            float* record)
-      : softcap_(p.softcap), record_(record + (threadIdx.x & 31)), first_(first), stop_(first) {
+      : p_(p), record_(record + (threadIdx.x & 31)), stop_(first) {
     const int lane = threadIdx.x & 31;
     const uint4* fragments = reinterpret_cast<const uint4*>(
         p.query_bytes + static_cast<int64_t>(query_row / kRowTile) * 8 * kHeadDim);
@@ -141,9 +140,7 @@ class CodeAttention {
         query_[tile][4 * i + 2] = words.z;
         query_[tile][4 * i + 3] = words.w;
       }
-      const float2 scale = p.row_scale[query_row + tile * kRowTile + (lane & 3)];
-      step_[tile] = scale.x;
-      offset_[tile] = scale.y;
+      step_[tile] = row_scale(query_row, tile).x;
       reference_[tile] = kNoScore;
       limit_[tile] = INT_MAX;
       bias_[tile] = 0.f;
@@ -168,7 +165,7 @@ class CodeAttention {
         wait_copies<0>();
         ring.load_keys(keys);
         ring.load_values(values, 0);
-        ring.issue(0);
+        ring.issue(0, tile + 1 < last);
         score(keys, tile);
         accumulate(values);
       }
@@ -184,7 +181,7 @@ class CodeAttention {
         ring.load_values(values, stage);
         wait_copies<Traits::kStages - 2>();
         ring.load_keys(keys);
-        ring.issue(stage);
+        ring.issue(stage, tile - 1 + Traits::kStages < last);
         accumulate(values);
         score(keys, tile);
         stage = ring.stage();
@@ -242,16 +239,27 @@ class CodeAttention {
     if (__any_sync(kFullWarp, exceeds)) raise_reference(t, tile_index);
   }
 
-  // Log2 score without the part of the mean; that matters to records and under a softcap only.
+  // Log2 score of an integer step, and of the key mean, of this lane's row.
+  __device__ __forceinline__ float2 row_scale(int query_row, int tile) const {
+    return p_.row_scale[query_row + tile * kRowTile + (threadIdx.x & 3)];
+  }
+
+  // Log2 score without the part of the mean; that matters to records and under a softcap only, so it is read when needed.
   __device__ __forceinline__ float logit(int tile, float t) const {
     const float x = t * step_[tile];
-    return softcap_.enabled() ? softcap_(x + offset_[tile]) : x;
+    return p_.softcap == 0.f ? x : apply_softcap(p_, x + row_scale(query_row_, tile).y);
+  }
+
+  // A distance in log2, as integer scores; bounded, so that sums of it with scores stay in int32.
+  __device__ __forceinline__ int in_steps(int tile, float distance) const {
+    return static_cast<int>(fminf(__fdividef(distance, step_[tile]), 4e8f));
   }
 
   // The rare path: first tile, ragged last tile, a new maximum, or int32 sums that must be flushed.
   __device__ __forceinline__ void raise_reference(const int (&t)[kRowTiles][4], int tile_index) {
     const int lane = threadIdx.x & 31;
-    const int valid = tile_index == last_tile_ ? coded_ - tile_index * kTile : kTile;
+    const int valid = coded_ - tile_index * kTile;  // 32 or more but in the last tile
+    const bool is_first = reference_[0] == kNoScore;
 #pragma unroll
     for (int tile = 0; tile < kRowTiles; ++tile) {
       int largest = kNoScore;
@@ -267,28 +275,32 @@ class CodeAttention {
       for (int distance = 4; distance < 32; distance *= 2) {
         largest = max(largest, __shfl_xor_sync(kFullWarp, largest, distance));
       }
-      const int reference = max(reference_[tile], largest);
+      int reference = reference_[tile];
+      if (largest > limit_[tile] || is_first) {
+        reference = largest + in_steps(tile, kMargin);
+      }
       const float new_logit = logit(tile, static_cast<float>(reference));
-      if (tile_index != first_) {
-        flush(tile, exp2_approx(logit(tile, static_cast<float>(reference_[tile])) - new_logit));
+      if (!is_first) {
+        flush(tile, 1.f, exp2_approx(logit(tile, static_cast<float>(reference_[tile])) - new_logit));
       }
       reference_[tile] = reference;
       // Under a softcap scores grow by less than this.
-      limit_[tile] = reference + static_cast<int>(fminf(__fdividef(kHeadroom, step_[tile]), 5e8f));
+      limit_[tile] = reference + in_steps(tile, kHeadroom);
       bias_[tile] = kFixed - new_logit;
     }
-    if (tile_index != first_) flushed_ = true;
-    stop_ = min(last_tile_ > tile_index ? last_tile_ : INT_MAX, tile_index + Traits::kFlushTiles);
+    const int ragged = (coded_ & (kTile - 1)) != 0 ? coded_ / kTile : INT_MAX;
+    stop_ = min(ragged > tile_index ? ragged : INT_MAX, tile_index + Traits::kFlushTiles);
   }
 
-  // Moves a row tile's int32 sums to the record, everything there scaled.
-  __device__ __forceinline__ void flush(int tile, float factor) {
+  // Moves a row tile's int32 sums to the record, everything there scaled; sums of values by `unit` besides.
+  __device__ __forceinline__ void flush(int tile, float unit, float factor) {
+    const bool flushed = weight_[tile] > 0.f;  // before; else the record holds anything
 #pragma unroll
     for (int block = 0; block < kBlocks; ++block) {
 #pragma unroll
       for (int i = 0; i < 2; ++i) {
         float* place = record_ + (tile * (kHeadDim / 8) + 2 * block + i) * 32;
-        *place = (combined(out_[tile][block], i) + (flushed_ ? *place : 0.f)) * factor;
+        *place = (combined(out_[tile][block], i) + (flushed ? *place : 0.f)) * (unit * factor);
         out_[tile][block][2 * i] = out_[tile][block][2 * i + 1] = 0;
       }
     }
@@ -354,13 +366,13 @@ class CodeAttention {
 #pragma unroll
     for (int tile = 0; tile < kRowTiles; ++tile) {
       uint32_t fixed[4];
-      if (softcap_.enabled()) {
+      if (p_.softcap != 0.f) {
 #pragma unroll
         for (int i = 0; i < 4; ++i) {
           score_[tile][i] = score_[tile][i] == -INFINITY ? -INFINITY : logit(tile, score_[tile][i]);
         }
       }
-      const float step = softcap_.enabled() ? 1.f : step_[tile];
+      const float step = p_.softcap != 0.f ? 1.f : step_[tile];
 #pragma unroll
       for (int i = 0; i < 4; ++i) {
         const float weight = exp2_approx(fmaf(score_[tile][i], step, bias_[tile]));
@@ -381,15 +393,12 @@ class CodeAttention {
     const int lane = threadIdx.x & 31;
 #pragma unroll
     for (int tile = 0; tile < kRowTiles; ++tile) {
-      flush(tile, 1.f);
-#pragma unroll
-      for (int i = 0; i < kHeadDim / 8; ++i) {
-        record_[(tile * (kHeadDim / 8) + i) * 32] *= value_scale;
-      }
+      flush(tile, value_scale, 1.f);
       if (lane < kRowTile) {
-        const float x = static_cast<float>(reference_[tile]) * step_[tile] + offset_[tile];
+        const float x =
+            static_cast<float>(reference_[tile]) * step_[tile] + row_scale(query_row_, tile).y;
         float* maxima = record_ + Traits::kRows * kHeadDim + tile * kRowTile;
-        maxima[0] = (softcap_.enabled() ? softcap_(x) : x) - kFixed;
+        maxima[0] = apply_softcap(p_, x) - kFixed;
         maxima[Traits::kRows] = weight_[tile];
       }
     }
@@ -399,17 +408,14 @@ class CodeAttention {
   // 256 / golden ratio, odd.
   static constexpr uint32_t kGolden = 159;
 
-  Softcap softcap_;
+  const DecodeParams& p_;
   float* record_;  // this lane's column
-  int first_;
   int stop_;       // next tile that must take the rare path
-  int last_tile_;  // the ragged one, if any
   int coded_;
-  bool flushed_ = false;
+  int query_row_;
   uint32_t dither_;
   uint32_t query_[kRowTiles][kQueryWords];
-  float step_[kRowTiles];    // log2 score of an integer step
-  float offset_[kRowTiles];  // log2 score of the key mean
+  float step_[kRowTiles];  // log2 score of an integer step
   int reference_[kRowTiles];
   int limit_[kRowTiles];
   float bias_[kRowTiles];

@@ -61,7 +61,6 @@ class ExactAttention {
     const ExactTokens keys(p, p.sink_keys, p.window_keys, work, batch_row, head);
     const ExactTokens values(p, p.sink_values, p.window_values, work, batch_row, head);
     const float scale = p.softmax_scale * kLog2E;
-    const Softcap softcap(p.softcap);
     const int first_row = row_group * kRows;
     const uint16_t* queries =
         p.query_rows +
@@ -98,10 +97,22 @@ class ExactAttention {
       }
     }
 
+    // One row of a unit per lane, keys and values: registers have no room to load a unit ahead.
+    const auto prefetch = [&](int unit) {
+      const int e = unit * kExactUnit + (lane & (kExactUnit - 1));
+      if (unit < last && e < work.exact) {
+        prefetch_to_l2(lane < kExactUnit ? keys.row(e) : values.row(e), kHeadDim * 2);
+      }
+    };
+    prefetch(first);
+
 #pragma unroll 1
     for (int unit = first; unit < last; ++unit) {
       const int base = unit * kExactUnit;
+      prefetch(unit + 1);
       float score[kColumns][4] = {};
+      uint32_t value[4][kLaneWords];
+      if constexpr (kEarly) load_values(value, values, base);
       {
         const uint16_t* low = keys.row(base + line) + quad * 8;
         const uint16_t* high = keys.row(base + line + 8) + quad * 8;
@@ -122,29 +133,14 @@ class ExactAttention {
           }
         }
       }
-      // 4 tokens of the transposed product: 2 quad, 2 quad + 1, and 8 more.
-      uint32_t value[4][kLaneWords];
-#pragma unroll
-      for (int token = 0; token < 4; ++token) {
-        const int e = base + quad * 2 + (token & 1) + (token >> 1) * 8;
-        const uint16_t* source = values.row(e) + line * (kHeadDim / 8);
-#pragma unroll
-        for (int i = 0; i < kLaneWords; i += 4) {
-          const uint4 words = __ldg(reinterpret_cast<const uint4*>(source + 2 * i));
-          value[token][i] = words.x;
-          value[token][i + 1] = words.y;
-          value[token][i + 2] = words.z;
-          value[token][i + 3] = words.w;
-        }
-      }
+      if constexpr (!kEarly) load_values(value, values, base);
 #pragma unroll
       for (int column = 0; column < kColumns; ++column) {
         float largest[2] = {-INFINITY, -INFINITY};
 #pragma unroll
         for (int i = 0; i < 4; ++i) {
           const int e = base + line + (i >> 1) * 8;
-          float x = score[column][i] * scale;
-          if (softcap.enabled()) x = softcap(x);
+          const float x = apply_softcap(p, score[column][i] * scale);
           const bool seen = e < work.exact && (e < work.sinks ? e : e + work.coded) <= visible[column][i & 1];
           score[column][i] = seen ? x : -INFINITY;
           largest[i & 1] = fmaxf(largest[i & 1], score[column][i]);
@@ -174,13 +170,19 @@ class ExactAttention {
           high[i] = transpose_8x8(rounded);
           low[i] = transpose_8x8(Pair::pack(p4[2 * i] - back.x, p4[2 * i + 1] - back.y));
         }
+        if (__any_sync(kFullWarp, factor[0] != 1.f || factor[1] != 1.f)) {
+#pragma unroll
+          for (int step = 0; step < kSteps; ++step) {
+            float(&c)[4] = out[column][step];
+            c[0] *= factor[0];
+            c[1] *= factor[1];
+            c[2] *= factor[0];
+            c[3] *= factor[1];
+          }
+        }
 #pragma unroll
         for (int step = 0; step < kSteps; ++step) {
           float(&c)[4] = out[column][step];
-          c[0] *= factor[0];
-          c[1] *= factor[1];
-          c[2] *= factor[0];
-          c[3] *= factor[1];
           const uint32_t a0 = permute_bytes(value[0][step], value[1][step], 0x5410);
           const uint32_t a1 = permute_bytes(value[0][step], value[1][step], 0x7632);
           const uint32_t a2 = permute_bytes(value[2][step], value[3][step], 0x5410);
@@ -215,6 +217,29 @@ class ExactAttention {
       }
     }
     __syncwarp();
+  }
+
+ private:
+  // Whether there are registers to fetch values together with keys.
+  static constexpr bool kEarly = kHeadDim <= 128 && kRows > 4;
+
+  // 4 tokens of the transposed product: 2 quad, 2 quad + 1, and 8 more.
+  static __device__ __forceinline__ void load_values(uint32_t (&value)[4][kLaneWords],
+                                                     const ExactTokens& values, int base) {
+    const int lane = threadIdx.x & 31, quad = lane & 3, line = lane >> 2;
+#pragma unroll
+    for (int token = 0; token < 4; ++token) {
+      const int e = base + quad * 2 + (token & 1) + (token >> 1) * 8;
+      const uint16_t* source = values.row(e) + line * (kHeadDim / 8);
+#pragma unroll
+      for (int i = 0; i < kLaneWords; i += 4) {
+        const uint4 words = __ldg(reinterpret_cast<const uint4*>(source + 2 * i));
+        value[token][i] = words.x;
+        value[token][i + 1] = words.y;
+        value[token][i + 2] = words.z;
+        value[token][i + 3] = words.w;
+      }
+    }
   }
 };
 

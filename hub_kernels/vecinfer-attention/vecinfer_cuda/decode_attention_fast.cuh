@@ -13,9 +13,12 @@ template <class Traits>
 class FastEngine {
  public:
   static constexpr int kWarps = Traits::kWarps;
+  static constexpr int kRows = Traits::kRows;
+  static constexpr int kHeadDim = Traits::kHeadDim;
+  static constexpr bool kAsideShared = Traits::kAsideShared;
   static constexpr int kRecordOffset = Traits::kRecordOffset;
   static constexpr int kMetaOffset = Traits::kMetaOffset;
-  static_assert(sizeof(BlockParts<kWarps>) <= Traits::kMetaBytes);
+  static_assert(sizeof(BlockPieces<kWarps, kRows>) <= Traits::kMetaBytes);
 
   __device__ __forceinline__ FastEngine(const DecodeParams& p, int head, int row_group,
                                         char* shared)
@@ -33,9 +36,11 @@ class FastEngine {
     ring_.start(tiles, last - first);
   }
 
-  __device__ __forceinline__ void prepare() {
-    Codebook<Traits>::fill(p_, head_, shared_);
+  // Brings in what does not depend on the query kernel; `first_tiles` starts the first run.
+  template <typename FirstTiles>
+  __device__ __forceinline__ void prepare(FirstTiles first_tiles) {
     value_scale_ = __ldg(p_.value.centroid_scale + head_);
+    Codebook<Traits>::fill(p_, head_, shared_, first_tiles);
   }
 
   __device__ __forceinline__ void codes(int b, const RowWork& work, int first, int last,
@@ -66,7 +71,7 @@ class FastEngine {
 };
 
 template <class Traits>
-__global__ void __launch_bounds__(Traits::kThreads, 1)
+__global__ void __maxnreg__(Traits::kRegisters)
     decode_fast_kernel(const __grid_constant__ DecodeParams p) {
   extern __shared__ char shared[];
   // Other devices get no code for Hopper's variants; the host does not launch them there.

@@ -15,16 +15,19 @@ class GeneralEngine {
  public:
   static constexpr int kWarps = 8;
   static constexpr int kRows = kRowTile;
+  static constexpr int kHeadDim = 0;  // any
   static constexpr int kMaxHeadDim = 256;
+  static constexpr bool kAsideShared = false;
   static constexpr int kRecordOffset = 0;
   static constexpr int kMetaOffset = kWarps * kRows * (kMaxHeadDim + 2) * 4;
-  static constexpr int kSharedBytes = kMetaOffset + sizeof(BlockParts<kWarps>);
+  static constexpr int kSharedBytes = kMetaOffset + sizeof(BlockPieces<kWarps, kRows>);
 
   __device__ __forceinline__ GeneralEngine(const DecodeParams& p, int head, int row_group, char*)
-      : p_(p), softcap_(p.softcap), head_(head), row_group_(row_group) {}
+      : p_(p), head_(head), row_group_(row_group) {}
 
   __device__ void prefetch(int, int, int) {}
-  __device__ void prepare() {}
+  template <typename FirstTiles>
+  __device__ void prepare(FirstTiles) {}
 
   __device__ __forceinline__ void codes(int b, const RowWork& work, int first, int last,
                                         float* record) {
@@ -163,14 +166,13 @@ class GeneralEngine {
     float weight[kRows];
 #pragma unroll
     for (int r = 0; r < kRows; ++r) {
-      const float capped = softcap_.enabled() ? softcap_(score[r]) : score[r];
-      const float x = seen(r) ? capped : -INFINITY;
+      const float x = seen(r) ? apply_softcap(p_, score[r]) : -INFINITY;
       float largest = x;
 #pragma unroll
       for (int distance = 1; distance < 32; distance *= 2) {
-        largest = fmaxf(largest, __shfl_xor_sync(kFullWarp, largest, distance));
+        largest = max_nan(largest, __shfl_xor_sync(kFullWarp, largest, distance));
       }
-      largest = fmaxf(largest, maximum_[r]);
+      largest = max_nan(largest, maximum_[r]);
       const float factor = rescale(maximum_[r], largest);
       maximum_[r] = largest;
       weight[r] = rescale(x, largest);
@@ -215,7 +217,6 @@ class GeneralEngine {
   }
 
   const DecodeParams& p_;
-  const Softcap softcap_;
   int head_;
   int row_group_;
   float maximum_[kRows];

@@ -35,7 +35,8 @@ struct DecodeParams {
   const float* attention_sinks; // [Hq] or null
   bool bf16;
   float softmax_scale;
-  float softcap;                // 0: none
+  float softcap;                // log2 score; 0: none
+  float softcap_slope;          // turns a log2 score into the log2 of exp(2 score / softcap)
 
   // outputs
   void* out;                    // [B, Hq, Tq, D]
@@ -49,7 +50,7 @@ struct DecodeParams {
 
   // written by the main kernel
   float* records;               // [Hkv * row_groups, splits + 2 B, record_floats]
-  float* spill;                 // [Hkv * row_groups * splits * warps, record_floats]
+  float* aside;                 // [Hkv * row_groups * splits * warps, record_floats]
 
   int batch;
   int kv_heads;

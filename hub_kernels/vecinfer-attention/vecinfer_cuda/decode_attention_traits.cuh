@@ -63,7 +63,7 @@ struct DecodeTraits {
   // 16 warps as long as 128 registers hold a row tile's accumulators and fragments.
   static constexpr int kAccumulators = kRowTiles * kHeadDim / 4;
   static constexpr int kRecordFloats = kRows * (kHeadDim + 2);
-  static constexpr int kMetaBytes = 256;
+  static constexpr int kMetaBytes = 2432;
   static constexpr int kBudget = shared_bytes(kTarget) - kTableBytes - kMetaBytes;
   static constexpr int stages_of(int warps) {
     return (kBudget - warps * kRecordFloats * 4) / (warps * kTileBytes);
@@ -75,13 +75,22 @@ struct DecodeTraits {
   }
   static constexpr int kWarps = choose_warps();
   static constexpr int kThreads = kWarps * 32;
-  static constexpr int kMaxStages = 6;
+  static constexpr int kRegisters = kWarps == 16 ? 128 : 255;
+  // 96 KB in flight per multiprocessor saturate memory; more would only delay other loads.
+  static constexpr int kRingBytes = 98304;
+  static constexpr int kWantedStages = kRingBytes / (kWarps * kTileBytes) > 2
+                                           ? kRingBytes / (kWarps * kTileBytes)
+                                           : 2;
   static constexpr int kStages =
-      stages_of(kWarps) < kMaxStages ? stages_of(kWarps) : kMaxStages;
+      stages_of(kWarps) < kWantedStages ? stages_of(kWarps) : kWantedStages;
   static_assert(kStages >= 1, "the codebooks do not fit this device's shared memory");
 
   static constexpr int kRecordOffset = kTableBytes;
-  static constexpr int kRingOffset = kRecordOffset + kWarps * kRecordFloats * 4;
+  static constexpr int kRecordBytes = kWarps * kRecordFloats * 4;
+  // A second record per warp if there is room.
+  static constexpr bool kAsideShared =
+      kBudget - 2 * kRecordBytes - kWarps * kStages * kTileBytes >= 0;
+  static constexpr int kRingOffset = kRecordOffset + (kAsideShared ? 2 : 1) * kRecordBytes;
   static constexpr int kMetaOffset = kRingOffset + kWarps * kStages * kTileBytes;
   static constexpr int kSharedBytes = kMetaOffset + kMetaBytes;
   static_assert(kSharedBytes <= shared_bytes(kTarget));

@@ -18,6 +18,13 @@ __device__ __forceinline__ float exp2_approx(float x) {
   return y;
 }
 
+// Keeps NaN, so that a bad query gives a bad output and not a plausible one.
+__device__ __forceinline__ float max_nan(float a, float b) {
+  float y;
+  asm("max.NaN.f32 %0, %1, %2;" : "=f"(y) : "f"(a), "f"(b));
+  return y;
+}
+
 __device__ __forceinline__ uint32_t permute_bytes(uint32_t a, uint32_t b, uint32_t selector) {
   return __byte_perm(a, b, selector);
 }
@@ -108,6 +115,13 @@ __device__ __forceinline__ void commit_copies() {
 template <int kPending>
 __device__ __forceinline__ void wait_copies() {
   asm volatile("cp.async.wait_group %0;" ::"n"(kPending) : "memory");
+}
+
+// Brings global memory (both a multiple of 16 bytes) to L2; a hint that older devices do without.
+__device__ __forceinline__ void prefetch_to_l2(const void* global, int bytes) {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("cp.async.bulk.prefetch.L2.global [%0], %1;" ::"l"(global), "r"(bytes));
+#endif
 }
 
 // kBytes of shared memory into registers.

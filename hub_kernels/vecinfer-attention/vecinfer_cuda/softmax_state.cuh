@@ -6,6 +6,7 @@
 
 #include <cmath>
 
+#include "decode_attention_params.h"
 #include "instructions.cuh"
 
 namespace vecinfer {
@@ -15,20 +16,13 @@ __device__ __forceinline__ float rescale(float maximum, float reference) {
   return maximum == -INFINITY ? 0.f : exp2_approx(maximum - reference);
 }
 
-// softcap * tanh(score / softcap) with scores in log2. Through exp2, as tanh.approx has 11 bits only.
-struct Softcap {
-  float cap;    // log2
-  float slope;  // turns a log2 score into the exponent of exp(2 score / softcap)
+// softcap * tanh(score / softcap) of log2 scores, or the score itself. Through exp2: tanh.approx has 11 bits only.
+__device__ __forceinline__ float apply_softcap(const DecodeParams& p, float x) {
+  if (p.softcap == 0.f) return x;
+  return p.softcap - __fdividef(2.f * p.softcap, 1.f + exp2_approx(x * p.softcap_slope));
+}
 
-  __device__ explicit Softcap(float softcap)
-      : cap(softcap * 1.4426950408889634f), slope(softcap > 0.f ? 2.f / softcap : 0.f) {}
-  __device__ bool enabled() const { return slope > 0.f; }
-  __device__ __forceinline__ float operator()(float x) const {
-    return cap - __fdividef(2.f * cap, 1.f + exp2_approx(x * slope));
-  }
-};
-
-// A record of kRows x head_dim in shared memory or spilled: [row tile][element of a lane][lane], so that each lane of
+// A record of kRows x head_dim in shared memory or set aside: [row tile][element of a lane][lane], so that each lane of
 // the int8 kernel (row lane % 4, dimensions from (lane / 4) * D / 8 on) reads and writes without bank conflicts; then
 // [rows] maxima and [rows] weights. In global memory records are plain [rows, D].
 __host__ __device__ constexpr int record_index(int row, int dim, int head_dim) {

@@ -50,7 +50,9 @@ struct UnitRange {
 struct Deal {
   int per, extra;
 
-  __device__ Deal(int total, int parts) : per(total / parts), extra(total - per * parts) {}
+  __device__ Deal(int total, int parts)
+      : per(static_cast<unsigned>(total) / static_cast<unsigned>(parts)),
+        extra(total - per * parts) {}
   __device__ int begin(int part) const { return part * per + min(part, extra); }
   // The part that holds a position.
   __device__ int owner(int position) const {
@@ -69,42 +71,59 @@ __device__ __forceinline__ int warp_inclusive_sum(int x) {
   return x;
 }
 
-// Positions of all rows. The whole warp calls and gets the same answers.
-struct HeadPlan {
-  int total = 0;
-  int row_start = 0;  // first position of the row asked for
-
-  // Counts all rows, and where `row` starts.
-  __device__ HeadPlan(const DecodeParams& p, int row) {
+// Positions of all rows. The whole warp constructs and calls, and gets the same answers. The first 32 rows are kept, so
+// that small batches read their lengths once.
+class HeadPlan {
+ public:
+  __device__ __forceinline__ explicit HeadPlan(const DecodeParams& p) {
     const int lane = threadIdx.x & 31;
-    int before = 0;
-    for (int base = 0; base < p.batch; base += 32) {
-      const int b = base + lane;
-      const int span = b < p.batch ? RowWork(p, b).span(p) : 0;
-      total += __reduce_add_sync(kFullWarp, span);
-      before += __reduce_add_sync(kFullWarp, b < row ? span : 0);
+    span_ = lane < p.batch ? RowWork(p, lane).span(p) : 0;
+    end_ = warp_inclusive_sum(span_);
+    total_ = kept_ = __shfl_sync(kFullWarp, end_, 31);
+    for (int base = 32; base < p.batch; base += 32) {
+      total_ += __reduce_add_sync(kFullWarp, span(p, base + lane));
     }
-    row_start = before;
   }
 
-  // The row that holds a position below the total, and its first position in row_start.
-  __device__ int find(const DecodeParams& p, int position) {
-    const int lane = threadIdx.x & 31;
-    int start = 0;
-    for (int base = 0; base < p.batch; base += 32) {
-      const int b = base + lane;
-      const int span = b < p.batch ? RowWork(p, b).span(p) : 0;
-      const int end = start + warp_inclusive_sum(span);
+  __device__ __forceinline__ int total() const { return total_; }
+
+  // The row that holds a position below the total, and its first position.
+  __device__ __forceinline__ int find(const DecodeParams& p, int position, int* row_start) const {
+    int base = 0, start = 0, own = span_, end = end_;
+    for (;;) {
       const unsigned past = __ballot_sync(kFullWarp, end > position);
       if (past != 0) {
         const int owner = __ffs(past) - 1;
-        row_start = __shfl_sync(kFullWarp, end - span, owner);
+        *row_start = __shfl_sync(kFullWarp, end - own, owner);
         return base + owner;
       }
       start = __shfl_sync(kFullWarp, end, 31);
+      base += 32;
+      own = span(p, base + (threadIdx.x & 31));
+      end = start + warp_inclusive_sum(own);
     }
-    return p.batch;
   }
+
+  // First position of a row.
+  __device__ __forceinline__ int row_start(const DecodeParams& p, int row) const {
+    if (row < 32) return __shfl_sync(kFullWarp, end_ - span_, row);
+    int start = kept_;
+    for (int base = 32; base < row; base += 32) {
+      const int b = base + (threadIdx.x & 31);
+      start += __reduce_add_sync(kFullWarp, b < row ? span(p, b) : 0);
+    }
+    return start;
+  }
+
+ private:
+  static __device__ __forceinline__ int span(const DecodeParams& p, int b) {
+    return b < p.batch ? RowWork(p, b).span(p) : 0;
+  }
+
+  int span_;   // of row `lane`
+  int end_;    // position behind it
+  int kept_;   // of the first 32 rows
+  int total_;
 };
 
 }  // namespace vecinfer

@@ -59,9 +59,12 @@ DecodeKernel choose_kernel(const DecodeParams& p, const Device& device, bool ali
 }
 
 void launch(const void* function, dim3 grid, dim3 block, int shared_bytes, bool dependent,
-            const DecodeParams& params, cudaStream_t stream) {
+            void** arguments, cudaStream_t stream) {
   VECINFER_CUDA_CHECK(
       cudaFuncSetAttribute(function, cudaFuncAttributeMaxDynamicSharedMemorySize, shared_bytes));
+  // One split of L1 and shared memory for all kernels: a multiprocessor must be idle to change it.
+  VECINFER_CUDA_CHECK(cudaFuncSetAttribute(function, cudaFuncAttributePreferredSharedMemoryCarveout,
+                                           cudaSharedmemCarveoutMaxShared));
   cudaLaunchConfig_t config = {};
   config.gridDim = grid;
   config.blockDim = block;
@@ -72,7 +75,6 @@ void launch(const void* function, dim3 grid, dim3 block, int shared_bytes, bool 
   attributes[0].val.programmaticStreamSerializationAllowed = 1;
   config.attrs = attributes;
   config.numAttrs = dependent ? 1 : 0;
-  void* arguments[] = {const_cast<DecodeParams*>(&params)};
   VECINFER_CUDA_CHECK(cudaLaunchKernelExC(&config, function, arguments));
 }
 
@@ -161,7 +163,8 @@ std::tuple<Tensor, Tensor> decode_attention(
     p.attention_sinks = static_cast<const float*>(attention_sinks->data_ptr());
   }
   p.softmax_scale = static_cast<float>(softmax_scale);
-  p.softcap = static_cast<float>(softcap);
+  p.softcap = static_cast<float>(softcap) * kLog2E;
+  p.softcap_slope = softcap > 0 ? static_cast<float>(2 / softcap) : 0.f;
   p.batch = static_cast<int>(batch);
   p.kv_heads = static_cast<int>(heads);
   p.group = static_cast<int>(query_heads / heads);
@@ -186,7 +189,7 @@ std::tuple<Tensor, Tensor> decode_attention(
   p.row_groups = (p.rows + p.rows_per_group - 1) / p.rows_per_group;
   p.splits = num_splits > 0 ? static_cast<int>(num_splits)
                             : num_splits_heuristic(device.multiprocessors, p.kv_heads, p.row_groups);
-  p.exact_weight = exact_weight(p.head_dim, p.codes.bytes_per_tile);
+  p.exact_weight = kExactWeight;
   p.query_limit = query_limit(p.head_dim, p.key.format.num_codes);
 
   const int64_t padded_rows = batch * heads * p.padded_rows();
@@ -197,7 +200,7 @@ std::tuple<Tensor, Tensor> decode_attention(
   const int64_t at_rows = workspace.reserve(padded_rows * head_dim * 2);
   const int64_t at_float = workspace.reserve(general ? padded_rows * head_dim * 4 : 0);
   const int64_t at_records = workspace.reserve(pairs * p.slots() * record_bytes);
-  const int64_t at_spill = workspace.reserve(pairs * p.splits * p.warps * record_bytes);
+  const int64_t at_aside = workspace.reserve(pairs * p.splits * p.warps * record_bytes);
   Tensor memory = torch::stable::new_empty(query, {workspace.size()}, ScalarType::Byte);
   char* base = static_cast<char*>(memory.data_ptr());
   p.query_bytes = reinterpret_cast<int8_t*>(base + at_bytes);
@@ -205,24 +208,29 @@ std::tuple<Tensor, Tensor> decode_attention(
   p.query_rows = reinterpret_cast<uint16_t*>(base + at_rows);
   p.query_float = general ? reinterpret_cast<float*>(base + at_float) : nullptr;
   p.records = reinterpret_cast<float*>(base + at_records);
-  p.spill = reinterpret_cast<float*>(base + at_spill);
+  p.aside = reinterpret_cast<float*>(base + at_aside);
 
   const cudaStream_t stream = current_stream(query);
   const bool full = p.key.transform.kind == TransformKind::kFull;
-  // A full transform needs a thread per column.
-  const int query_threads = full ? 256 : 64;
-  const int query_rows = query_threads / query_lanes(p.head_dim);
+  const int query_rows = query_block_rows(full, p.head_dim);
+  int chunks = static_cast<int>(
+      full ? (p.padded_rows() + query_rows - 1) / query_rows * batch * heads
+           : (padded_rows + query_rows - 1) / query_rows);
   const int query_shared = full ? 2 * ((query_rows + 7) / 8 * 8) * p.head_dim * 4 : 0;
-  launch(reinterpret_cast<const void*>(&query_transform_kernel),
-         dim3((p.padded_rows() + query_rows - 1) / query_rows, heads, batch), query_threads,
-         query_shared, false, p, stream);
+  const int query_blocks = std::min(device.multiprocessors, chunks);
+  void* query_arguments[] = {&p, &chunks};
+  launch(full ? reinterpret_cast<const void*>(&query_transform_kernel<true>)
+              : reinterpret_cast<const void*>(&query_transform_kernel<false>),
+         query_blocks, query_threads(full), query_shared, false, query_arguments, stream);
+  void* arguments[] = {&p};
   const bool dependent = device.major >= 9;
-  launch(kernel.function, static_cast<unsigned>(pairs * p.splits), kernel.warps * 32,
-         kernel.shared_bytes, dependent, p, stream);
-  const int slices = combine_slices(p.splits, static_cast<int>(batch * heads * p.rows), p.head_dim,
-                                    device.multiprocessors);
+  launch(kernel.function, dim3(p.splits, p.row_groups, heads), kernel.warps * 32,
+         kernel.shared_bytes, dependent, arguments, stream);
+  const int slices = combine_slices(p.splits, p.batch, static_cast<int>(batch * heads * p.rows),
+                                    p.head_dim, device.multiprocessors);
+  const int columns = (p.head_dim + 31) / 32 * 32;
   launch(reinterpret_cast<const void*>(&combine_kernel), dim3(p.rows, heads, batch),
-         dim3(p.head_dim, slices), (1 + 5 * slices) * p.head_dim * 4, dependent, p, stream);
+         dim3(columns, slices), (1 + 5 * slices) * columns * 4, dependent, arguments, stream);
   return {out, lse};
 }
 
