@@ -114,6 +114,7 @@ class WarmPython:
     """A Python process that has run `preload`, and forks for every task."""
 
     def __init__(self, hub_url: str, home: Path, preload: str = EVERYTHING):
+        self._home = home
         self._process = subprocess.Popen(
             [sys.executable, "-c", _FORK_SERVER.replace("{preload}", preload)],
             env=environment(hub_url, HF_HOME=str(home)),
@@ -129,8 +130,7 @@ class WarmPython:
 
     def start(self, code: str, **env: str) -> tuple[int, Path]:
         """Start `code`; returns its process id and the place of its output."""
-        out = Path(tempfile.mkdtemp(prefix="hub-task-"))
-        out.chmod(0o777)
+        out = Path(tempfile.mkdtemp(prefix="task-", dir=self._home))
         task = {"code": code, "out": str(out), "env": env}
         self._process.stdin.write(json.dumps(task) + "\n")
         self._process.stdin.flush()
