@@ -171,8 +171,8 @@ def decode_attention(
 ) -> Tuple[torch.Tensor, torch.Tensor]:
     """Return the attention of each row's last `Tq` tokens, already appended, over everything stored up to themselves.
 
-    Equation 7 of https://arxiv.org/abs/2510.06175, with exact sinks and ring. Softmax weights over codes are rounded to
-    multiples of 2^-13 of the largest one that a warp has seen, by a dither that keeps sums in the mean: no weight
+    Equation 7 of https://arxiv.org/abs/2510.06175, with exact sinks and ring. Softmax weights over codes are rounded
+    to multiples of 2^-13 of the largest one that a warp has seen, by a dither that keeps sums in the mean: no weight
     vanishes systematically, and one weight can be off by 2^-13 of the largest. `Tq` may not exceed `residual_length`.
 
     Args:
