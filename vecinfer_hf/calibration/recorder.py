@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from transformers import PreTrainedModel
@@ -72,39 +73,42 @@ def record_states(
     generator = torch.Generator().manual_seed(seed)
     picked = torch.randperm(count * eligible, generator=generator)[:num_samples].sort().values
     wanted = set(layer_indices)
-    kept: dict[int, list] = {index: [] for index in layer_indices}
-    place: list[torch.Tensor] = []
+    states: dict[int, LayerStates] = {}
+    place: list[Any] = []
 
     def record(module, query, key, value, attention_mask, scaling, **kwargs):
-        if module.layer_idx in wanted:
+        index = module.layer_idx
+        if index in wanted:
             heads, dim = key.shape[1], key.shape[-1]
-            query_rows = query[:, :, sink_length:].float().reshape(heads, -1, dim)
-            kept[module.layer_idx].append(
-                (
-                    key[0].index_select(1, place[0]),
-                    value[0].index_select(1, place[0]),
-                    key[0, :, sink_length:].float().abs().amax(1),
-                    query_rows.transpose(1, 2) @ query_rows / query_rows.shape[1],
+            if index not in states:
+                # Allocated once: small tensors kept from every window would leave holes all over the heap.
+                states[index] = LayerStates(
+                    key.new_empty(heads, len(picked), dim),
+                    value.new_empty(heads, len(picked), value.shape[-1]),
+                    torch.zeros(heads, dim, device=key.device),
+                    torch.zeros(heads, dim, dim, device=key.device),
                 )
-            )
+            kept, (tokens, slots) = states[index], place
+            kept.keys[:, slots] = key[0].index_select(1, tokens)
+            kept.values[:, slots] = value[0].index_select(1, tokens)
+            absmax = key[0, :, sink_length:].float().abs().amax(1)
+            torch.maximum(kept.key_absmax, absmax, out=kept.key_absmax)
+            query_rows = query[:, :, sink_length:].float().reshape(heads, -1, dim)
+            kept.query_moment.add_(query_rows.transpose(1, 2) @ query_rows, alpha=1 / (query_rows.shape[1] * count))
         return plain_attention(module, query, key, value, attention_mask, scaling, **kwargs)
 
     with attention_function(model, record):
         for row in range(count):
-            inside = picked[(picked >= row * eligible) & (picked < (row + 1) * eligible)]
-            place[:] = [(inside - row * eligible + sink_length).to(model.device)]
+            first, last = torch.searchsorted(picked, torch.tensor([row * eligible, (row + 1) * eligible])).tolist()
+            tokens = (picked[first:last] - row * eligible + sink_length).to(model.device)
+            place[:] = tokens, slice(first, last)
             run_body(model, windows[row : row + 1])
             if progress is not None:
                 progress(length)
-    states = {}
-    for index in layer_indices:
-        if not kept[index]:
-            raise ValueError(
-                f"Layer {index} of {type(model).__name__} never called its attention through transformers' attention "
-                "interface; this model is not supported."
-            )
-        keys, values, absmax, moments = zip(*kept.pop(index), strict=True)
-        states[index] = LayerStates(
-            torch.cat(keys, 1), torch.cat(values, 1), torch.stack(absmax).amax(0), torch.stack(moments).mean(0)
+    missing = sorted(wanted - set(states))
+    if missing:
+        raise ValueError(
+            f"Layers {missing} of {type(model).__name__} never called their attention through transformers' attention "
+            "interface; this model is not supported."
         )
-    return states
+    return {index: states[index] for index in layer_indices}
