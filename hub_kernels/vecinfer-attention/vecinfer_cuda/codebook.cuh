@@ -1,6 +1,7 @@
 // SPDX-FileCopyrightText: 2026 The vecinfer_hf authors
 // SPDX-License-Identifier: Apache-2.0
-// A head's centroids in shared memory, replicated so that 32 lanes look up 32 codes without a bank conflict.
+// A head's centroids in shared memory, replicated so that 32 lanes look up 32 codes without a bank
+// conflict.
 #pragma once
 
 #include "decode_attention_traits.cuh"
@@ -11,8 +12,8 @@ namespace vecinfer {
 template <class Traits>
 class Codebook {
  public:
-  // The block fills all tables of kv head `head`; a barrier must follow. `between` is called once, behind the first
-  // loads: what it fetches must not stand before them in the queue to memory.
+  // The block fills all tables of kv head `head`; a barrier must follow. `between` is called once,
+  // behind the first loads: what it fetches must not stand before them in the queue to memory.
   template <typename Between>
   static __device__ __forceinline__ void fill(const DecodeParams& p, int head, char* shared,
                                               Between between) {
@@ -43,7 +44,8 @@ class Codebook {
     return kDim == 4 ? lane * 4 : (lane & 15) * 8;
   }
 
-  // The centroid (kDim / 4 words) of byte `byte` of a word of codes: one byte permutation makes the address.
+  // The centroid (kDim / 4 words) of byte `byte` of a word of codes: one byte permutation makes the
+  // address.
   template <int kTable, int kDim>
   static __device__ __forceinline__ void look_up(uint32_t* centroid, uint32_t codes, int byte,
                                                  uint32_t base) {
@@ -76,7 +78,8 @@ class Codebook {
   template <class Format>
   static __device__ __forceinline__ uint2 load(const int8_t* centroids, int head, int level,
                                                int entry) {
-    const int8_t* source = centroids + ((head * Format::kLevels + level) * 256 + entry) * Format::kDim;
+    const int8_t* source =
+        centroids + ((head * Format::kLevels + level) * 256 + entry) * Format::kDim;
     if constexpr (Format::kDim == 4) {
       const unsigned word = __ldg(reinterpret_cast<const unsigned*>(source));
       return make_uint2(word, word);

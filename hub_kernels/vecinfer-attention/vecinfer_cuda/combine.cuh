@@ -1,7 +1,8 @@
 // SPDX-FileCopyrightText: 2026 The vecinfer_hf authors
 // SPDX-License-Identifier: Apache-2.0
-// The kernel behind decode attention: merges a row's records by their maxima, brings the coded part back from the
-// values' transformed space, adds the exact part and the attention sink, and normalises.
+// The kernel behind decode attention: merges a row's records by their maxima, brings the coded part
+// back from the values' transformed space, adds the exact part and the attention sink, and
+// normalises.
 #pragma once
 
 #include "hadamard.cuh"
@@ -10,8 +11,8 @@
 
 namespace vecinfer {
 
-// The records of one segment lie in a row: one for each split in which a part of it may lie. (A split may lie within an
-// exact unit that an earlier one works on; its record is empty.)
+// The records of one segment lie in a row: one for each split in which a part of it may lie. (A
+// split may lie within an exact unit that an earlier one works on; its record is empty.)
 struct SegmentRecords {
   int first;
   int count;
@@ -27,7 +28,8 @@ struct SegmentRecords {
   }
 };
 
-// What a thread has gathered of its dimension: sums and weights of the coded and the exact part, one maximum.
+// What a thread has gathered of its dimension: sums and weights of the coded and the exact part,
+// one maximum.
 struct Gathered {
   float maximum = -INFINITY;
   float sum[2] = {0.f, 0.f};
@@ -54,8 +56,8 @@ struct Gathered {
   }
 };
 
-// Grid (rows, Hkv, B), block (D rounded up to 32, slices): slices share the records. Shared memory: blockDim.x * (1 + 5
-// slices) floats.
+// Grid (rows, Hkv, B), block (D rounded up to 32, slices): slices share the records. Shared memory:
+// blockDim.x * (1 + 5 slices) floats.
 __global__ void combine_kernel(const __grid_constant__ DecodeParams p) {
   extern __shared__ float shared[];
   const int dim = threadIdx.x, slice = threadIdx.y;
@@ -72,13 +74,14 @@ __global__ void combine_kernel(const __grid_constant__ DecodeParams p) {
   const SegmentRecords coded(p, deal, 2 * b, row_start, exact_start - 1);
   const SegmentRecords exact(p, deal, 2 * b + 1, exact_start,
                              exact_start + (work.units - 1) * p.exact_weight);
-  const float* records =
-      p.records + static_cast<int64_t>(head * p.row_groups + row_group) * p.slots() * p.record_floats();
+  const float* records = p.records + static_cast<int64_t>(head * p.row_groups + row_group) *
+                                         p.slots() * p.record_floats();
   wait_for_previous_kernel();
 
   Gathered gathered;
   const int total = coded.count + exact.count;
-  constexpr int kBatch = 6;  // records in flight: 16 splits and some exact ones in one round of 4 slices
+  constexpr int kBatch =
+      6;  // records in flight: 16 splits and some exact ones in one round of 4 slices
   const int floats = p.record_floats(), maxima = p.rows_per_group * dims + local_row;
 #pragma unroll 1
   for (int first = slice; first < total; first += kBatch * blockDim.y) {
@@ -87,7 +90,8 @@ __global__ void combine_kernel(const __grid_constant__ DecodeParams p) {
 #pragma unroll
     for (int i = 0; i < kBatch; ++i) {
       const int index = first + i * static_cast<int>(blockDim.y);
-      const int slot = index < coded.count ? coded.first + index : exact.first + index - coded.count;
+      const int slot =
+          index < coded.count ? coded.first + index : exact.first + index - coded.count;
       const float* record = records + static_cast<int64_t>(slot) * floats;
       maximum[i] = -INFINITY;
       weight[i] = x[i] = 0.f;

@@ -1,8 +1,8 @@
 // SPDX-FileCopyrightText: 2026 The vecinfer_hf authors
 // SPDX-License-Identifier: Apache-2.0
-// The main kernel of decode_attention: a block per (split, row group, kv head). Its warps stream their runs of the work
-// list alone; a barrier at the end merges what parts of a segment its warps left, one record per (segment, split) goes
-// to global memory, and combine.cuh does the rest.
+// The main kernel of decode_attention: a block per (split, row group, kv head). Its warps stream
+// their runs of the work list alone; a barrier at the end merges what parts of a segment its warps
+// left, one record per (segment, split) goes to global memory, and combine.cuh does the rest.
 #pragma once
 
 #include "softmax_state.cuh"
@@ -10,9 +10,10 @@
 
 namespace vecinfer {
 
-// Where the block keeps what its warps leave behind. Piece w is the part of a segment that warp w continued after an
-// earlier warp, piece kWarps + w one that it began itself and could not finish; each warp has at most one of either. The
-// last of them stays in the warp's record in shared memory; a first one that is followed by other work is set aside.
+// Where the block keeps what its warps leave behind. Piece w is the part of a segment that warp w
+// continued after an earlier warp, piece kWarps + w one that it began itself and could not finish;
+// each warp has at most one of either. The last of them stays in the warp's record in shared
+// memory; a first one that is followed by other work is set aside.
 template <int kWarps, int kRows>
 struct BlockPieces {
   static constexpr int kPieces = 2 * kWarps;
@@ -49,9 +50,7 @@ struct RecordShape {
     const int tile = element / per_lane;
     return (tile * 4 + (lane & 3)) * dims + (lane >> 2) * per_lane + element - tile * per_lane;
   }
-  __device__ __forceinline__ int row(int i) const {
-    return (i >> 5) / (dims / 8) * 4 + (i & 3);
-  }
+  __device__ __forceinline__ int row(int i) const { return (i >> 5) / (dims / 8) * 4 + (i & 3); }
   __device__ __forceinline__ float* global(const DecodeParams& p, const BlockPlace& place,
                                            int segment) const {
     return p.records +
@@ -65,12 +64,12 @@ __device__ __forceinline__ int ordered(float x) {
   return bits ^ ((bits >> 31) & 0x7fffffff);
 }
 
-// Merges the pieces of each segment that crosses this block's warps into one record. Each warp takes parts of records on
-// its own, so that their latencies overlap.
+// Merges the pieces of each segment that crosses this block's warps into one record. Each warp
+// takes parts of records on its own, so that their latencies overlap.
 template <class Engine>
-__device__ __forceinline__ void merge_pieces(
-    const DecodeParams& p, const BlockPlace& place,
-    BlockPieces<Engine::kWarps, Engine::kRows>& pieces, const float* records, const float* aside) {
+__device__ __forceinline__ void merge_pieces(const DecodeParams& p, const BlockPlace& place,
+                                             BlockPieces<Engine::kWarps, Engine::kRows>& pieces,
+                                             const float* records, const float* aside) {
   constexpr int kWarps = Engine::kWarps;
   const RecordShape<Engine> shape(p);
   const int lane = threadIdx.x & 31, warp = threadIdx.x / 32;
@@ -85,8 +84,8 @@ __device__ __forceinline__ void merge_pieces(
 #pragma unroll 1
   for (int row = warp; row < shape.rows; row += kWarps) {
     const float maximum = segment >= 0 ? piece(lane)[shape.sums() + row] : -INFINITY;
-    const float largest = __int_as_float(ordered(
-        __int_as_float(__reduce_max_sync(peers, ordered(maximum)))));
+    const float largest =
+        __int_as_float(ordered(__int_as_float(__reduce_max_sync(peers, ordered(maximum)))));
     if (segment >= 0) {
       const float factor = rescale(maximum, largest);
       pieces.factor[lane][row] = factor;
@@ -148,7 +147,8 @@ __device__ __forceinline__ void merge_pieces(
   }
 }
 
-// One warp's record, copied: as it is (set aside) or in the plain order of global memory (a whole segment).
+// One warp's record, copied: as it is (set aside) or in the plain order of global memory (a whole
+// segment).
 template <bool kPlain, class Engine>
 __device__ __forceinline__ void copy_record(const RecordShape<Engine>& shape, const float* record,
                                             float* target) {
@@ -159,7 +159,8 @@ __device__ __forceinline__ void copy_record(const RecordShape<Engine>& shape, co
   __syncwarp();
 }
 
-// Engine: how a warp treats tiles and exact units (see decode_attention_fast.cuh, decode_attention_general.cuh).
+// Engine: how a warp treats tiles and exact units (see decode_attention_fast.cuh,
+// decode_attention_general.cuh).
 template <class Engine>
 __device__ __forceinline__ void decode_block(const DecodeParams& p, char* shared) {
   constexpr int kWarps = Engine::kWarps;
@@ -169,7 +170,8 @@ __device__ __forceinline__ void decode_block(const DecodeParams& p, char* shared
   launch_dependents();
 
   float* records = reinterpret_cast<float*>(shared + Engine::kRecordOffset);
-  auto& pieces = *reinterpret_cast<BlockPieces<kWarps, Engine::kRows>*>(shared + Engine::kMetaOffset);
+  auto& pieces =
+      *reinterpret_cast<BlockPieces<kWarps, Engine::kRows>*>(shared + Engine::kMetaOffset);
   float* record = records + warp * shape.floats();
   // Set-aside records lie behind the others if there is room, else in global memory.
   float* aside = Engine::kAsideShared

@@ -2,17 +2,18 @@
 // SPDX-License-Identifier: Apache-2.0
 // One warp's attention over a run of tiles of one batch row, on int8 tensor cores.
 //
-// Scores: K q of 32 tokens is mma m16n8k32 with centroids straight from their tables as A. B holds 4 queries as 16-bit
-// integers, high bytes in even and low bytes in odd columns, so that a lane ends with both halves of one row's scores
-// of 4 tokens: exact int32.
-// Weights: 2^(score - reference) is scaled to 15-bit integers, again two bytes. V P is a second mma with V's centroids,
-// transposed byte-wise in registers. A ones-matrix as A sums the same integers, so weights are normalised exactly.
-// The reference stays within kMargin above and kHeadroom below the largest score so far: the rare tile that exceeds it
-// rescales.
+// Scores: K q of 32 tokens is mma m16n8k32 with centroids straight from their tables as A. B holds
+// 4 queries as 16-bit integers, high bytes in even and low bytes in odd columns, so that a lane
+// ends with both halves of one row's scores of 4 tokens: exact int32. Weights: 2^(score -
+// reference) is scaled to 15-bit integers, again two bytes. V P is a second mma with V's centroids,
+// transposed byte-wise in registers. A ones-matrix as A sums the same integers, so weights are
+// normalised exactly. The reference stays within kMargin above and kHeadroom below the largest
+// score so far: the rare tile that exceeds it rescales.
 //
-// Integers under 1 would vanish: a spike could hide thousands of tokens just under 2^-14 of its weight. So weights are
-// rounded by a dither instead of to nearest: floor(weight + d) with d spread evenly over lanes and, by the golden
-// ratio, over tiles. Mass is kept in the mean; what one weight can lose or gain is 2^-13 of the largest one.
+// Integers under 1 would vanish: a spike could hide thousands of tokens just under 2^-14 of its
+// weight. So weights are rounded by a dither instead of to nearest: floor(weight + d) with d spread
+// evenly over lanes and, by the golden ratio, over tiles. Mass is kept in the mean; what one weight
+// can lose or gain is 2^-13 of the largest one.
 #pragma once
 
 #include <climits>
@@ -22,7 +23,8 @@
 
 namespace vecinfer {
 
-// The warp's ring of tiles in shared memory. Each lane copies what it will read itself, so no barrier is needed.
+// The warp's ring of tiles in shared memory. Each lane copies what it will read itself, so no
+// barrier is needed.
 template <class Traits>
 class TileRing {
  public:
@@ -111,7 +113,8 @@ class CodeAttention {
 
  public:
   // Attention over tiles [first, last) of batch row b, to the warp's record in shared memory.
-  // query_row: index of the row group's first row in row_scale; ring: already started on these tiles.
+  // query_row: index of the row group's first row in row_scale; ring: already started on these
+  // tiles.
   static __device__ __forceinline__ void run(const DecodeParams& p, TileRing<Traits>& ring,
                                              int coded, int first, int last, int query_row,
                                              float value_scale, float* record) {
@@ -133,8 +136,7 @@ class CodeAttention {
     for (int tile = 0; tile < kRowTiles; ++tile) {
 #pragma unroll
       for (int i = 0; i < kQueryWords / 4; ++i) {
-        const uint4 words =
-            fragments[(tile * 32 + lane) * (kQueryWords / 4) + i];
+        const uint4 words = fragments[(tile * 32 + lane) * (kQueryWords / 4) + i];
         query_[tile][4 * i] = words.x;
         query_[tile][4 * i + 1] = words.y;
         query_[tile][4 * i + 2] = words.z;
@@ -170,7 +172,8 @@ class CodeAttention {
         accumulate(values);
       }
     } else {
-      // Scores run one tile ahead of the values, so that the two chains of loads and products overlap.
+      // Scores run one tile ahead of the values, so that the two chains of loads and products
+      // overlap.
       wait_copies<Traits::kStages - 1>();
       ring.load_keys(keys);
       int stage = ring.stage();
@@ -244,7 +247,8 @@ class CodeAttention {
     return p_.row_scale[query_row + tile * kRowTile + (threadIdx.x & 3)];
   }
 
-  // Log2 score without the part of the mean; that matters to records and under a softcap only, so it is read when needed.
+  // Log2 score without the part of the mean; that matters to records and under a softcap only, so
+  // it is read when needed.
   __device__ __forceinline__ float logit(int tile, float t) const {
     const float x = t * step_[tile];
     return p_.softcap == 0.f ? x : apply_softcap(p_, x + row_scale(query_row_, tile).y);
@@ -281,7 +285,8 @@ class CodeAttention {
       }
       const float new_logit = logit(tile, static_cast<float>(reference));
       if (!is_first) {
-        flush(tile, 1.f, exp2_approx(logit(tile, static_cast<float>(reference_[tile])) - new_logit));
+        flush(tile, 1.f,
+              exp2_approx(logit(tile, static_cast<float>(reference_[tile])) - new_logit));
       }
       reference_[tile] = reference;
       // Under a softcap scores grow by less than this.
@@ -292,7 +297,8 @@ class CodeAttention {
     stop_ = min(ragged > tile_index ? ragged : INT_MAX, tile_index + Traits::kFlushTiles);
   }
 
-  // Moves a row tile's int32 sums to the record, everything there scaled; sums of values by `unit` besides.
+  // Moves a row tile's int32 sums to the record, everything there scaled; sums of values by `unit`
+  // besides.
   __device__ __forceinline__ void flush(int tile, float unit, float factor) {
     const bool flushed = weight_[tile] > 0.f;  // before; else the record holds anything
 #pragma unroll

@@ -1,7 +1,8 @@
 // SPDX-FileCopyrightText: 2026 The vecinfer_hf authors
 // SPDX-License-Identifier: Apache-2.0
-// One warp's attention over exact tokens (sinks and ring) of one batch row: 16-bit tensor cores, 16 tokens at a time.
-// Scores are K q^T and outputs V^T P^T, so that rows are the 8 columns of an mma, as in the int8 part.
+// One warp's attention over exact tokens (sinks and ring) of one batch row: 16-bit tensor cores, 16
+// tokens at a time. Scores are K q^T and outputs V^T P^T, so that rows are the 8 columns of an mma,
+// as in the int8 part.
 #pragma once
 
 #include "softmax_state.cuh"
@@ -55,8 +56,8 @@ class ExactAttention {
  public:
   // Attention over units [first, last), to the warp's record in shared memory.
   static __device__ __forceinline__ void run(const DecodeParams& p, const RowWork& work,
-                                          int batch_row, int head, int row_group, int first,
-                                          int last, float* record) {
+                                             int batch_row, int head, int row_group, int first,
+                                             int last, float* record) {
     const int lane = threadIdx.x & 31, quad = lane & 3, line = lane >> 2;
     const ExactTokens keys(p, p.sink_keys, p.window_keys, work, batch_row, head);
     const ExactTokens values(p, p.sink_values, p.window_values, work, batch_row, head);
@@ -64,7 +65,8 @@ class ExactAttention {
     const int first_row = row_group * kRows;
     const uint16_t* queries =
         p.query_rows +
-        (static_cast<int64_t>(batch_row * p.kv_heads + head) * p.padded_rows() + first_row) * kHeadDim;
+        (static_cast<int64_t>(batch_row * p.kv_heads + head) * p.padded_rows() + first_row) *
+            kHeadDim;
 
     uint32_t query[kColumns][kSteps][2];
 #pragma unroll
@@ -141,7 +143,8 @@ class ExactAttention {
         for (int i = 0; i < 4; ++i) {
           const int e = base + line + (i >> 1) * 8;
           const float x = apply_softcap(p, score[column][i] * scale);
-          const bool seen = e < work.exact && (e < work.sinks ? e : e + work.coded) <= visible[column][i & 1];
+          const bool seen =
+              e < work.exact && (e < work.sinks ? e : e + work.coded) <= visible[column][i & 1];
           score[column][i] = seen ? x : -INFINITY;
           largest[i & 1] = fmaxf(largest[i & 1], score[column][i]);
         }
@@ -173,7 +176,7 @@ class ExactAttention {
         if (__any_sync(kFullWarp, factor[0] != 1.f || factor[1] != 1.f)) {
 #pragma unroll
           for (int step = 0; step < kSteps; ++step) {
-            float(&c)[4] = out[column][step];
+            float (&c)[4] = out[column][step];
             c[0] *= factor[0];
             c[1] *= factor[1];
             c[2] *= factor[0];
@@ -182,7 +185,7 @@ class ExactAttention {
         }
 #pragma unroll
         for (int step = 0; step < kSteps; ++step) {
-          float(&c)[4] = out[column][step];
+          float (&c)[4] = out[column][step];
           const uint32_t a0 = permute_bytes(value[0][step], value[1][step], 0x5410);
           const uint32_t a1 = permute_bytes(value[0][step], value[1][step], 0x7632);
           const uint32_t a2 = permute_bytes(value[2][step], value[3][step], 0x5410);

@@ -1,6 +1,7 @@
 // SPDX-FileCopyrightText: 2026 The vecinfer_hf authors
 // SPDX-License-Identifier: Apache-2.0
-// The engine for byte codes: codebooks in shared memory, int8 tensor cores for codes, 16-bit ones for exact tokens.
+// The engine for byte codes: codebooks in shared memory, int8 tensor cores for codes, 16-bit ones
+// for exact tokens.
 #pragma once
 
 #include "decode_attention.cuh"
@@ -45,8 +46,7 @@ class FastEngine {
 
   __device__ __forceinline__ void codes(int b, const RowWork& work, int first, int last,
                                         float* record) {
-    const int query_row =
-        (b * p_.kv_heads + head_) * p_.padded_rows() + row_group_ * Traits::kRows;
+    const int query_row = (b * p_.kv_heads + head_) * p_.padded_rows() + row_group_ * Traits::kRows;
     CodeAttention<Traits>::run(p_, ring_, work.coded, first, last, query_row, value_scale_, record);
   }
 

@@ -1,7 +1,7 @@
 // SPDX-FileCopyrightText: 2026 The vecinfer_hf authors
 // SPDX-License-Identifier: Apache-2.0
-// The engine for every other format, head size and device: fp32, centroids gathered through the caches. Correct before
-// fast; formats that models are served with have the other engine.
+// The engine for every other format, head size and device: fp32, centroids gathered through the
+// caches. Correct before fast; formats that models are served with have the other engine.
 #pragma once
 
 #include "codes.cuh"
@@ -41,8 +41,7 @@ class GeneralEngine {
     for (int r = 0; r < kRows; ++r) mean_score[r] = p_.row_scale[row + r].y;
     const SideReader key(p_.key, p_.head_dim, head_), value(p_.value, p_.head_dim, head_);
     const int lane = threadIdx.x & 31, dim_step = p_.key.format.subvector_dim;
-    const uint8_t* tiles =
-        p_.codes.data + b * p_.codes.batch_stride + head_ * p_.codes.head_stride;
+    const uint8_t* tiles = p_.codes.data + b * p_.codes.batch_stride + head_ * p_.codes.head_stride;
     for (int tile = first; tile < last; ++tile) {
       const uint8_t* bytes = tiles + static_cast<int64_t>(tile) * p_.codes.bytes_per_tile;
       float score[kRows] = {};
@@ -61,15 +60,16 @@ class GeneralEngine {
 #pragma unroll
       for (int r = 0; r < kRows; ++r) score[r] = fmaf(score[r], key_scale, mean_score[r]);
       const int valid = work.coded - tile * kTile;
-      absorb(score, [&](int) { return lane < valid; }, min(valid, kTile),
-             [&](int token, int dim) {
-               const int step = p_.value.format.subvector_dim;
-               int sum = 0;
-               for (int level = 0; level < p_.value.format.num_codes; ++level) {
-                 sum += value.centroid(bytes, level, token, dim / step)[dim % step];
-               }
-               return sum * value_scale;
-             });
+      absorb(
+          score, [&](int) { return lane < valid; }, min(valid, kTile),
+          [&](int token, int dim) {
+            const int step = p_.value.format.subvector_dim;
+            int sum = 0;
+            for (int level = 0; level < p_.value.format.num_codes; ++level) {
+              sum += value.centroid(bytes, level, token, dim / step)[dim % step];
+            }
+            return sum * value_scale;
+          });
     }
     store(record);
   }
@@ -96,16 +96,17 @@ class GeneralEngine {
 #pragma unroll
       for (int r = 0; r < kRows; ++r) score[r] *= p_.softmax_scale * kLog2E;
       const int index = e < work.sinks ? e : e + work.coded;
-      absorb(score,
-             [&](int r) {
-               const int token = (row_group_ * kRows + r) % p_.query_tokens;
-               return lane < kExactUnit && e < work.exact &&
-                      index <= work.length - p_.query_tokens + token;
-             },
-             min(work.exact - base, kExactUnit),
-             [&](int token, int dim) {
-               return state_to_float(values.row(base + token)[dim], p_.bf16);
-             });
+      absorb(
+          score,
+          [&](int r) {
+            const int token = (row_group_ * kRows + r) % p_.query_tokens;
+            return lane < kExactUnit && e < work.exact &&
+                   index <= work.length - p_.query_tokens + token;
+          },
+          min(work.exact - base, kExactUnit),
+          [&](int token, int dim) {
+            return state_to_float(values.row(base + token)[dim], p_.bf16);
+          });
     }
     store(record);
   }
@@ -118,13 +119,14 @@ class GeneralEngine {
     const Side& side;
     const int8_t* table;
     PlaneOrder order;
-    int low_bytes;    // of a plane
+    int low_bytes;  // of a plane
     int plane;
 
     __device__ SideReader(const Side& s, int head_dim, int head)
         : side(s),
-          table(s.centroids + (static_cast<int64_t>(head) * s.format.num_codes
-                               << s.format.bits_per_code) * s.format.subvector_dim),
+          table(s.centroids +
+                (static_cast<int64_t>(head) * s.format.num_codes << s.format.bits_per_code) *
+                    s.format.subvector_dim),
           order(padded_subvectors(s.format, head_dim, s.is_value), s.is_value),
           low_bytes(kTile * padded_subvectors(s.format, head_dim, s.is_value)),
           plane(plane_bytes(s.format, head_dim, s.is_value)) {}
@@ -136,8 +138,8 @@ class GeneralEngine {
       int code = codes[position];
       const int high_bits = side.format.bits_per_code - 8;
       if (high_bits > 0) {
-        const int high = codes[low_bytes + high_byte(position, high_bits)] >>
-                         high_shift(position, high_bits);
+        const int high =
+            codes[low_bytes + high_byte(position, high_bits)] >> high_shift(position, high_bits);
         code |= (high & ((1 << high_bits) - 1)) << 8;
       }
       return table + ((level << side.format.bits_per_code) + code) * side.format.subvector_dim;

@@ -1,10 +1,11 @@
 // SPDX-FileCopyrightText: 2026 The vecinfer_hf authors
 // SPDX-License-Identifier: Apache-2.0
 // What the kernels of decode_attention are told: plain data, no torch. Words used here only:
-//   row       one query vector: rows of a kv head are its group's heads times the Tq query tokens, in that order
-//   row tile  4 rows, what one int8 mma holds with a high and a low byte of each; row group: the rows of one thread block
-//   record    un-normalised attention of a row group over some tokens: [rows, D] sums, [rows] maxima (log2), [rows] weights
-//   split     one of the thread blocks that share a kv head and a row group
+//   row       one query vector: rows of a kv head are its group's heads times the Tq query tokens,
+//   in that order row tile  4 rows, what one int8 mma holds with a high and a low byte of each; row
+//   group: the rows of one thread block record    un-normalised attention of a row group over some
+//   tokens: [rows, D] sums, [rows] maxima (log2), [rows] weights split     one of the thread blocks
+//   that share a kv head and a row group
 #pragma once
 
 #include <cuda_runtime.h>
@@ -22,50 +23,51 @@ constexpr int kExactUnit = 16;
 
 struct DecodeParams {
   // inputs
-  StatesView query;             // [B, Hq, Tq, D]
+  StatesView query;  // [B, Hq, Tq, D]
   CodesView codes;
-  StatesView sink_keys;         // [B, Hkv, S, D]
+  StatesView sink_keys;  // [B, Hkv, S, D]
   StatesView sink_values;
-  StatesView window_keys;       // [B, Hkv, C, D]
+  StatesView window_keys;  // [B, Hkv, C, D]
   StatesView window_values;
-  const int* lengths;           // [B]
-  const int* quantized_lengths; // [B]
-  Side key;                     // transform: of the query
-  Side value;                   // transform: of the output
-  const float* attention_sinks; // [Hq] or null
+  const int* lengths;            // [B]
+  const int* quantized_lengths;  // [B]
+  Side key;                      // transform: of the query
+  Side value;                    // transform: of the output
+  const float* attention_sinks;  // [Hq] or null
   bool bf16;
   float softmax_scale;
-  float softcap;                // log2 score; 0: none
-  float softcap_slope;          // turns a log2 score into the log2 of exp(2 score / softcap)
+  float softcap;        // log2 score; 0: none
+  float softcap_slope;  // turns a log2 score into the log2 of exp(2 score / softcap)
 
   // outputs
-  void* out;                    // [B, Hq, Tq, D]
-  float* lse;                   // [B, Hq, Tq]
+  void* out;   // [B, Hq, Tq, D]
+  float* lse;  // [B, Hq, Tq]
 
   // written by the query kernel
-  int8_t* query_bytes;          // [B, Hkv, row_groups * tiles, 32, D / 4]: lane's fragment, high bytes in even columns
-  float2* row_scale;            // [B, Hkv, padded_rows] log2 score of an integer step; log2 score of the mean
-  uint16_t* query_rows;         // [B, Hkv, padded_rows, D] as given
-  float* query_float;           // [B, Hkv, padded_rows, D] transformed; null on the fast path
+  int8_t* query_bytes;  // [B, Hkv, row_groups * tiles, 32, D / 4]: lane's fragment, high bytes in
+                        // even columns
+  float2* row_scale;  // [B, Hkv, padded_rows] log2 score of an integer step; log2 score of the mean
+  uint16_t* query_rows;  // [B, Hkv, padded_rows, D] as given
+  float* query_float;    // [B, Hkv, padded_rows, D] transformed; null on the fast path
 
   // written by the main kernel
-  float* records;               // [Hkv * row_groups, splits + 2 B, record_floats]
-  float* aside;                 // [Hkv * row_groups * splits * warps, record_floats]
+  float* records;  // [Hkv * row_groups, splits + 2 B, record_floats]
+  float* aside;    // [Hkv * row_groups * splits * warps, record_floats]
 
   int batch;
   int kv_heads;
-  int group;                    // query heads per kv head
-  int query_tokens;             // Tq
+  int group;         // query heads per kv head
+  int query_tokens;  // Tq
   int head_dim;
-  int rows;                     // group * Tq
-  int rows_per_group;           // of a row group: 4, 8 or 16
+  int rows;            // group * Tq
+  int rows_per_group;  // of a row group: 4, 8 or 16
   int row_groups;
   int splits;
-  int warps;                    // of a main block
+  int warps;  // of a main block
   int sink_length;
   int residual_length;
-  int exact_weight;             // work of an exact unit in tiles
-  int query_limit;              // largest 16-bit query: keeps integer scores under 2**30
+  int exact_weight;  // work of an exact unit in tiles
+  int query_limit;   // largest 16-bit query: keeps integer scores under 2**30
 
   __host__ __device__ int padded_rows() const { return rows_per_group * row_groups; }
   __host__ __device__ int record_floats() const { return rows_per_group * (head_dim + 2); }

@@ -8,8 +8,8 @@
 
 namespace vecinfer {
 
-// Dynamic shared memory starts behind the kilobyte that CUDA reserves on sm_80 and later (the host checks the
-// attribute), so that table addresses fold into the immediate of a load.
+// Dynamic shared memory starts behind the kilobyte that CUDA reserves on sm_80 and later (the host
+// checks the attribute), so that table addresses fold into the immediate of a load.
 constexpr int kSharedBase = 1024;
 
 // Which device a kernel is laid out for.
@@ -18,9 +18,7 @@ enum class Target {
   kPortable  // 99 KB, any device from sm_80 on
 };
 
-constexpr int shared_bytes(Target target) {
-  return target == Target::kHopper ? 232448 : 101376;
-}
+constexpr int shared_bytes(Target target) { return target == Target::kHopper ? 232448 : 101376; }
 
 // A format the int8 kernel takes: 8-bit codes, 4 or 8 elements, one or two levels.
 template <int kDim_, int kLevels_>
@@ -54,8 +52,8 @@ struct DecodeTraits {
   static_assert(kKeyPlane == plane_bytes(Key::kFormat, kHeadDim, false));
   static_assert(kValuePlane == plane_bytes(Value::kFormat, kHeadDim, true));
 
-  // Tables: 128 bytes per entry (4 bytes for each lane, or 8 for each pair of lanes 16 apart), two tables side by side
-  // in 64 KB, so that a code is byte 1 of an address.
+  // Tables: 128 bytes per entry (4 bytes for each lane, or 8 for each pair of lanes 16 apart), two
+  // tables side by side in 64 KB, so that a code is byte 1 of an address.
   static constexpr int kTables = Key::kLevels + Value::kLevels;
   static constexpr int kTableBytes = (kTables + 1) / 2 * 65536;
   static constexpr int table_offset(int table) { return table / 2 * 65536 + table % 2 * 128; }
@@ -78,9 +76,8 @@ struct DecodeTraits {
   static constexpr int kRegisters = kWarps == 16 ? 128 : 255;
   // 96 KB in flight per multiprocessor saturate memory; more would only delay other loads.
   static constexpr int kRingBytes = 98304;
-  static constexpr int kWantedStages = kRingBytes / (kWarps * kTileBytes) > 2
-                                           ? kRingBytes / (kWarps * kTileBytes)
-                                           : 2;
+  static constexpr int kWantedStages =
+      kRingBytes / (kWarps * kTileBytes) > 2 ? kRingBytes / (kWarps * kTileBytes) : 2;
   static constexpr int kStages =
       stages_of(kWarps) < kWantedStages ? stages_of(kWarps) : kWantedStages;
   static_assert(kStages >= 1, "the codebooks do not fit this device's shared memory");

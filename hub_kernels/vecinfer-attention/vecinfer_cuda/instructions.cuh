@@ -29,7 +29,8 @@ __device__ __forceinline__ uint32_t permute_bytes(uint32_t a, uint32_t b, uint32
   return __byte_perm(a, b, selector);
 }
 
-// Transposes an 8 x 8 matrix of 16-bit elements held by the warp, row lane / 4, columns 2 (lane % 4).
+// Transposes an 8 x 8 matrix of 16-bit elements held by the warp, row lane / 4, columns 2 (lane %
+// 4).
 __device__ __forceinline__ uint32_t transpose_8x8(uint32_t x) {
   uint32_t y;
   asm("movmatrix.sync.aligned.m8n8.trans.b16 %0, %1;" : "=r"(y) : "r"(x));
@@ -140,7 +141,8 @@ __device__ __forceinline__ void load_shared(uint32_t* words, uint32_t address) {
   }
 }
 
-// Lets the next kernel of this operator start its prologue. Does nothing unless that kernel was launched for it.
+// Lets the next kernel of this operator start its prologue. Does nothing unless that kernel was
+// launched for it.
 __device__ __forceinline__ void launch_dependents() {
 #if __CUDA_ARCH__ >= 900
   asm volatile("griddepcontrol.launch_dependents;" ::: "memory");

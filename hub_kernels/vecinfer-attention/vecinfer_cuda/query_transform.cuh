@@ -1,7 +1,8 @@
 // SPDX-FileCopyrightText: 2026 The vecinfer_hf authors
 // SPDX-License-Identifier: Apache-2.0
-// The kernel in front of decode attention: transforms the queries, writes them as the 16-bit integers that the int8
-// kernel multiplies, and copies them to rows without strides for the exact tokens.
+// The kernel in front of decode attention: transforms the queries, writes them as the 16-bit
+// integers that the int8 kernel multiplies, and copies them to rows without strides for the exact
+// tokens.
 #pragma once
 
 #include "decode_attention_params.h"
@@ -15,16 +16,16 @@ __host__ __device__ constexpr int query_lanes(int head_dim) {
   return head_dim <= 64 ? 8 : head_dim <= 128 ? 16 : 32;
 }
 
-// Threads of a block. Diagonal: large blocks, as each keeps a block of the main kernel off its multiprocessor while it
-// runs. Full: a thread per column.
+// Threads of a block. Diagonal: large blocks, as each keeps a block of the main kernel off its
+// multiprocessor while it runs. Full: a thread per column.
 __host__ __device__ constexpr int query_threads(bool full) { return full ? 256 : 1024; }
 __host__ __device__ constexpr int query_block_rows(bool full, int head_dim) {
   return query_threads(full) / query_lanes(head_dim);
 }
 
-// Full: a block takes chunks of rows of one (batch row, kv head), `chunks` per pair. Diagonal: of all padded rows in a
-// row. Also empties the records' maxima, so that records that nobody writes weigh nothing. Shared memory for a
-// full transform only: 2 * rows rounded up to 8 * D floats.
+// Full: a block takes chunks of rows of one (batch row, kv head), `chunks` per pair. Diagonal: of
+// all padded rows in a row. Also empties the records' maxima, so that records that nobody writes
+// weigh nothing. Shared memory for a full transform only: 2 * rows rounded up to 8 * D floats.
 template <bool kFull>
 __global__ void __launch_bounds__(query_threads(kFull))
     query_transform_kernel(const __grid_constant__ DecodeParams p, int chunks) {
@@ -141,8 +142,7 @@ __global__ void __launch_bounds__(query_threads(kFull))
     *reinterpret_cast<uint2*>(fragment) = make_uint2(high[0], high[1]);
     *reinterpret_cast<uint2*>(fragment + 4 * lane_bytes) = make_uint2(low[0], low[1]);
     if (dim == 0) {
-      const float step =
-          largest / p.query_limit * log2_scale * __ldg(p.key.centroid_scale + head);
+      const float step = largest / p.query_limit * log2_scale * __ldg(p.key.centroid_scale + head);
       // Not 0: masked scores of -inf times this must stay -inf.
       p.row_scale[padded_row] = make_float2(step < 1e-30f ? 1e-30f : step, offset);
     }
@@ -151,8 +151,8 @@ __global__ void __launch_bounds__(query_threads(kFull))
   const int maxima = p.kv_heads * p.row_groups * p.slots() * p.rows_per_group;
   for (int i = blockIdx.x * blockDim.x + threadIdx.x; i < maxima; i += gridDim.x * blockDim.x) {
     const int record = i / p.rows_per_group;
-    p.records[static_cast<int64_t>(record) * p.record_floats() + p.rows_per_group * p.head_dim +
-              i - record * p.rows_per_group] = -INFINITY;
+    p.records[static_cast<int64_t>(record) * p.record_floats() + p.rows_per_group * p.head_dim + i -
+              record * p.rows_per_group] = -INFINITY;
   }
 }
 

@@ -1,11 +1,12 @@
 // SPDX-FileCopyrightText: 2026 The vecinfer_hf authors
 // SPDX-License-Identifier: Apache-2.0
-// How one kv head's work is dealt to warps. All rows' tiles of codes, each row's exact units behind its tiles, form one
-// list; every warp takes an equal, contiguous run of it. A warp thus streams alone, with no barrier until its end, and
-// a batch of unequal lengths is balanced like an equal one. Lengths are read on the device.
+// How one kv head's work is dealt to warps. All rows' tiles of codes, each row's exact units behind
+// its tiles, form one list; every warp takes an equal, contiguous run of it. A warp thus streams
+// alone, with no barrier until its end, and a batch of unequal lengths is balanced like an equal
+// one. Lengths are read on the device.
 //
-// A segment is the coded (2 b) or the exact (2 b + 1) part of batch row b. Segments and splits meet along a staircase,
-// so split + segment names the record of their meeting without collision.
+// A segment is the coded (2 b) or the exact (2 b + 1) part of batch row b. Segments and splits meet
+// along a staircase, so split + segment names the record of their meeting without collision.
 #pragma once
 
 #include "decode_attention_params.h"
@@ -16,9 +17,9 @@ namespace vecinfer {
 // What batch row b holds.
 struct RowWork {
   int length;
-  int coded;   // tokens in codes
-  int sinks;   // exact tokens at the front
-  int exact;   // exact tokens in all
+  int coded;  // tokens in codes
+  int sinks;  // exact tokens at the front
+  int exact;  // exact tokens in all
   int tiles;
   int units;
 
@@ -71,8 +72,8 @@ __device__ __forceinline__ int warp_inclusive_sum(int x) {
   return x;
 }
 
-// Positions of all rows. The whole warp constructs and calls, and gets the same answers. The first 32 rows are kept, so
-// that small batches read their lengths once.
+// Positions of all rows. The whole warp constructs and calls, and gets the same answers. The first
+// 32 rows are kept, so that small batches read their lengths once.
 class HeadPlan {
  public:
   __device__ __forceinline__ explicit HeadPlan(const DecodeParams& p) {
@@ -120,9 +121,9 @@ class HeadPlan {
     return b < p.batch ? RowWork(p, b).span(p) : 0;
   }
 
-  int span_;   // of row `lane`
-  int end_;    // position behind it
-  int kept_;   // of the first 32 rows
+  int span_;  // of row `lane`
+  int end_;   // position behind it
+  int kept_;  // of the first 32 rows
   int total_;
 };
 

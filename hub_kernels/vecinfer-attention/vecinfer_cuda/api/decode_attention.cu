@@ -38,13 +38,14 @@ Device describe(int device) {
           attribute(cudaDevAttrReservedSharedMemoryPerBlock, device)};
 }
 
-// The fastest variant for the device and formats. VECINFER_DECODE_PATH=portable or general asks for a slower one, so
-// that every path can be tested on one machine.
+// The fastest variant for the device and formats. VECINFER_DECODE_PATH=portable or general asks for
+// a slower one, so that every path can be tested on one machine.
 DecodeKernel choose_kernel(const DecodeParams& p, const Device& device, bool aligned) {
   const char* path = std::getenv("VECINFER_DECODE_PATH");
   const bool portable = path != nullptr && std::strcmp(path, "portable") == 0;
   const bool general = path != nullptr && std::strcmp(path, "general") == 0;
-  // Tables are addressed from the end of CUDA's own shared memory; exact tokens are read in 16-byte words.
+  // Tables are addressed from the end of CUDA's own shared memory; exact tokens are read in 16-byte
+  // words.
   if (!general && aligned && device.reserved_bytes == kSharedBase) {
     DecodeKernel kernel;
     if (device.major == 9 && !portable) {
@@ -93,7 +94,8 @@ class Workspace {
 };
 
 void check_codebook_scores(double softmax_scale, double softcap) {
-  VECINFER_CHECK(softmax_scale > 0, "softmax_scale is ", softmax_scale, ", but it must be positive.");
+  VECINFER_CHECK(softmax_scale > 0, "softmax_scale is ", softmax_scale,
+                 ", but it must be positive.");
   VECINFER_CHECK(softcap >= 0, "softcap is ", softcap, ", but it must be positive, or 0 for none.");
 }
 
@@ -115,10 +117,10 @@ std::tuple<Tensor, Tensor> decode_attention(
   VECINFER_CHECK(heads > 0 && query_heads % heads == 0 && query_heads / heads <= kMaxGroup,
                  "query has ", query_heads, " heads for ", heads,
                  " key/value heads, but a multiple of up to ", kMaxGroup, " is supported.");
-  VECINFER_CHECK(query_tokens >= 1 && query_tokens <= kMaxQueryTokens &&
-                     query_tokens <= residual_length,
-                 "query has ", query_tokens, " tokens per row, but 1 to ", kMaxQueryTokens,
-                 " are supported, and no more than residual_length (", residual_length, ").");
+  VECINFER_CHECK(
+      query_tokens >= 1 && query_tokens <= kMaxQueryTokens && query_tokens <= residual_length,
+      "query has ", query_tokens, " tokens per row, but 1 to ", kMaxQueryTokens,
+      " are supported, and no more than residual_length (", residual_length, ").");
   check_codebook_scores(softmax_scale, softcap);
   VECINFER_CHECK(num_splits >= 0 && num_splits <= kMaxSplits, "num_splits is ", num_splits,
                  ", but it must be 0 (chosen here) to ", kMaxSplits, ".");
@@ -146,15 +148,14 @@ std::tuple<Tensor, Tensor> decode_attention(
   }
   p.lengths = row_numbers(lengths, "lengths", batch, query);
   p.quantized_lengths = row_numbers(quantized_lengths, "quantized_lengths", batch, query);
-  Side sides[2] = {
-      make_side(key_centroids, key_centroid_scale, false,
-                make_transform(query_transform, "query_transform", key_mean, "key_mean", false,
-                               heads, head_dim, query),
-                heads, head_dim, query),
-      make_side(value_centroids, value_centroid_scale, true,
-                make_transform(output_transform, "output_transform", value_mean, "value_mean",
-                               false, heads, head_dim, query),
-                heads, head_dim, query)};
+  Side sides[2] = {make_side(key_centroids, key_centroid_scale, false,
+                             make_transform(query_transform, "query_transform", key_mean,
+                                            "key_mean", false, heads, head_dim, query),
+                             heads, head_dim, query),
+                   make_side(value_centroids, value_centroid_scale, true,
+                             make_transform(output_transform, "output_transform", value_mean,
+                                            "value_mean", false, heads, head_dim, query),
+                             heads, head_dim, query)};
   p.codes = codes_view(codes, sides, batch, heads, head_dim, query);
   p.key = sides[0];
   p.value = sides[1];
@@ -175,7 +176,8 @@ std::tuple<Tensor, Tensor> decode_attention(
   p.residual_length = static_cast<int>(residual_length);
 
   Tensor out = torch::stable::new_empty(query, {batch, query_heads, query_tokens, head_dim});
-  Tensor lse = torch::stable::new_empty(query, {batch, query_heads, query_tokens}, ScalarType::Float);
+  Tensor lse =
+      torch::stable::new_empty(query, {batch, query_heads, query_tokens}, ScalarType::Float);
   if (batch == 0) return {out, lse};
   p.out = out.data_ptr();
   p.lse = static_cast<float*>(lse.data_ptr());
@@ -187,8 +189,9 @@ std::tuple<Tensor, Tensor> decode_attention(
   p.warps = kernel.warps;
   p.rows_per_group = kernel.rows_per_group;
   p.row_groups = (p.rows + p.rows_per_group - 1) / p.rows_per_group;
-  p.splits = num_splits > 0 ? static_cast<int>(num_splits)
-                            : num_splits_heuristic(device.multiprocessors, p.kv_heads, p.row_groups);
+  p.splits = num_splits > 0
+                 ? static_cast<int>(num_splits)
+                 : num_splits_heuristic(device.multiprocessors, p.kv_heads, p.row_groups);
   p.exact_weight = kExactWeight;
   p.query_limit = query_limit(p.head_dim, p.key.format.num_codes);
 
@@ -213,9 +216,9 @@ std::tuple<Tensor, Tensor> decode_attention(
   const cudaStream_t stream = current_stream(query);
   const bool full = p.key.transform.kind == TransformKind::kFull;
   const int query_rows = query_block_rows(full, p.head_dim);
-  int chunks = static_cast<int>(
-      full ? (p.padded_rows() + query_rows - 1) / query_rows * batch * heads
-           : (padded_rows + query_rows - 1) / query_rows);
+  int chunks =
+      static_cast<int>(full ? (p.padded_rows() + query_rows - 1) / query_rows * batch * heads
+                            : (padded_rows + query_rows - 1) / query_rows);
   const int query_shared = full ? 2 * ((query_rows + 7) / 8 * 8) * p.head_dim * 4 : 0;
   const int query_blocks = std::min(device.multiprocessors, chunks);
   void* query_arguments[] = {&p, &chunks};
