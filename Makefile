@@ -13,7 +13,7 @@ BIN   := $(VENV)/bin
 SETUP := $(VENV)/.installed
 CUDA_SOURCES = $(shell find hub_kernels \( -path '*/build' -o -path '*/_build' \) -prune -o \( -name '*.cu' -o -name '*.cuh' -o -name '*.cpp' -o -name '*.h' \) -print 2>/dev/null)
 
-.PHONY: demo test test-oldest style quality kernels publish-kernels setup clean
+.PHONY: demo test test-oldest style quality kernels test-kernels publish-kernels setup clean
 
 setup: $(SETUP)
 
@@ -60,6 +60,9 @@ quality: $(SETUP)
 
 kernels: $(SETUP)
 	$(BIN)/python hub_kernels/vecinfer-attention/build_local.py
+
+test-kernels: $(SETUP)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -p no:cacheprovider hub_kernels/vecinfer-attention/tests
 
 # A dry run unless PUBLISH_ARGS=--upload.
 publish-kernels: $(SETUP)
