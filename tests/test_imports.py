@@ -15,10 +15,10 @@ import vecinfer_hf
 PACKAGE = Path(vecinfer_hf.__file__).parent
 # A file may import, when it is imported, only from ranks below its own.
 RANKS = [
-    {"formats", "version", "padding", "exact_attention", "kmeans"},
+    {"formats", "version", "padding", "kmeans"},
     {"handle", "config", "packing", "transforms", "quantizer", "model_identity", "ops.types", "hub_errors"},
     {"codebook_files", "ops.blockwise", "ops.store"},
-    {"codebook", "ops.reference"},
+    {"codebook", "ops.reference", "exact_attention"},
     {"codebook_loading", "ops", "online_codebook"},
     {"layer"},
     {"static_layer", "attention"},

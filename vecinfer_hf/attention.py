@@ -14,11 +14,8 @@ import torch
 
 from .exact_attention import exact_attention
 from .layer import CacheHandle, VecInferLayer
-from .ops.blockwise import Block, blockwise_attention
+from .ops.blockwise import SCORE_ELEMENTS, Block, blockwise_attention
 from .padding import UnsupportedMaskError
-
-
-_SCORE_ELEMENTS = 1 << 25
 
 
 def vecinfer_attention_forward(
@@ -148,7 +145,7 @@ def _long_query_attention(
         yield Block(new_keys, new_values, new_index)
 
     outputs = []
-    step = max(1, _SCORE_ELEMENTS // (query.shape[0] * query.shape[1] * max(queries, 4096)))
+    step = max(1, SCORE_ELEMENTS // (query.shape[0] * query.shape[1] * max(queries, 4096)))
     for start in range(0, queries, max(step, 64)):
         part = slice(start, start + max(step, 64))
         output, _ = blockwise_attention(

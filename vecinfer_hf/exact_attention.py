@@ -10,9 +10,7 @@ from __future__ import annotations
 import torch
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
-
-_SCORE_ELEMENTS = 1 << 25
-"""Scores held at once (128 MiB of float32)."""
+from .ops.blockwise import SCORE_ELEMENTS
 
 
 def exact_attention(
@@ -44,7 +42,7 @@ def exact_attention(
     batch, query_heads, queries, head_dim = query.shape
     kv_heads, tokens = key.shape[1], key.shape[2]
     outputs = []
-    step = max(1, _SCORE_ELEMENTS // (batch * query_heads * tokens))
+    step = max(1, SCORE_ELEMENTS // (batch * query_heads * tokens))
     for start in range(0, queries, step):
         rows = query[:, :, start : start + step].reshape(batch, kv_heads, -1, min(step, queries - start), head_dim)
         scores = (rows @ key.unsqueeze(2).transpose(-1, -2)).float() * scaling

@@ -11,7 +11,7 @@ import hashlib
 import json
 from typing import Any
 
-from transformers import PreTrainedConfig
+from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.cache_utils import DynamicCache, DynamicLayer
 
 
@@ -49,6 +49,17 @@ def unsupported_reason(config: PreTrainedConfig) -> str | None:
             f"{config.num_kv_shared_layers}), which is not supported. Use the stock cache for it"
         )
     return None
+
+
+def unsupported_model_reason(model: PreTrainedModel) -> str | None:
+    """Return why `model` cannot have a VecInfer cache, or None if it can; also what only its class can tell."""
+    reason = unsupported_reason(model.config)
+    if reason is None and not getattr(model, "_supports_attention_backend", False):
+        reason = (
+            f"{type(model).__name__} does not call its attention through transformers' attention interface. "
+            "Use the stock cache for it"
+        )
+    return reason
 
 
 def full_attention_layers(config: PreTrainedConfig) -> list[int]:

@@ -25,7 +25,7 @@ from .cache import VecInferCache
 from .codebook import Codebook
 from .config import VecInferConfig, check_cache_config
 from .hf_quantizer import VecInferQuantizer
-from .model_identity import text_config, unsupported_reason
+from .model_identity import text_config, unsupported_model_reason
 
 
 NAME = "vecinfer"
@@ -169,12 +169,7 @@ def make_cache(model: PreTrainedModel, options: dict[str, Any]) -> VecInferCache
 
 def check_model(model: PreTrainedModel) -> None:
     """Raise ValueError unless `model` can run with a VecInfer cache."""
-    reason = unsupported_reason(model.config)
-    if reason is None and not getattr(model, "_supports_attention_backend", False):
-        reason = (
-            f"{type(model).__name__} does not call its attention through transformers' attention interface. "
-            "Use the stock cache for it"
-        )
+    reason = unsupported_model_reason(model)
     if reason:
         raise ValueError(f"No VecInfer cache for this model: {reason}.")
 

@@ -61,7 +61,7 @@ def test_large_blocks_are_cut_inside(monkeypatch):
     query, keys, values, index, query_index = problem()
     block = [Block(keys, values, index)]
     whole = blockwise_attention(query, block, query_index, 0.25)
-    monkeypatch.setattr(blockwise, "_SCORE_ELEMENTS", 2 * 4 * 5 * 7)
+    monkeypatch.setattr(blockwise, "SCORE_ELEMENTS", 2 * 4 * 5 * 7)
     pieces = blockwise_attention(query, block, query_index, 0.25)
     bound, lse_bound = tolerance(query, keys, values, 0.25)
     assert (whole[0] - pieces[0]).abs().max() <= 2 * bound

@@ -22,7 +22,7 @@ from transformers import PreTrainedModel
 from ..codebook import Codebook
 from ..config import VecInferConfig
 from ..formats import CodeFormat, parse_format
-from ..model_identity import full_attention_layers, model_identity, text_config, unsupported_reason
+from ..model_identity import full_attention_layers, model_identity, text_config, unsupported_model_reason
 from ..ops.types import LayerCodebook
 from ..version import __version__
 from .allocate import CANDIDATE_BITS, allocate_bits, measure_sensitivity, mix_sides
@@ -133,12 +133,7 @@ def calibrate(
 
 def _check(model: PreTrainedModel, config: VecInferConfig) -> list[int]:
     """Return the layers to quantize, or raise for a model or recipe that cannot be calibrated."""
-    reason = unsupported_reason(model.config)
-    if reason is None and not getattr(model, "_supports_attention_backend", False):
-        reason = (
-            f"{type(model).__name__} does not call its attention through transformers' attention interface. "
-            "Use the stock cache for it"
-        )
+    reason = unsupported_model_reason(model)
     indices = [] if reason else full_attention_layers(model.config)
     if reason is None and not indices:
         reason = f"none of the layers of {text_config(model.config).model_type} has full attention"

@@ -17,7 +17,7 @@ from .types import CacheBuffers
 
 CODE_BLOCK = 4096
 """Coded tokens that are dequantized at once."""
-_SCORE_ELEMENTS = 1 << 25
+SCORE_ELEMENTS = 1 << 25
 """Scores held at once (128 MiB of float32)."""
 
 
@@ -103,7 +103,7 @@ def blockwise_attention(
             maximum = rows.new_full((batch, kv_heads, group, queries), float("-inf"))
             total = torch.zeros_like(maximum)
             output = torch.zeros_like(rows)
-        step = max(1, _SCORE_ELEMENTS // max(1, batch * query_heads * queries))
+        step = max(1, SCORE_ELEMENTS // max(1, batch * query_heads * queries))
         for start in range(0, keys.shape[2], step):
             part_keys = keys[:, :, start : start + step].float().unsqueeze(2)
             part_values = values[:, :, start : start + step].float().unsqueeze(2)
