@@ -13,6 +13,8 @@ from collections.abc import Iterator
 import torch
 
 from .exact_attention import exact_attention
+from .history_attention import history_attention
+from .history_attention import supports as history_attention_supports
 from .layer import CacheHandle, VecInferLayer
 from .ops.blockwise import SCORE_ELEMENTS, Block, blockwise_attention
 from .padding import UnsupportedMaskError
@@ -129,6 +131,8 @@ def _long_query_attention(
     s_aux: torch.Tensor | None,
 ) -> torch.Tensor:
     """Attend from many new tokens to the stored ones, block by block, and exactly to each other: `[B, Hq, Tq, D]`."""
+    if real is None and history_attention_supports(query, layer, softcap):
+        return history_attention(query, layer, new_keys, new_values, scaling, s_aux)
     queries, device = query.shape[2], query.device
     before = layer.buffers.lengths.long().unsqueeze(1)
     if real is None:

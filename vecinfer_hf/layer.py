@@ -15,6 +15,7 @@ from transformers.cache_utils import CacheLayerMixin
 
 from .codebook import Codebook
 from .handle import CacheHandle, SharedState
+from .masks import NO_OFFSET
 from .online_codebook import OnlineCodebook
 from .ops import MAX_DECODE_QUERIES, select_backend
 from .ops.blockwise import cache_blocks
@@ -284,8 +285,8 @@ class VecInferLayer(CacheLayerMixin):
         return self.cumulative_length
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
-        """Return the columns a mask for `query_length` more tokens covers, and its offset, 0."""
-        return self.cumulative_length + query_length, 0
+        """Return the columns a mask for `query_length` more tokens covers, and its offset, 0 (see `masks.NO_OFFSET`)."""
+        return self.cumulative_length + query_length, NO_OFFSET
 
     def get_max_length(self) -> int:
         """Return -1: the layer grows without bound."""

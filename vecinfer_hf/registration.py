@@ -16,7 +16,6 @@ from typing import Any
 from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
 from transformers.generation import GenerationMixin
 from transformers.generation import configuration_utils as generation_configuration
-from transformers.masking_utils import sdpa_mask
 from transformers.quantizers.auto import register_quantization_config, register_quantizer
 from transformers.utils import logging
 
@@ -25,6 +24,7 @@ from .cache import VecInferCache
 from .codebook import Codebook
 from .config import VecInferConfig, check_cache_config
 from .hf_quantizer import VecInferQuantizer
+from .masks import vecinfer_mask
 from .model_identity import text_config, unsupported_model_reason
 
 
@@ -53,7 +53,7 @@ def install() -> None:
     """Register "vecinfer" as cache implementation, attention, attention mask and quantization method. Idempotent."""
     AttentionInterface.register(NAME, vecinfer_attention_forward)
     # Without a mask entry transformers drops the mask, and padded batches go wrong silently.
-    AttentionMaskInterface.register(NAME, sdpa_mask)
+    AttentionMaskInterface.register(NAME, vecinfer_mask)
     _register_quantizer()
     problems = self_check()
     if problems:

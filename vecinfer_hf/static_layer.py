@@ -11,6 +11,7 @@ import torch
 
 from .handle import CacheHandle
 from .layer import VecInferLayer
+from .masks import NO_OFFSET
 from .ops.custom import append_op, decode_attention_op
 from .packing import TILE, bytes_per_tile
 
@@ -103,8 +104,8 @@ class VecInferStaticLayer(VecInferLayer):
         return self.cumulative_length if self.is_initialized else 0
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
-        """Return the columns of a mask, `max_cache_len`, and its offset, 0."""
-        return self.max_cache_len, 0
+        """Return the columns of a mask, `max_cache_len`, and its offset, 0 (see `masks.NO_OFFSET`)."""
+        return self.max_cache_len, NO_OFFSET
 
     def get_max_length(self) -> int:
         """Return `max_cache_len`."""
