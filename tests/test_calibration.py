@@ -14,7 +14,8 @@ from transformers import DynamicCache
 from vecinfer_hf import Codebook, VecInferConfig, calibrate
 from vecinfer_hf.calibration import allocate_bits, fit_online, refine, simulated_loss
 from vecinfer_hf.calibration.attention import attention_function
-from vecinfer_hf.calibration.fit import fit_layers, key_statistics, layer_errors, restore
+from vecinfer_hf.calibration.fit import RECIPES, fit_layers, key_statistics, layer_errors, restore
+from vecinfer_hf.calibration.gradients import GradientStates
 from vecinfer_hf.calibration.recorder import LayerStates, record_states
 from vecinfer_hf.calibration.simulate import LayerSimulator
 from vecinfer_hf.calibration.windows import calibration_windows
@@ -149,11 +150,11 @@ def test_paper_recipe_is_the_papers():
     assert layer.value_transform is None
 
 
-def test_default_scale_balances_keys_and_queries():
+def test_query_scale_balances_keys_and_queries():
     keys = torch.randn(2, 5000, 16) * torch.linspace(0.1, 10, 16)
     queries = torch.randn(2, 5000, 16) * torch.linspace(3, 0.2, 16)
     moment = queries.transpose(1, 2) @ queries / 5000
-    mean, scale = key_statistics(keys, keys.abs().amax(1), moment, "default")
+    mean, scale = key_statistics(keys, keys.abs().amax(1), moment, "query")
     assert mean is None
     torch.testing.assert_close(
         (keys / scale.unsqueeze(1)).square().mean(1), (queries * scale.unsqueeze(1)).square().mean(1)
@@ -166,7 +167,7 @@ def test_keys_with_a_large_offset_are_centred():
     keys = torch.randn(2, 3000, 16) + offset
     states = LayerStates(keys, torch.randn(2, 3000, 16), keys.abs().amax(1), torch.eye(16).expand(2, 16, 16))
     formats = {0: (parse_format(2), parse_format(2))}
-    centred = fit_layers({0: states}, formats, num_iterations=5)[0]
+    centred = fit_layers({0: states}, formats, recipe="query", num_iterations=5)[0]
     torch.testing.assert_close(centred.key_mean[:, 3], torch.full((2,), 100.0), rtol=0, atol=0.1)
     uncentred = fit_layers({0: states}, formats, recipe="paper", num_iterations=5)[0]
     errors = [(restore(keys[None], keys[None], layer)[0][0] - keys).square().mean() for layer in (centred, uncentred)]
@@ -176,8 +177,12 @@ def test_keys_with_a_large_offset_are_centred():
 def test_channels_that_are_always_zero():
     keys = torch.randn(1, 500, 16)
     keys[..., 5] = 0
-    states = LayerStates(keys, torch.zeros(1, 500, 16), keys.abs().amax(1), torch.zeros(1, 16, 16))
-    for recipe in ("default", "paper"):
+    moment = torch.zeros(1, 16, 16)
+    gradients = torch.zeros(1, 500, 16)
+    states = GradientStates(
+        keys, torch.zeros(1, 500, 16), keys.abs().amax(1), moment, gradients, gradients, moment, moment, 1.0
+    )
+    for recipe in RECIPES:
         layer = fit_layers({0: states}, {0: (parse_format(2), parse_format(2))}, recipe=recipe, num_iterations=2)[0]
         assert all(torch.isfinite(tensor).all() for tensor in layer if tensor is not None)
         assert layer_errors(states, layer)["value"] == 0
@@ -330,7 +335,9 @@ def test_short_text_says_how_many_tokens_there_are_and_are_needed():
     with pytest.raises(TypeError, match="texts is None"):
         calibrate(model, CharacterTokenizer(), None, small_config(), progress=False)
     with pytest.raises(ValueError, match="4 tokens leave none"):
-        calibrate(model, IDS, None, small_config(sequence_length=4), progress=False)
+        calibrate(model, IDS, None, small_config(sequence_length=4, recipe="query"), progress=False)
+    with pytest.raises(ValueError, match="20 tokens have no coded ones"):
+        calibrate(model, IDS, None, small_config(sequence_length=20), progress=False)
     assert model.config._attn_implementation == "sdpa"
 
 
@@ -388,7 +395,8 @@ def test_head_sizes_that_are_no_power_of_two():
     scores = apply_transform(queries, layer.query_transform, None) @ apply_transform(
         states, layer.key_transform, layer.key_mean
     ).transpose(-1, -2)
-    torch.testing.assert_close(scores, queries @ states.transpose(-1, -2), rtol=1e-4, atol=1e-4)
+    centred = states - layer.key_mean.unsqueeze(1)
+    torch.testing.assert_close(scores, queries @ centred.transpose(-1, -2), rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("family", ["llama", "gemma2", "gpt_oss"])

@@ -13,6 +13,8 @@ import torch
 from transformers import PreTrainedModel
 
 from ..ops.types import LayerCodebook
+from .fit import restore
+from .gradients import GradientStates
 from .refine import simulated_loss, stock_states
 from .simulate import LayerSimulator
 
@@ -27,6 +29,7 @@ def measure_sensitivity(
     candidates: Mapping[float, Mapping[int, LayerCodebook]],
     windows: torch.Tensor,
     *,
+    sides: Sequence[str] = ("key", "value"),
     sink_length: int = 4,
     residual_length: int = 128,
     batch_size: int = 1,
@@ -38,6 +41,7 @@ def measure_sensitivity(
         model: the model.
         candidates: bits -> layer index -> codebook.
         windows: int64 `[windows, T]`, text to measure on.
+        sides: which sides to measure.
         sink_length: exact first tokens.
         residual_length: exact recent tokens.
         batch_size: windows per pass.
@@ -50,7 +54,7 @@ def measure_sensitivity(
     rows = []
     for bits, codebooks in candidates.items():
         for index, codebook in codebooks.items():
-            for side in ("key", "value"):
+            for side in sides:
                 layers = {index: LayerSimulator(codebook, (side,)).to(model.device)}
                 loss = simulated_loss(
                     model,
@@ -123,3 +127,33 @@ def mix_sides(
             value_centroid_scale=values.value_centroid_scale,
         )
     return mixed
+
+
+@torch.no_grad()
+def predicted_sensitivity(
+    states: Mapping[int, GradientStates], candidates: Mapping[float, Mapping[int, LayerCodebook]]
+) -> list[dict[str, float | int | str]]:
+    """Predict what `measure_sensitivity` measures, from recorded gradients and without another pass of the model.
+
+    To second order the KL divergence of errors `e` in the keys or values of one layer is the mean over tokens of
+    `(sum over heads of g . e) ** 2 / 2`, errors of different tokens taken as independent.
+
+    Args:
+        states: layer index -> what `record_gradients` kept.
+        candidates: bits -> layer index -> codebook.
+
+    Returns:
+        As `measure_sensitivity`: layer, side, bits, kl (nats per token).
+    """
+    rows = []
+    for bits, codebooks in candidates.items():
+        for index, codebook in codebooks.items():
+            own = states[index]
+            exact = own.keys.float(), own.values.float()
+            restored = restore(exact[0][None], exact[1][None], codebook.to(own.keys.device))
+            gradients = own.key_gradients.float(), own.value_gradients.float()
+            for side, before, after, gradient in zip(("key", "value"), exact, restored, gradients, strict=True):
+                change = ((after[0] - before) * gradient).sum((0, 2))
+                kl = 0.5 * own.coded_share * change.square().mean().item()
+                rows.append({"layer": index, "side": side, "bits": bits, "kl": kl})
+    return rows

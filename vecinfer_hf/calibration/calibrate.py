@@ -27,6 +27,7 @@ from ..ops.types import LayerCodebook
 from ..version import __version__
 from .allocate import CANDIDATE_BITS, allocate_bits, measure_sensitivity, mix_sides
 from .fit import RECIPES, error_sample, fit_layers, layer_errors
+from .gradients import record_gradients
 from .recorder import LayerStates, record_states
 from .refine import refine
 from .windows import calibration_windows
@@ -36,6 +37,8 @@ REFINE_LENGTH = 2048
 """Tokens of a piece of text in refinement; every sixth step takes a whole calibration window instead."""
 REFINE_BATCH = 4
 """Pieces per refinement step on a GPU; on a CPU one."""
+GRADIENT_TOKENS = 32768
+"""Tokens that the recipe "default" reads at most on a CPU, where a backward pass costs twice a forward pass."""
 _LONG_EVERY = 6
 _SENSITIVITY_TOKENS = 4096
 
@@ -53,7 +56,8 @@ def calibrate(
     """Make a codebook for `model` from text.
 
     The text runs through the unmodified model; keys after RoPE and values of the layers with full attention are
-    sampled, the first `config.sink_length` tokens of every window left out. Memory is bounded by
+    sampled, the first `config.sink_length` tokens of every window left out. The recipe "default" also runs the model
+    backwards (see gradients.py), on a CPU for at most 32768 tokens of the text. Memory is bounded by
     `config.num_samples` tokens per layer (see `record_states`). The same seed, text, model and machine give the same
     bits (on a GPU, not with `refine_steps`).
 
@@ -93,15 +97,7 @@ def calibrate(
     model.eval()
     try:
         with _bars(progress) as bar:
-            states = record_states(
-                model,
-                windows,
-                indices,
-                sink_length=config.sink_length,
-                num_samples=config.num_samples,
-                seed=config.seed,
-                progress=bar("Reading text", windows.numel()),
-            )
+            states = _recorded(model, windows, indices, config, bar)
             provenance: dict[str, Any] = {}
             if allocate is None:
                 layers = _fit(states, dict(zip(indices, formats, strict=True)), config, bar, "Fitting")
@@ -142,6 +138,31 @@ def _check(model: PreTrainedModel, config: VecInferConfig) -> list[int]:
     if config.recipe not in RECIPES:
         raise ValueError(f"recipe is {config.recipe!r}; use one of {RECIPES}.")
     return indices
+
+
+def _recorded(model, windows, indices, config, bar) -> dict[int, LayerStates]:
+    """What the recipe needs to see of the layers: with gradients for "default"."""
+    options = {"sink_length": config.sink_length, "num_samples": config.num_samples, "seed": config.seed}
+    if config.recipe != "default":
+        return record_states(model, windows, indices, **options, progress=bar("Reading text", windows.numel()))
+    if model.device.type == "cpu":
+        wanted = max(1, GRADIENT_TOKENS // windows.shape[1])
+        windows = windows[:: -(-len(windows) // wanted)]
+    return record_gradients(
+        model,
+        windows,
+        indices,
+        **options,
+        residual_length=config.residual_length,
+        max_position=_last_position(model, config, windows),
+        progress=bar("Reading text", windows.numel()),
+    )
+
+
+def _last_position(model, config, windows) -> int:
+    """End of the range over which shorter pieces of text are displaced: what was asked for, if the model has it."""
+    limit = getattr(text_config(model.config), "max_position_embeddings", None) or windows.shape[1]
+    return min(limit, max(config.sequence_length, windows.shape[1]))
 
 
 def _uniform_formats(bits: float) -> tuple[CodeFormat, CodeFormat]:
@@ -191,7 +212,6 @@ def _allocated(model, states, windows, config, average_bits, bar, provenance):
 
 
 def _refined(model, layers, windows, config, num_steps, bar) -> dict[int, LayerCodebook]:
-    limit = getattr(text_config(model.config), "max_position_embeddings", None) or windows.shape[1]
     advance = bar("Refining", num_steps)
     return refine(
         model,
@@ -200,7 +220,7 @@ def _refined(model, layers, windows, config, num_steps, bar) -> dict[int, LayerC
         num_steps,
         sink_length=config.sink_length,
         residual_length=config.residual_length,
-        max_position=min(limit, max(config.sequence_length, windows.shape[1])),
+        max_position=_last_position(model, config, windows),
         seed=config.seed,
         progress=lambda _: advance(1),
     )

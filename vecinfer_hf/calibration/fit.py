@@ -8,7 +8,7 @@ Owns the recipes. recorder.py collects the states, kmeans.py clusters, refine.py
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import replace
+from typing import NamedTuple
 
 import torch
 
@@ -17,16 +17,25 @@ from ..formats import CodeFormat
 from ..kmeans import residual_kmeans, round_to_int8
 from ..ops.types import LayerCodebook
 from ..transforms import apply_transform, invert_transform, key_inverse
+from .loss_transform import loss_transform, token_weights
 from .recorder import LayerStates
 
 
-RECIPES = ("default", "paper")
+RECIPES = ("default", "query", "paper")
 MAX_POINTS = 32768
 """Sub-vectors that k-means sees of one key/value head, or 16 for each centroid if that is more."""
 _ERROR_TOKENS = 2048
 _GROUP_PROBLEMS = 96
 """Heads clustered together; their points are held at once, 0.5 MiB each for 4-dimensional sub-vectors."""
 _CENTRING_GAIN = 0.5
+
+
+class SideTransform(NamedTuple):
+    """How the keys or the values of a layer are transformed: `mean`, `transform`, and what undoes it, or None."""
+
+    mean: torch.Tensor | None
+    transform: torch.Tensor | None
+    inverse: torch.Tensor | None
 
 
 def fit_layers(
@@ -40,13 +49,14 @@ def fit_layers(
 ) -> dict[int, LayerCodebook]:
     """Return the codebooks of several layers; those with the same format are clustered together.
 
-    Recipes: "paper" has `smooth_scale = sqrt(max |k|)`, no mean. "default" has the scale
-    `sqrt(rms(k) / rms(q))` per channel, which minimizes the error of `q . k` for a quantizer whose noise is the same
-    in every channel after the Hadamard rotation, and subtracts the keys' mean where that is worth it. Values are
-    stored as they are in both.
+    Recipes: "default" has the full matrices of loss_transform.py and k-means weighted by what a token's errors cost;
+    it needs the gradients of gradients.py. "query" has the scale `sqrt(rms(k) / rms(q))` per channel, which minimizes
+    the error of `q . k` for a quantizer whose noise is the same in every channel after the Hadamard rotation, and
+    subtracts the keys' mean where that is worth it. "paper" has `smooth_scale = sqrt(max |k|)`, no mean. Both store
+    values as they are.
 
     Args:
-        states: layer index -> what `record_states` kept of it.
+        states: layer index -> what `record_states`, or for "default" `record_gradients`, kept of it.
         formats: layer index -> code formats of keys and values.
         recipe: one of `RECIPES`.
         num_iterations: k-means iterations.
@@ -56,19 +66,7 @@ def fit_layers(
     Raises:
         ValueError: for an unknown recipe.
     """
-    scales = {
-        index: key_statistics(states[index].keys.float(), states[index].key_absmax, states[index].query_moment, recipe)
-        for index in formats
-    }
-
-    def points(index: int, side: int) -> torch.Tensor:
-        if side == 1:
-            return sub_vectors(states[index].values, formats[index][1], seed)
-        mean, smooth_scale = scales[index]
-        code_format = formats[index][0]
-        chosen = _drawn_tokens(states[index].keys, code_format, seed)
-        return sub_vectors(apply_transform(chosen, 1 / smooth_scale, mean), code_format, None)
-
+    transforms = {index: side_transforms(states[index], pair, recipe) for index, pair in formats.items()}
     groups: dict[tuple[int, CodeFormat], list[int]] = {}
     for index, pair in formats.items():
         for side, code_format in enumerate(pair):
@@ -79,29 +77,56 @@ def fit_layers(
         step = max(1, _GROUP_PROBLEMS // heads)
         for start in range(0, len(indices), step):
             part = indices[start : start + step]
+            drawn = [_drawn(states[index], side, transforms[index][side], code_format, seed) for index in part]
+            weights = None if drawn[0][1] is None else torch.cat([own for _, own in drawn])
             centroids = residual_kmeans(
-                torch.cat([points(index, side) for index in part]),
+                torch.cat([points for points, _ in drawn]),
                 code_format.num_codes,
                 code_format.codebook_size,
+                weights=weights,
                 num_iterations=num_iterations,
                 seed=seed,
                 progress=progress,
             )
             for index, own in zip(part, centroids.split(heads), strict=True):
                 fitted[index, side] = round_to_int8(own)
-    return {
-        index: LayerCodebook(
-            scales[index][0],
-            1 / scales[index][1],
-            scales[index][1],
-            *fitted[index, 0],
-            None,
-            None,
-            None,
-            *fitted[index, 1],
+    layers = {}
+    for index, (key, value) in transforms.items():
+        queries = key.inverse.transpose(-1, -2).contiguous() if key.inverse.dim() == 3 else key.inverse
+        layers[index] = LayerCodebook(key.mean, key.transform, queries, *fitted[index, 0], *value, *fitted[index, 1])
+    return layers
+
+
+def side_transforms(
+    states: LayerStates, pair: tuple[CodeFormat, CodeFormat], recipe: str
+) -> tuple[SideTransform, SideTransform]:
+    """Return the transforms of a layer's keys and values under a recipe.
+
+    Raises:
+        ValueError: for an unknown recipe.
+    """
+    if recipe == "default":
+        return (
+            SideTransform(*loss_transform(states.keys, states.key_fisher, pair[0].subvector_dim, True)),
+            SideTransform(*loss_transform(states.values, states.value_fisher, pair[1].subvector_dim, False)),
         )
-        for index in formats
-    }
+    mean, scale = key_statistics(states.keys.float(), states.key_absmax, states.query_moment, recipe)
+    return SideTransform(mean, 1 / scale, scale), SideTransform(None, None, None)
+
+
+def _drawn(
+    states: LayerStates, side: int, transform: SideTransform, code_format: CodeFormat, seed: int
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """The sub-vectors of randomly drawn tokens, float32 `[Hkv, points, d]`, and their weights or None."""
+    vectors = states.values if side else states.keys
+    chosen = _drawn_tokens(vectors, code_format, seed)
+    points = apply_transform(vectors.index_select(1, chosen), transform.transform, transform.mean)
+    points = points.reshape(points.shape[0], -1, code_format.subvector_dim)
+    if transform.inverse is None or transform.inverse.dim() == 2:
+        return points, None
+    gradients = (states.value_gradients if side else states.key_gradients).index_select(1, chosen)
+    weights = token_weights(gradients, transform.inverse)
+    return points, weights.repeat_interleave(points.shape[1] // weights.shape[1], 1)
 
 
 def key_statistics(
@@ -113,14 +138,14 @@ def key_statistics(
         keys: float32 `[Hkv, samples, D]`.
         key_absmax: float32 `[Hkv, D]`.
         query_moment: float32 `[Hkv, D, D]`.
-        recipe: one of `RECIPES`.
+        recipe: "query" or "paper".
 
     Raises:
         ValueError: for an unknown recipe.
     """
     if recipe == "paper":
         return None, _positive(key_absmax.sqrt())
-    if recipe != "default":
+    if recipe != "query":
         raise ValueError(f"recipe is {recipe!r}; use one of {RECIPES}.")
     query_square = query_moment.diagonal(dim1=-2, dim2=-1).clamp_min(0)
     mean = keys.mean(1)
@@ -135,29 +160,19 @@ def key_statistics(
     return (mean if centred else None), smooth_scale
 
 
-def sub_vectors(states: torch.Tensor, code_format: CodeFormat, seed: int | None) -> torch.Tensor:
-    """Return the sub-vectors of randomly drawn tokens, about `MAX_POINTS` a head: float32 `[Hkv, points, d]`.
-
-    Args:
-        states: `[Hkv, tokens, D]` in the transformed space.
-        code_format: the format, whose `subvector_dim` cuts the heads.
-        seed: seed of the draw; None to take all tokens.
-    """
-    chosen = states if seed is None else _drawn_tokens(states, code_format, seed)
-    return chosen.float().reshape(states.shape[0], -1, code_format.subvector_dim)
-
-
 def _drawn_tokens(states: torch.Tensor, code_format: CodeFormat, seed: int) -> torch.Tensor:
+    """Indices of tokens drawn at random, enough for `MAX_POINTS` sub-vectors a head."""
     order = torch.randperm(states.shape[1], generator=torch.Generator().manual_seed(seed))
     points = max(MAX_POINTS, 16 * code_format.codebook_size)
     count = max(1, points // code_format.num_subvectors(states.shape[-1]))
-    return states.index_select(1, order[:count].to(states.device))
+    return order[:count].to(states.device)
 
 
 def error_sample(states: LayerStates) -> LayerStates:
     """Return the states with at most 2048 of their tokens, spread evenly: enough to measure errors on."""
     step = -(-states.keys.shape[1] // _ERROR_TOKENS)
-    return replace(states, keys=states.keys[:, ::step].clone(), values=states.values[:, ::step].clone())
+    keys, values = states.keys[:, ::step].clone(), states.values[:, ::step].clone()
+    return LayerStates(keys, values, states.key_absmax, states.query_moment)
 
 
 def layer_errors(states: LayerStates, codebook: LayerCodebook) -> dict[str, float]:

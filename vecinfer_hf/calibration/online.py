@@ -57,7 +57,7 @@ def fit_online(
     if query_states is not None:
         square = query_states[:, :, sink_length:].float().square().mean((0, 2))
         moment = torch.diag_embed(square.view(heads, -1, head_dim).mean(1))
-    recipe = "paper" if query_states is None else "default"
+    recipe = "paper" if query_states is None else "query"
     mean, smooth_scale = key_statistics(keys, keys.abs().amax(1), moment, recipe)
     sides = []
     for vectors, fmt in ((apply_transform(keys, 1 / smooth_scale, mean), key_format), (values, value_format)):

@@ -70,8 +70,8 @@ def record_states(
         raise ValueError(
             f"Windows of {length} tokens leave none to calibrate on after {sink_length} sinks; use longer windows."
         )
-    generator = torch.Generator().manual_seed(seed)
-    picked = torch.randperm(count * eligible, generator=generator)[:num_samples].sort().values
+    picked = sample_tokens(count, eligible, num_samples, torch.Generator().manual_seed(seed))
+    samples = sum(map(len, picked))
     wanted = set(layer_indices)
     states: dict[int, LayerStates] = {}
     place: list[Any] = []
@@ -83,8 +83,8 @@ def record_states(
             if index not in states:
                 # Allocated once: small tensors kept from every window would leave holes all over the heap.
                 states[index] = LayerStates(
-                    key.new_empty(heads, len(picked), dim),
-                    value.new_empty(heads, len(picked), value.shape[-1]),
+                    key.new_empty(heads, samples, dim),
+                    value.new_empty(heads, samples, value.shape[-1]),
                     torch.zeros(heads, dim, device=key.device),
                     torch.zeros(heads, dim, dim, device=key.device),
                 )
@@ -93,15 +93,14 @@ def record_states(
             kept.values[:, slots] = value[0].index_select(1, tokens)
             absmax = key[0, :, sink_length:].float().abs().amax(1)
             torch.maximum(kept.key_absmax, absmax, out=kept.key_absmax)
-            query_rows = query[:, :, sink_length:].float().reshape(heads, -1, dim)
-            kept.query_moment.add_(query_rows.transpose(1, 2) @ query_rows, alpha=1 / (query_rows.shape[1] * count))
+            kept.query_moment.add_(group_moment(query[:, :, sink_length:], heads), alpha=1 / count)
         return plain_attention(module, query, key, value, attention_mask, scaling, **kwargs)
 
     with attention_function(model, record):
-        for row in range(count):
-            first, last = torch.searchsorted(picked, torch.tensor([row * eligible, (row + 1) * eligible])).tolist()
-            tokens = (picked[first:last] - row * eligible + sink_length).to(model.device)
-            place[:] = tokens, slice(first, last)
+        taken = 0
+        for row, tokens in enumerate(picked):
+            place[:] = tokens.to(model.device) + sink_length, slice(taken, taken + len(tokens))
+            taken += len(tokens)
             run_body(model, windows[row : row + 1])
             if progress is not None:
                 progress(length)
@@ -112,3 +111,16 @@ def record_states(
             "interface; this model is not supported."
         )
     return {index: states[index] for index in layer_indices}
+
+
+def sample_tokens(count: int, eligible: int, num_samples: int, generator: torch.Generator) -> list[torch.Tensor]:
+    """Draw tokens uniformly without replacement: for each of `count` windows, sorted offsets below `eligible`."""
+    picked = torch.randperm(count * eligible, generator=generator)[:num_samples].sort().values
+    bounds = torch.searchsorted(picked, torch.arange(1, count) * eligible).tolist()
+    return [part - row * eligible for row, part in enumerate(torch.tensor_split(picked, bounds))]
+
+
+def group_moment(query: torch.Tensor, heads: int) -> torch.Tensor:
+    """Return the mean of `q q^T` over tokens and the query heads `[1, Hq, T, D]` of each key/value head, float32."""
+    rows = query.float().reshape(heads, -1, query.shape[-1])
+    return rows.transpose(1, 2) @ rows / rows.shape[1]

@@ -19,7 +19,7 @@ from transformers import PreTrainedModel
 from ..model_identity import text_config
 from ..ops.types import LayerCodebook
 from .attention import attention_function, plain_attention
-from .simulate import LayerSimulator, simulated_attention
+from .simulate import LayerSimulator, VectorSimulator, simulated_attention
 
 
 _LOGIT_ROWS = 1024
@@ -122,7 +122,7 @@ def refine(
         num_steps: optimizer steps.
         sink_length: exact first tokens.
         residual_length: exact recent tokens.
-        learning_rate: Adam's step in units of the centroids' root mean square; decays to 0 along a cosine.
+        learning_rate: Adam's step in units of each parameter's size (`_step_unit`); decays to 0 along a cosine.
         max_position: end of the position range; default no displacement.
         max_seconds: stop (at the end of the cosine, which follows the larger share of steps or time) after so long.
         seed: seed of the positions.
@@ -137,9 +137,7 @@ def refine(
     for layer in layers.values():
         for side in (layer.key, layer.value):
             for name, parameter in side.named_parameters():
-                # A scale is a factor already; everything else is measured in its own size.
-                unit = 0.5 if name == "log_scale" else parameter.detach().square().mean().sqrt().clamp_min(1e-8).item()
-                groups.append({"params": [parameter], "unit": unit})
+                groups.append({"params": [parameter], "unit": _step_unit(side, name)})
     optimizer = torch.optim.Adam(groups, lr=0.0, betas=(0.9, 0.98))
     attention = simulated_attention(layers, sink_length, residual_length)
     generator = torch.Generator().manual_seed(seed)
@@ -178,11 +176,26 @@ def refine(
     return {index: layer.to_codebook() for index, layer in layers.items()}
 
 
+@torch.no_grad()
+def _step_unit(side: VectorSimulator, name: str) -> float:
+    """Size of a parameter, which the learning rate multiplies."""
+    if name == "log_scale":  # a factor's logarithm has no size
+        return 0.5
+    if name == "mean":  # measured by the spread of what is restored, because a mean may be 0
+        restored = side.centroids.square().sum(1).mean().sqrt()
+        if side.kind == "matrix":
+            restored = restored * side.inverse.square().sum(1).mean().sqrt()
+        elif side.kind == "diagonal":
+            restored = restored * side.log_scale.exp().square().mean().sqrt()
+        return 0.25 * restored.clamp_min(1e-8).item()
+    return getattr(side, name).square().mean().sqrt().clamp_min(1e-8).item()
+
+
 def _hidden(model: PreTrainedModel, ids: torch.Tensor, positions: torch.Tensor | None) -> torch.Tensor:
     return model.base_model(input_ids=ids, position_ids=positions, use_cache=False).last_hidden_state
 
 
-def _logits(model: PreTrainedModel, hidden: torch.Tensor) -> torch.Tensor:
+def model_logits(model: PreTrainedModel, hidden: torch.Tensor) -> torch.Tensor:
     """Return what the model makes of its last hidden states, float32; some families scale or cap their logits."""
     config = text_config(model.config)
     logits = model.get_output_embeddings()(hidden).float()
@@ -195,8 +208,8 @@ def _kl(model: PreTrainedModel, stock: torch.Tensor, coded: torch.Tensor) -> tor
     """Mean KL(stock || coded) with a gradient towards `coded`, a few rows of logits at a time."""
 
     def part(coded_rows: torch.Tensor, stock_rows: torch.Tensor) -> torch.Tensor:
-        target = _logits(model, stock_rows).log_softmax(-1)
-        return (target.exp() * (target - _logits(model, coded_rows).log_softmax(-1))).sum()
+        target = model_logits(model, stock_rows).log_softmax(-1)
+        return (target.exp() * (target - model_logits(model, coded_rows).log_softmax(-1))).sum()
 
     stock, coded = stock.flatten(0, 1), coded.flatten(0, 1)
     rows = _LOGIT_ROWS * (8 if coded.is_cuda else 1)
@@ -213,7 +226,7 @@ def _sums(model: PreTrainedModel, stock: torch.Tensor, coded: torch.Tensor, targ
     rows = _LOGIT_ROWS * (8 if coded.is_cuda else 1)
     pieces = zip(*(states.flatten(0, 1).split(rows) for states in (stock, coded, targets)), strict=True)
     for stock_rows, coded_rows, target in pieces:
-        stock_log, coded_log = (_logits(model, states).log_softmax(-1) for states in (stock_rows, coded_rows))
+        stock_log, coded_log = (model_logits(model, states).log_softmax(-1) for states in (stock_rows, coded_rows))
         picked = target.unsqueeze(-1)
         values = (
             -stock_log.gather(-1, picked).squeeze(-1),

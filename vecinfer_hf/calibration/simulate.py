@@ -24,7 +24,8 @@ _SCORES = 1 << 28
 class VectorSimulator(torch.nn.Module):
     """Quantizes and restores one side (keys or values) of a layer; the gradient passes straight through the codes.
 
-    The transform is held by its inverse's parameters: `log_scale` (diagonal) or `matrix`, or neither.
+    What restores is what is trained: the centroids, the mean and the inverse of the transform, `log_scale` (diagonal)
+    or `inverse` (matrix). What encodes follows from these and gets no gradient.
 
     Args:
         transform: float32 `[Hkv, D]`, `[Hkv, D, D]` or None, as in `LayerCodebook`.
@@ -46,7 +47,7 @@ class VectorSimulator(torch.nn.Module):
         if kind == "diagonal":
             self.log_scale = torch.nn.Parameter(-transform.log())
         elif kind == "matrix":
-            self.matrix = torch.nn.Parameter(transform.clone())
+            self.inverse = torch.nn.Parameter(torch.linalg.inv(transform.double()).float())
         self.mean = None if mean is None else torch.nn.Parameter(mean.clone())
         self.centroids = torch.nn.Parameter(centroids.float() * centroid_scale.view(-1, 1, 1, 1))
 
@@ -59,12 +60,13 @@ class VectorSimulator(torch.nn.Module):
             rotation = hadamard_matrix(vectors.shape[-1]).to(vectors.device)
             vectors = (vectors * torch.exp(-self.log_scale.detach()).unsqueeze(-2)) @ rotation
         elif self.kind == "matrix":
-            vectors = vectors @ self.matrix.detach()
+            # Without the check for singularity, which would make the host wait for a GPU in every layer.
+            vectors = vectors @ torch.linalg.inv_ex(self.inverse.detach())[0]
         restored = self._quantized(vectors)
         if self.kind == "diagonal":
             restored = (restored @ rotation) * self.log_scale.exp().unsqueeze(-2)
         elif self.kind == "matrix":
-            restored = restored @ torch.linalg.inv(self.matrix)
+            restored = restored @ self.inverse
         if self.mean is not None:
             restored = restored + self.mean.unsqueeze(-2)
         return restored.to(states.dtype) + (states - states.detach())
@@ -122,7 +124,7 @@ class LayerSimulator(torch.nn.Module):
             if side.kind == "diagonal":
                 transform, inverse = torch.exp(-side.log_scale), side.log_scale.exp()
             elif side.kind == "matrix":
-                transform, inverse = side.matrix.clone(), torch.linalg.inv(side.matrix.double()).float()
+                transform, inverse = torch.linalg.inv(side.inverse.double()).float(), side.inverse.clone()
                 if side is self.key:
                     inverse = inverse.transpose(-1, -2).contiguous()
             mean = None if side.mean is None else side.mean.clone()
@@ -142,6 +144,26 @@ def simulated_attention(
         chunk_length: tokens appended per call; more than 1 shortens the window for the first of them, as
             `vecinfer evaluate` does.
     """
+
+    def coded(module, query, key, value):
+        layer = layers.get(module.layer_idx)
+        if layer is None:
+            return None
+        return key if layer.key is None else layer.key(key), value if layer.value is None else layer.value(value)
+
+    return doubled_attention(coded, sink_length, residual_length, chunk_length)
+
+
+def doubled_attention(coded: Callable, sink_length: int, residual_length: int, chunk_length: int = 1) -> Callable:
+    """Return an attention function over exact and coded states at once: each query reads every token in one form.
+
+    Args:
+        coded: `(module, query, key, value)` -> the keys and values that stand for the exact ones where a token is
+            neither sink nor in the window, or None to leave the layer as it is.
+        sink_length: first tokens that stay exact.
+        residual_length: recent tokens that stay exact, the query's own included.
+        chunk_length: see `simulated_attention`.
+    """
     masks: dict[tuple, tuple[torch.Tensor, torch.Tensor]] = {}
 
     def split(query: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
@@ -160,12 +182,10 @@ def simulated_attention(
         return masks[key][0]
 
     def attention(module, query, key, value, attention_mask, scaling, **kwargs):
-        layer = layers.get(module.layer_idx)
-        if layer is None:
+        states = coded(module, query, key, value)
+        if states is None:
             return plain_attention(module, query, key, value, attention_mask, scaling, **kwargs)
-        coded_key = key if layer.key is None else layer.key(key)
-        coded_value = value if layer.value is None else layer.value(value)
-        keys, values = torch.cat([key, coded_key], dim=2), torch.cat([value, coded_value], dim=2)
+        keys, values = torch.cat([key, states[0]], dim=2), torch.cat([value, states[1]], dim=2)
         return plain_attention(module, query, keys, values, split(query, attention_mask), scaling, **kwargs)
 
     return attention
