@@ -162,7 +162,7 @@ __device__ __forceinline__ void quantize_leaving(const AppendParams& p, const Si
   const int high_bits = format.bits_per_code - 8;
   const int subvectors = p.head_dim / kDim;
   const int rows = update.leaving * subvectors;
-  const int warp = threadIdx.x / 32, lane = threadIdx.x & 31;
+  const int warp = threadIdx.x / 32;
   const int padded = padded_subvectors(format, p.head_dim, side.is_value);
   const PlaneOrder& order = p.orders[side.is_value];
   const FastDivider by_token = p.by_subvectors[side.is_value];
@@ -176,25 +176,17 @@ __device__ __forceinline__ void quantize_leaving(const AppendParams& p, const Si
     const int8_t* table = centroids + level * size * kDim;
     for (int base = warp * kWarpPass; base < size; base += kPass) {
       if (level > 0 || base >= kPass) fragments.load(table + base * kDim);
-      for (int first = 0; first < rows; first += 16) {
-        RowFragment<kDim> a;
-        a.load(fixed + first * kDim);
-        const int2 key = nearest16(a, fragments, base);
-        const int row = first + lane / 4 + (lane & 1) * 8;
-        if ((lane & 3) < 2 && row < rows) atomicMax(&keys[row], lane & 1 ? key.y : key.x);
+      for (int first = 0; first < rows; first += 32) {
+        const int key = nearest32(fixed + first * kDim, fragments, base);
+        const int row = first + nearest_row();
+        if (row < rows) atomicMax(&keys[row], key);
       }
     }
     __syncthreads();
-    for (int first = warp * 32; first < rows; first += kAppendThreads) {
-      const int row = first + lane;
-      int key = row < rows ? keys[row] : kNoScore;
-      unsigned slow = __ballot_sync(
-          0xffffffffu, row < rows && (key < kNoScore || is_far<kDim>(fixed + row * kDim)));
-      for (; slow; slow &= slow - 1) {
-        const int far = __ffs(slow) - 1;
-        const int exact = exact_row<kDim>(fixed + (first + far) * kDim, table, size);
-        if (lane == far) key = exact;
-      }
+    for (int first = threadIdx.x / 32 * 32; first < rows; first += kAppendThreads) {
+      const int row = first + nearest_row();
+      int key = row < rows ? keys[row] : 0;
+      key = settle_keys<kDim>(key, row < rows, fixed + first * kDim, nearest_row(), table, size);
       if (row >= rows) continue;
       keys[row] = 0;
       const int code = key_to_code(key, format.bits_per_code);
@@ -214,15 +206,8 @@ __device__ __forceinline__ void quantize_leaving(const AppendParams& p, const Si
           atomicOr(word, static_cast<unsigned>(code >> 8) << shift);
         }
       }
-      if (level + 1 < format.num_codes) {
-        const Centroid<kDim> centroid(table + code * kDim);
-#pragma unroll
-        for (int i = 0; i < kDim; ++i) {
-          const float rest =
-              __half2float(fixed[row * kDim + i]) - FixedPoint<kDim>::kSteps * centroid.value[i];
-          fixed[row * kDim + i] = to_fixed(rest);
-        }
-      }
+      if (level + 1 < format.num_codes)
+        subtract_centroid<kDim>(fixed + row * kDim, table + code * kDim);
     }
     if (level + 1 < format.num_codes) __syncthreads();
   }

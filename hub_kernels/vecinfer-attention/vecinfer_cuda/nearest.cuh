@@ -168,52 +168,69 @@ __device__ __forceinline__ int key_to_code(int key, int bits) {
   return (4095 - (key & 4095)) & ((1 << bits) - 1);
 }
 
-// Best of 8 * kTiles centroids, whose first is number `base`, for 16 sub-vectors. Quad lanes all
-// return the keys of rows lane / 4 and lane / 4 + 8.
+// One tile's results c for one row fragment, into its running maxima: rows lane / 4 and lane / 4
+// + 8.
+template <int kDim>
+__device__ __forceinline__ void score_tile(const RowFragment<kDim>& a, const uint32_t* b,
+                                           float (&c)[4]) {
+  if constexpr (kDim == 8) {
+    asm("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, "
+        "{%8, %9}, {%10, %10, %10, %10};"
+        : "=f"(c[0]), "=f"(c[1]), "=f"(c[2]), "=f"(c[3])
+        : "r"(a.word[0]), "r"(a.word[1]), "r"(a.word[2]), "r"(a.word[3]), "r"(b[0]), "r"(b[1]),
+          "f"(0.0f));
+  } else {
+    asm("mma.sync.aligned.m16n8k8.row.col.f32.f16.f16.f32 {%0, %1, %2, %3}, {%4, %5}, {%6}, "
+        "{%7, %7, %7, %7};"
+        : "=f"(c[0]), "=f"(c[1]), "=f"(c[2]), "=f"(c[3])
+        : "r"(a.word[0]), "r"(a.word[1]), "r"(b[0]), "f"(0.0f));
+  }
+}
+
+// Which of 32 rows a lane ends with.
+__device__ __forceinline__ int nearest_row() {
+  const int lane = threadIdx.x & 31;
+  return (lane >> 2) + 16 * (lane & 1) + 4 * (lane & 2);
+}
+
+// Best of 8 * kTiles centroids, whose first is number `base`, for 32 sub-vectors rows [32][kDim].
+// Returns the key of row nearest_row().
 template <int kDim, int kTiles>
-__device__ __forceinline__ int2 nearest16(const RowFragment<kDim>& a,
-                                          const CentroidFragments<kDim, kTiles>& b, int base) {
-  // Two running maxima of each row, so that two pipes share the comparisons: integer maxima
-  // (positive floats order like integers), and best + saturate(c - best), which is exact because
-  // both are multiples of 2^-24 in [0, 1).
-  int best[2] = {0, 0};
-  float added[2] = {0.0f, 0.0f};
+__device__ __forceinline__ int nearest32(const __half* rows,
+                                         const CentroidFragments<kDim, kTiles>& b, int base) {
+  RowFragment<kDim> a[2];
+  a[0].load(rows);
+  a[1].load(rows + 16 * kDim);
+  int best[4] = {0, 0, 0, 0};  // rows lane / 4 + 0, 8, 16, 24; positive floats order like integers
 #pragma unroll
   for (int tile = 0; tile < kTiles; ++tile) {
-    float c[4];
-    if constexpr (kDim == 8) {
-      asm("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, "
-          "{%8, %9}, "
-          "{%10, %10, %10, %10};"
-          : "=f"(c[0]), "=f"(c[1]), "=f"(c[2]), "=f"(c[3])
-          : "r"(a.word[0]), "r"(a.word[1]), "r"(a.word[2]), "r"(a.word[3]), "r"(b.word[tile][0]),
-            "r"(b.word[tile][1]), "f"(0.0f));
-    } else {
-      asm("mma.sync.aligned.m16n8k8.row.col.f32.f16.f16.f32 {%0, %1, %2, %3}, {%4, %5}, {%6}, {%7, "
-          "%7, %7, %7};"
-          : "=f"(c[0]), "=f"(c[1]), "=f"(c[2]), "=f"(c[3])
-          : "r"(a.word[0]), "r"(a.word[1]), "r"(b.word[tile][0]), "f"(0.0f));
-    }
-    if (tile % 3 == 2) {
 #pragma unroll
-      for (int i = 0; i < 4; ++i) added[i / 2] += __saturatef(c[i] - added[i / 2]);
-    } else {
-      best[0] = maximum3(best[0], __float_as_int(c[0]), __float_as_int(c[1]));
-      best[1] = maximum3(best[1], __float_as_int(c[2]), __float_as_int(c[3]));
+    for (int half = 0; half < 2; ++half) {
+      float c[4];
+      score_tile(a[half], b.word[tile], c);
+#pragma unroll
+      for (int i = 0; i < 2; ++i) {
+        int& row = best[2 * half + i];
+        row = maximum3(row, __float_as_int(c[2 * i]), __float_as_int(c[2 * i + 1]));
+      }
     }
   }
-  const int first = 4095 - 63 - base - (threadIdx.x & 3) * 2 * kTiles;
-  int key[2];
+  const int lane = threadIdx.x & 31;
+  const int first = 4095 - 63 - base - (lane & 3) * 2 * kTiles;
+  int key[4];
 #pragma unroll
-  for (int i = 0; i < 2; ++i) {
+  for (int i = 0; i < 4; ++i) {
     // The mantissa; anything below 1/2 is no usable score. Candidates count down from 63.
-    const int result = max(max(best[i], __float_as_int(added[i])) - 0x3f000000, 0);
+    const int result = max(best[i] - 0x3f000000, 0);
     key[i] = ((result & ~63) << 6) + first + (result & 63);
-#pragma unroll
-    for (int lanes = 1; lanes < 4; lanes *= 2)
-      key[i] = max(key[i], __shfl_xor_sync(0xffffffffu, key[i], lanes));
   }
-  return make_int2(key[0], key[1]);
+  // Each step hands the other lane the rows it keeps: 4 lanes with 4 rows end with one row each.
+  const bool odd = lane & 1, high = lane & 2;
+  const int low_key =
+      max(odd ? key[2] : key[0], __shfl_xor_sync(0xffffffffu, odd ? key[0] : key[2], 1));
+  const int high_key =
+      max(odd ? key[3] : key[1], __shfl_xor_sync(0xffffffffu, odd ? key[1] : key[3], 1));
+  return max(high ? high_key : low_key, __shfl_xor_sync(0xffffffffu, high ? low_key : high_key, 2));
 }
 
 // Exact search for one sub-vector by one warp, in fp32 and for any input. All lanes return the key.
@@ -250,6 +267,32 @@ __device__ __forceinline__ bool is_far(const __half* row) {
     square = fmaf(k, k, square);
   }
   return !(square < FixedPoint<kDim>::kLimit);
+}
+
+// What is left of a sub-vector for its next code; exact, because both are whole numbers of steps.
+template <int kDim>
+__device__ __forceinline__ void subtract_centroid(__half* row, const int8_t* source) {
+  const Centroid<kDim> centroid(source);
+#pragma unroll
+  for (int i = 0; i < kDim; ++i) {
+    row[i] = to_fixed(__half2float(row[i]) - FixedPoint<kDim>::kSteps * centroid.value[i]);
+  }
+}
+
+// The codes of 32 rows, one per lane, after the last pass: keys of rows that the fast search may
+// have got wrong are searched again. `rows` is the first row, `mine` this lane's.
+template <int kDim>
+__device__ __forceinline__ int settle_keys(int key, bool wanted, const __half* rows, int mine,
+                                           const int8_t* centroids, int size) {
+  unsigned slow =
+      __ballot_sync(0xffffffffu, wanted && (key < kNoScore || is_far<kDim>(rows + mine * kDim)));
+  for (; slow; slow &= slow - 1) {
+    const int lane = __ffs(slow) - 1;
+    const int exact =
+        exact_row<kDim>(rows + __shfl_sync(0xffffffffu, mine, lane) * kDim, centroids, size);
+    if ((threadIdx.x & 31) == lane) key = exact;
+  }
+  return key;
 }
 
 }  // namespace vecinfer

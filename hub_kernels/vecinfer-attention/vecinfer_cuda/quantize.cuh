@@ -29,27 +29,28 @@ struct QuantizeParams {
 };
 
 // Small blocks, many on a multiprocessor: while one waits for its tokens or at a barrier, others
-// search.
+// search. Eight of them leave 128 registers; on an H100 10 and 12 were slower (490, 547, 535 us for
+// 32k tokens).
 constexpr int kQuantizeThreads = 64;
+constexpr int kQuantizeBlocks = 8;
 
 // Shared memory of one tile. Sizes in bytes are multiples of 16.
 struct QuantizeLayout {
   int rows;    // sub-vectors of 32 tokens
   int padded;  // positions of a plane
-  int fixed_bytes, keys_bytes, plane_bytes, high_bytes, flag_bytes, full_bytes;
+  int fixed_bytes, keys_bytes, plane_bytes, high_bytes, full_bytes;
 
   __host__ __device__ QuantizeLayout(const Side& side, int head_dim)
       : rows(kTile * (head_dim / side.format.subvector_dim)),
         padded(kTile * padded_subvectors(side.format, head_dim, side.is_value)),
         fixed_bytes(kTile * head_dim * 2),
-        keys_bytes(rows * 4),
+        keys_bytes(side.format.bits_per_code > 8 ? rows * 4 : 0),  // only between passes
         plane_bytes(padded),
         high_bytes(side.format.bits_per_code > 8 ? padded : 0),
-        flag_bytes(rows / 8),
         full_bytes(side.transform.kind == TransformKind::kFull ? kTile * head_dim * 4 : 0) {}
 
   __host__ __device__ int total() const {
-    return full_bytes + fixed_bytes + keys_bytes + plane_bytes + high_bytes + flag_bytes;
+    return full_bytes + fixed_bytes + keys_bytes + plane_bytes + high_bytes;
   }
 };
 
@@ -155,7 +156,7 @@ __device__ __forceinline__ void write_plane(uint8_t* plane, int padded, int high
 }
 
 template <int kDim>
-__global__ void __launch_bounds__(kQuantizeThreads, kDim == 8 ? 8 : 10)
+__global__ void __launch_bounds__(kQuantizeThreads, kQuantizeBlocks)
     quantize_kernel(const __grid_constant__ QuantizeParams p) {
   constexpr int kTiles = 32, kPass = 8 * kTiles;  // centroids in registers at a time
   extern __shared__ __align__(16) uint8_t shared[];
@@ -174,9 +175,8 @@ __global__ void __launch_bounds__(kQuantizeThreads, kDim == 8 ? 8 : 10)
   float* full = reinterpret_cast<float*>(shared);
   __half* fixed = reinterpret_cast<__half*>(full + layout.full_bytes / 4);
   int* keys = reinterpret_cast<int*>(fixed + kTile * p.head_dim);
-  uint8_t* low = reinterpret_cast<uint8_t*>(keys + layout.rows);
+  uint8_t* low = reinterpret_cast<uint8_t*>(keys) + layout.keys_bytes;
   uint8_t* high = low + layout.plane_bytes;
-  uint32_t* far = reinterpret_cast<uint32_t*>(high + layout.high_bytes);
 
   const CodeFormat& format = side.format;
   const int size = 1 << format.bits_per_code;
@@ -190,7 +190,6 @@ __global__ void __launch_bounds__(kQuantizeThreads, kDim == 8 ? 8 : 10)
   uint8_t* codes =
       p.codes.data + batch * p.codes.batch_stride + head * p.codes.head_stride + side.tile_offset;
   const int plane = plane_bytes(format, p.head_dim, side.is_value);
-  const int warp = threadIdx.x / 32, lane = threadIdx.x & 31;
 
   const FastDivider by_token = p.by_subvectors[side_index];
 
@@ -208,49 +207,26 @@ __global__ void __launch_bounds__(kQuantizeThreads, kDim == 8 ? 8 : 10)
       if (!tile.whole()) read_plane(target, layout.padded, high_bits, low, high);
       __syncthreads();
       const int8_t* table = centroids + level * size * kDim;
-      for (int row = threadIdx.x; row < layout.rows; row += kQuantizeThreads) {
-        const uint32_t bits = __ballot_sync(0xffffffffu, is_far<kDim>(fixed + row * kDim));
-        if (lane == 0) far[row / 32] = bits;
-      }
+      const bool more = level + 1 < format.num_codes;
       for (int base = 0; base < size; base += kPass) {
         if (reload) fragments.load(table + base * kDim);
-        for (int rows = warp * 16; rows < layout.rows; rows += kQuantizeThreads / 32 * 16) {
-          RowFragment<kDim> a;
-          a.load(fixed + rows * kDim);
-          const int2 key = nearest16(a, fragments, base);
-          const int row = rows + lane / 4 + (lane & 1) * 8;
-          const int mine = lane & 1 ? key.y : key.x;
-          if ((lane & 2) == 0) keys[row] = base == 0 ? mine : max(keys[row], mine);
-        }
-      }
-      __syncthreads();
-      for (int rows = warp * 32; rows < layout.rows; rows += kQuantizeThreads) {
-        uint32_t slow = far[rows / 32] | __ballot_sync(0xffffffffu, keys[rows + lane] < kNoScore);
-        while (slow) {
-          const int row = rows + __ffs(slow) - 1;
-          slow &= slow - 1;
-          const int key = exact_row<kDim>(fixed + row * kDim, table, size);
-          if (lane == 0) keys[row] = key;
-        }
-      }
-      __syncthreads();
-      for (int row = threadIdx.x; row < layout.rows; row += kQuantizeThreads) {
-        const int code = key_to_code(keys[row], format.bits_per_code);
-        const int in_tile = by_token.divide(row);
-        if (tile.valid(in_tile)) {
-          const int position = order.position(in_tile, row - in_tile * subvectors);
-          low[position] = static_cast<uint8_t>(code);
-          if (high_bits) high[position] = static_cast<uint8_t>(code >> 8);
-        }
-        if (level + 1 < format.num_codes) {
-          // What is left for the next code; exact, because both are whole numbers of steps.
-          const Centroid<kDim> centroid(table + code * kDim);
-#pragma unroll
-          for (int i = 0; i < kDim; ++i) {
-            const float rest =
-                __half2float(fixed[row * kDim + i]) - FixedPoint<kDim>::kSteps * centroid.value[i];
-            fixed[row * kDim + i] = to_fixed(rest);
+        for (int rows = threadIdx.x / 32 * 32; rows < layout.rows; rows += kQuantizeThreads) {
+          const int row = rows + nearest_row();
+          int key = nearest32(fixed + rows * kDim, fragments, base);
+          if (base > 0) key = max(key, keys[row]);
+          if (base + kPass < size) {
+            keys[row] = key;
+            continue;
           }
+          key = settle_keys<kDim>(key, true, fixed + rows * kDim, nearest_row(), table, size);
+          const int code = key_to_code(key, format.bits_per_code);
+          const int in_tile = by_token.divide(row);
+          if (tile.valid(in_tile)) {
+            const int position = order.position(in_tile, row - in_tile * subvectors);
+            low[position] = static_cast<uint8_t>(code);
+            if (high_bits) high[position] = static_cast<uint8_t>(code >> 8);
+          }
+          if (more) subtract_centroid<kDim>(fixed + row * kDim, table + code * kDim);
         }
       }
       __syncthreads();
