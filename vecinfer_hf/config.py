@@ -53,7 +53,7 @@ class VecInferConfig(QuantizationConfigMixin):
         key_bits: bits per key element: 4, 2, 1.5, 1.25, 1, or a format name such as "d2b8".
         value_bits: bits per value element, likewise.
         layer_bits: one `[key_bits, value_bits]` per quantized layer, instead of the two above, or None.
-        recipe: "default", or "paper" for the recipe of the paper.
+        recipe: "default", "query" (forward passes only, faster), or "paper" for the recipe of the paper.
         sequence_length: tokens per calibration window; cover the positions that will be used.
         num_tokens: calibration tokens read, at most.
         num_samples: tokens per layer kept for k-means (reservoir sampling).

@@ -285,7 +285,7 @@ class VecInferLayer(CacheLayerMixin):
         return self.cumulative_length
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
-        """Return the columns a mask for `query_length` more tokens covers, and its offset, 0 (see `masks.NO_OFFSET`)."""
+        """Return the columns of a mask for `query_length` more tokens, and its offset, 0 (see `masks.NO_OFFSET`)."""
         return self.cumulative_length + query_length, NO_OFFSET
 
     def get_max_length(self) -> int:

@@ -50,8 +50,13 @@ def vecinfer_mask(
             return None
         # In a compiled graph values cannot be looked at; generate makes the masks of compiled steps outside.
         if not torch.compiler.is_compiling() and attention_mask.dim() == 2:
-            columns = int(q_offset) + q_length
-            if attention_mask.shape[1] >= columns and bool(attention_mask[:, :columns].all()):
+            columns = q_offset + q_length
+            if isinstance(columns, torch.Tensor):
+                # A static cache, whose length is on the device: one look at the device, not two.
+                plain = attention_mask.all() & (columns <= attention_mask.shape[1])
+            else:
+                plain = attention_mask.shape[1] >= columns and attention_mask[:, :columns].all()
+            if bool(plain):
                 return None
     return sdpa_mask(
         batch_size=batch_size,

@@ -23,6 +23,7 @@ from .attention import vecinfer_attention_forward
 from .cache import VecInferCache
 from .codebook import Codebook
 from .config import VecInferConfig, check_cache_config
+from .decode_graph import decode_call
 from .hf_quantizer import VecInferQuantizer
 from .masks import vecinfer_mask
 from .model_identity import text_config, unsupported_model_reason
@@ -30,6 +31,7 @@ from .model_identity import text_config, unsupported_model_reason
 
 NAME = "vecinfer"
 _HOOK = "_prepare_cache_for_generation"
+_COMPILE_HOOK = "get_compiled_call"
 _PARAMETERS = ("self", "generation_config", "model_kwargs", "generation_mode", "batch_size", "max_cache_length")
 
 logger = logging.get_logger(__name__)
@@ -46,6 +48,8 @@ def self_check() -> list[str]:
         problems.append(f"GenerationMixin.{_HOOK} is missing")
     elif tuple(inspect.signature(hook).parameters)[: len(_PARAMETERS)] != _PARAMETERS:
         problems.append(f"GenerationMixin.{_HOOK} takes other parameters than {_PARAMETERS}")
+    if not callable(getattr(PreTrainedModel, _COMPILE_HOOK, None)):
+        problems.append(f"PreTrainedModel.{_COMPILE_HOOK} is missing")
     return problems
 
 
@@ -68,6 +72,9 @@ def install() -> None:
     original = getattr(GenerationMixin, _HOOK)
     if not hasattr(original, "_vecinfer_original"):
         setattr(GenerationMixin, _HOOK, _wrap(original))
+    compiled_call = getattr(PreTrainedModel, _COMPILE_HOOK)
+    if not hasattr(compiled_call, "_vecinfer_original"):
+        setattr(PreTrainedModel, _COMPILE_HOOK, _wrap_compiled_call(compiled_call))
 
 
 def uninstall() -> None:
@@ -75,9 +82,10 @@ def uninstall() -> None:
     generation_configuration.ALL_CACHE_IMPLEMENTATIONS = tuple(
         name for name in generation_configuration.ALL_CACHE_IMPLEMENTATIONS if name != NAME
     )
-    hook = getattr(GenerationMixin, _HOOK)
-    if hasattr(hook, "_vecinfer_original"):
-        setattr(GenerationMixin, _HOOK, hook._vecinfer_original)
+    for owner, name in ((GenerationMixin, _HOOK), (PreTrainedModel, _COMPILE_HOOK)):
+        hook = getattr(owner, name)
+        if hasattr(hook, "_vecinfer_original"):
+            setattr(owner, name, hook._vecinfer_original)
 
 
 def _register_quantizer() -> None:
@@ -139,6 +147,18 @@ def _wrap(original):
 
     prepare_cache_for_generation._vecinfer_original = original
     return prepare_cache_for_generation
+
+
+def _wrap_compiled_call(original):
+    @functools.wraps(original)
+    def get_compiled_call(self, compile_config):
+        fallback = original(self, compile_config)
+        if text_config(self.config)._attn_implementation != NAME:
+            return fallback
+        return decode_call(self, compile_config, fallback)
+
+    get_compiled_call._vecinfer_original = original
+    return get_compiled_call
 
 
 def _allocate_static_cache(model, cache: VecInferCache, batch_size: int) -> None:
@@ -227,7 +247,7 @@ def disable(model: PreTrainedModel) -> PreTrainedModel:
     previous = getattr(model, "_vecinfer_previous_attention", None)
     if text_config(model.config)._attn_implementation == NAME:
         model.set_attn_implementation(previous or "sdpa")
-    for name in ("_vecinfer_previous_attention", "_vecinfer_codebook"):
+    for name in ("_vecinfer_previous_attention", "_vecinfer_codebook", "_vecinfer_compiled_call"):
         if hasattr(model, name):
             delattr(model, name)
     return model

@@ -49,9 +49,10 @@ class VecInferStaticLayer(VecInferLayer):
         self.batch_size = batch
         self.cumulative_length = self.cumulative_length.to(self.device)
         if not torch.compiler.is_compiling():
-            for tensor in (*self.buffers, self.cumulative_length):
-                # A fixed address lets a CUDA graph update the tensor in place.
-                torch._dynamo.mark_static_address(tensor)
+            for tensor in (*self.buffers, self.cumulative_length, *self.layer_codebook):
+                # A CUDA graph updates a tensor of fixed address in place, and copies any other into itself every step.
+                if tensor is not None:
+                    torch._dynamo.mark_static_address(tensor)
 
     def update(self, key_states: torch.Tensor, value_states: torch.Tensor, *args, **kwargs):
         """Take new keys and values; see `VecInferLayer.update`."""

@@ -49,7 +49,12 @@ def demo(
     width = parse_bits(bits)
     # 4096 tokens of 64 channels have 65,536 sub-vectors per head, 256 for each centroid: enough for a demo.
     config = VecInferConfig(
-        key_bits=width, value_bits=width, num_tokens=num_tokens, num_samples=4096, num_iterations=10
+        key_bits=width,
+        value_bits=width,
+        num_tokens=num_tokens,
+        num_samples=4096,
+        num_iterations=10,
+        recipe="query",  # forward passes only: a demo is not the place to wait for gradients
     )
     held_out = load_text(text)
     errors.print(f"Model: {SMOLLM2_ID}. It is converted once and kept.", highlight=False)

@@ -165,7 +165,8 @@ def decode_attention(
         residual_length,
         softmax_scale,
         softcap,
-        attention_sinks,
+        # A model keeps them in its own dtype.
+        None if attention_sinks is None else attention_sinks.float(),
         num_splits,
     )
 

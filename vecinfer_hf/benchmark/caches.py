@@ -1,0 +1,109 @@
+# SPDX-FileCopyrightText: 2026 The vecinfer_hf authors
+# SPDX-License-Identifier: Apache-2.0
+"""The caches that are compared, and how to fill one with random tokens in no time.
+
+A prompt of a million tokens takes minutes to read, and what a decode step costs does not depend on the numbers in the
+cache; so decode steps are timed on caches that are filled with random numbers. Prompts are timed for themselves.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from transformers import PreTrainedModel
+from transformers.cache_utils import Cache, DynamicCache, StaticCache
+
+from ..cache import VecInferCache
+from ..model_identity import head_dim, num_key_value_heads, text_config
+from ..packing import TILE
+from ..registration import use_vecinfer_attention
+from .models import random_codebook
+
+
+@dataclass(frozen=True)
+class CacheKind:
+    """One kind of cache.
+
+    Args:
+        name: how it is called in tables.
+        bits: bits per element of VecInfer's codes, or None for transformers' own caches.
+        static: sized once; generate then compiles the decode step.
+    """
+
+    name: str
+    bits: float | str | None = None
+    static: bool = False
+
+    def make(self, model: PreTrainedModel, tokens: int) -> Cache:
+        """Return an empty cache with room for `tokens` tokens, and switch the model to the attention it needs."""
+        if self.bits is None:
+            model.set_attn_implementation("sdpa")
+            inner = text_config(model.config)
+            return StaticCache(config=inner, max_cache_len=tokens) if self.static else DynamicCache(config=inner)
+        use_vecinfer_attention(model)
+        options = {"static": True, "max_cache_len": tokens} if self.static else {}
+        return VecInferCache(model.config, _codebook(model, self.bits), **options)
+
+
+STOCK = CacheKind("stock")
+STOCK_STATIC = CacheKind("stock static", static=True)
+
+
+def vecinfer(bits: float | str, static: bool = True) -> CacheKind:
+    """Return the kind of a VecInfer cache."""
+    return CacheKind(f"vecinfer {bits} bits" + ("" if static else ", not compiled"), bits, static)
+
+
+def _codebook(model: PreTrainedModel, bits: float | str):
+    # One per model: its tensors are moved to the device once.
+    known = model.__dict__.setdefault("_vecinfer_random_codebooks", {})
+    if bits not in known:
+        known[bits] = random_codebook(model.config, bits)
+    return known[bits]
+
+
+@torch.no_grad()
+def fill_randomly(cache: Cache, model: PreTrainedModel, batch_size: int, tokens: int) -> None:
+    """Make every layer of an empty cache hold `tokens` random tokens in each of `batch_size` rows."""
+    inner = text_config(model.config)
+    heads, dim = num_key_value_heads(inner), head_dim(inner)
+    for layer in cache.layers:
+        if isinstance(cache, VecInferCache):
+            _fill_codes(layer, model.dtype, model.device, (batch_size, heads, tokens, dim))
+            continue
+        empty = torch.zeros(batch_size, heads, 0, dim, dtype=model.dtype, device=model.device)
+        layer.lazy_initialization(empty, empty)
+        if isinstance(cache, StaticCache):
+            layer.keys.normal_()
+            layer.values.normal_()
+        else:
+            shape = (batch_size, heads, tokens, dim)
+            layer.keys = torch.empty(shape, dtype=model.dtype, device=model.device).normal_()
+            layer.values = torch.empty(shape, dtype=model.dtype, device=model.device).normal_()
+        _set_length(layer, tokens)
+
+
+def _fill_codes(layer, dtype: torch.dtype, device: torch.device, shape: tuple[int, int, int, int]) -> None:
+    batch, heads, tokens, dim = shape
+    empty = torch.zeros(batch, heads, 0, dim, dtype=dtype, device=device)
+    if not layer.is_initialized:
+        layer.lazy_initialization(empty, empty)
+    coded = max(tokens - layer.sink_length - layer.residual_length, 0)
+    layer._reserve([tokens] * batch, [0] * batch, [0] * batch)
+    buffers = layer.buffers
+    tiles = -(-coded // TILE)
+    buffers.codes[:, :, :tiles].random_(0, 256)
+    for exact in buffers[1:5]:
+        exact.normal_()
+    buffers.lengths.fill_(tokens)
+    buffers.quantized_lengths.fill_(coded)
+    layer.lengths, layer.quantized_lengths = [tokens] * batch, [coded] * batch
+    _set_length(layer, tokens)
+
+
+def _set_length(layer, tokens: int) -> None:
+    if isinstance(getattr(layer, "cumulative_length", None), torch.Tensor):
+        layer.cumulative_length.fill_(tokens)
+    elif hasattr(layer, "cumulative_length"):
+        layer.cumulative_length = tokens
