@@ -11,7 +11,7 @@ from transformers import PreTrainedModel
 
 from ..config import VecInferConfig
 from ..formats import parse_format
-from ..model_identity import full_attention_layers
+from ..model_identity import full_attention_layers, num_key_value_heads, text_config
 from ..planner import stock_plan, vecinfer_plan
 from .caches import STOCK, STOCK_STATIC, CacheKind, vecinfer
 from .measure import Row, measure_decode, measure_prefill
@@ -20,6 +20,7 @@ from .measure import Row, measure_decode, measure_prefill
 def compare(
     model: PreTrainedModel,
     contexts: list[int],
+    static_contexts: list[int],
     bits: list[float | str],
     long_contexts: list[int],
     prefill_contexts: list[int],
@@ -32,6 +33,7 @@ def compare(
     Args:
         model: the model.
         contexts: contexts at batch 1 for every cache.
+        static_contexts: contexts at batch 1 for transformers' static cache, which is compiled anew for each.
         bits: bit widths of VecInfer; the first one is measured in more ways.
         long_contexts: contexts that only the first bit width is measured at.
         prefill_contexts: prompt lengths to read.
@@ -39,19 +41,26 @@ def compare(
         memory: bytes of the device.
         progress: called with what is measured next.
     """
-    kinds = [vecinfer(bits[0]), STOCK, STOCK_STATIC, *(vecinfer(width) for width in bits[1:])]
-    for kind in kinds:
-        long = long_contexts if kind == kinds[0] else []
+    ours = vecinfer(bits[0])
+    plan = [
+        (ours, sorted({*contexts, *long_contexts})),
+        (STOCK, contexts),
+        (STOCK_STATIC, static_contexts),
+    ]
+    for kind, lengths in plan:
         progress(f"time per token, {kind.name}")
-        yield from measure_decode(model, kind, sorted({*contexts, *long}))
+        yield from measure_decode(model, kind, lengths)
     for context in prefill_contexts:
-        for kind in (STOCK, kinds[0]):
+        for kind in (STOCK, ours):
             progress(f"prompt of {context} tokens, {kind.name}")
             yield measure_prefill(model, kind, context)
     if batch_context:
-        for kind in (STOCK, STOCK_STATIC, kinds[0]):
+        for kind in (ours, STOCK, STOCK_STATIC):
             progress(f"largest batch at {batch_context} tokens, {kind.name}")
             yield largest_batch(model, kind, batch_context, memory)
+    for width in bits[1:]:
+        progress(f"time per token, {vecinfer(width).name}")
+        yield from measure_decode(model, vecinfer(width), contexts)
 
 
 def largest_batch(model: PreTrainedModel, kind: CacheKind, context: int, memory: int) -> Row:
@@ -64,19 +73,21 @@ def largest_batch(model: PreTrainedModel, kind: CacheKind, context: int, memory:
         memory: bytes of the device.
     """
     weights = sum(parameter.nbytes for parameter in model.parameters())
+    layers = len(full_attention_layers(model.config))
+    tokens = context + 32
     if kind.bits is None:
         plan = stock_plan(model.config, model.dtype)
+        inner = text_config(model.config)
+        # transformers repeats one layer's keys and values for every query head.
+        group = inner.num_attention_heads // num_key_value_heads(inner)
+        tokens = int(tokens * (1 + group / layers))
     else:
         fmt, lengths = parse_format(kind.bits), VecInferConfig()
         plan = vecinfer_plan(
-            model.config,
-            [(fmt, fmt)] * len(full_attention_layers(model.config)),
-            lengths.residual_length,
-            lengths.sink_length,
-            model.dtype,
+            model.config, [(fmt, fmt)] * layers, lengths.residual_length, lengths.sink_length, model.dtype
         )
-    # 3 % of the device are the context of CUDA, libraries and activations of one step.
-    batch = max(1, plan.largest_batch(0.97 * memory - weights, context + 32))
+    # 4 % of the device are the context of CUDA, libraries and activations of one step.
+    batch = max(1, plan.largest_batch(0.96 * memory - weights, tokens))
     while True:
         row = measure_decode(model, kind, [context], batch, new_tokens=28)[0]
         if not row.problem or batch == 1:

@@ -1,0 +1,130 @@
+# SPDX-FileCopyrightText: 2026 The vecinfer_hf authors
+# SPDX-License-Identifier: Apache-2.0
+"""`vecinfer bench --end-to-end`: what it fills, what it concludes, and the whole command on a tiny model."""
+
+import json
+
+import pytest
+import torch
+from tiny_models import tiny_config, tiny_inputs
+
+from vecinfer_hf.benchmark.caches import STOCK, STOCK_STATIC, fill_randomly, vecinfer
+from vecinfer_hf.benchmark.end_to_end import break_even, slope
+from vecinfer_hf.benchmark.measure import Row, measure_decode
+from vecinfer_hf.benchmark.models import LLAMA_8B, random_model, shape_config
+from vecinfer_hf.benchmark.report import markdown, plot, read_json
+from vecinfer_hf.cli import main
+from vecinfer_hf.commands.bench import numbers
+
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def model():
+    return random_model(tiny_config("llama"), torch.float32, CPU)
+
+
+@pytest.mark.parametrize("kind", [STOCK, STOCK_STATIC, vecinfer(2), vecinfer(2, static=False)], ids=lambda k: k.name)
+@pytest.mark.parametrize("tokens", [3, 150, 400])
+def test_a_filled_cache_is_one_that_has_seen_the_tokens(model, kind, tokens):
+    cache, read = kind.make(model, 420), kind.make(model, 420)
+    fill_randomly(cache, model, 2, tokens)
+    with torch.no_grad():
+        model(tiny_inputs(2, tokens), past_key_values=read)
+        lengths = []
+        for each in (cache, read):
+            output = model(tiny_inputs(2, 1), attention_mask=torch.ones(2, tokens + 1), past_key_values=each)
+            assert output.logits.isfinite().all()
+            lengths.append(int(each.get_seq_length()))
+        assert lengths == [tokens + 1] * 2
+    for ours, theirs in zip(cache.layers, read.layers, strict=True):
+        if kind.bits is not None:
+            assert torch.equal(ours.buffers.quantized_lengths, theirs.buffers.quantized_lengths)
+            assert [tensor.shape for tensor in ours.buffers[1:]] == [tensor.shape for tensor in theirs.buffers[1:]]
+        else:
+            assert ours.keys.shape == theirs.keys.shape
+
+
+def test_a_cache_that_is_too_large_is_a_row_that_says_so(model, monkeypatch):
+    def too_large(*args, **kwargs):
+        raise torch.OutOfMemoryError("no")
+
+    monkeypatch.setattr("vecinfer_hf.benchmark.measure.fill_randomly", too_large)
+    rows = measure_decode(model, STOCK, [100, 200])
+    assert [row.problem for row in rows] == ["out of memory"] * 2
+    assert "out of memory" in markdown(rows, "title")
+
+
+def line(name, intercept, gradient, contexts):
+    return [Row("decode", name, 1, n, seconds=intercept + gradient * n) for n in contexts]
+
+
+def test_break_even_and_slope():
+    contexts = [1000, 2000, 4000, 8000]
+    rows = line("ours", 5.0, 1e-4, contexts) + line("theirs", 4.0, 5e-4, contexts)
+    # 5 + x / 10000 = 4 + 5 x / 10000 at x = 2500; both are straight, so interpolation is exact.
+    assert break_even(rows, "ours", "theirs") == pytest.approx(2500)
+    assert break_even(rows, "theirs", "ours") is None
+    assert break_even(line("ours", 1.0, 0, contexts) + line("theirs", 2.0, 0, contexts), "ours", "theirs") == 0
+    assert slope(rows, "theirs") == pytest.approx(5e-4)
+    assert slope(rows[:1], "ours") is None
+
+
+def test_a_problem_takes_no_part_in_conclusions():
+    rows = line("ours", 1.0, 0, [10, 20]) + line("theirs", 2.0, 0, [10])
+    rows.append(Row("decode", "theirs", 1, 20, problem="out of memory"))
+    assert break_even(rows, "ours", "theirs") == 0
+    assert slope(rows, "theirs") is None
+
+
+def test_lists_of_lengths():
+    assert numbers("4096, 8192,") == [4096, 8192]
+    assert numbers("") == []
+    with pytest.raises(ValueError, match="write whole numbers"):
+        numbers("4k")
+    with pytest.raises(ValueError, match="length below 1"):
+        numbers("0")
+
+
+def test_the_known_shape_has_the_weights_of_llama_8b():
+    config = shape_config(LLAMA_8B)
+    with torch.device("meta"):
+        from transformers import AutoModelForCausalLM
+
+        model = AutoModelForCausalLM.from_config(config)
+    # Llama 3.1 8B has 8,030,261,248 parameters (its model card and safetensors index).
+    assert sum(parameter.numel() for parameter in model.parameters()) == 8_030_261_248
+
+
+def test_the_command(tmp_path, capsys):
+    tiny_config("llama").save_pretrained(tmp_path / "shape")
+    kept = tmp_path / "rows.json"
+    lengths = ["--contexts", "100,200", "--long-contexts", "400", "--prompts", "150", "--batch-context", "0"]
+    with pytest.raises(SystemExit) as stopped:
+        main(
+            ["bench", "--end-to-end", "--shape", str(tmp_path / "shape"), "--device", "cpu", "--bits", "2"]
+            + [*lengths, "--json-file", str(kept)]
+        )
+    assert stopped.value.code == 0
+    printed = capsys.readouterr().out
+    assert "| ms per token, batch 1 | 100 | 200 | 400 |" in printed
+    assert "| vecinfer 2 bits |" in printed
+    rows, about = read_json(kept)
+    assert {(row.what, row.cache, row.context) for row in rows} == {
+        *(("decode", "vecinfer 2 bits", n) for n in (100, 200, 400)),
+        *(("decode", name, n) for name in ("stock", "stock static") for n in (100, 200)),
+        *(("prefill", name, 150) for name in ("vecinfer 2 bits", "stock")),
+    }
+    assert all(row.seconds > 0 and row.cache_bytes > 0 for row in rows)
+    assert about["device"] == "cpu"
+    assert json.loads(kept.read_text())["rows"][0]["tokens_per_second"] > 0
+
+
+def test_the_plot_shows_every_cache_and_where_ours_wins(tmp_path):
+    contexts = [1000, 2000, 4000, 8000]
+    rows = line("vecinfer 2 bits", 5e-3, 1e-7, contexts) + line("stock", 4e-3, 5e-7, contexts)
+    plot(rows, "a title", tmp_path / "plot.svg")
+    drawn = (tmp_path / "plot.svg").read_text()
+    # Text becomes glyphs in SVG, but matplotlib keeps it in comments.
+    assert all(f"<!-- {text} -->" in drawn for text in ("a title", "stock", "vecinfer 2 bits", "faster than stock"))
