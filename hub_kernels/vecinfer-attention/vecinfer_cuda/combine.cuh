@@ -11,8 +11,7 @@
 
 namespace vecinfer {
 
-// The records of one segment lie in a row: one for each split in which a part of it may lie. (A
-// split may lie within an exact unit that an earlier one works on; its record is empty.)
+// The records of one segment lie in a row: one for each split in which a part of it may lie.
 struct SegmentRecords {
   int first;
   int count;
@@ -27,6 +26,16 @@ struct SegmentRecords {
     count = deal.owner(last_item) / p.warps - split + 1;
   }
 };
+
+// Whether a split writes no record of a row's exact part: it lies within a unit that an earlier one
+// works on. That takes a split shorter than a unit.
+__device__ __forceinline__ bool has_no_unit(const DecodeParams& p, const Deal& deal, int split,
+                                            int exact_start, int units) {
+  if (deal.per * p.warps >= p.exact_weight) return false;
+  return UnitRange(deal.begin(split * p.warps) - exact_start,
+                   deal.begin((split + 1) * p.warps) - exact_start, units, p.exact_weight)
+      .empty();
+}
 
 // What a thread has gathered of its dimension: sums and weights of the coded and the exact part,
 // one maximum.
@@ -69,7 +78,7 @@ __global__ void combine_kernel(const __grid_constant__ DecodeParams p) {
   const HeadPlan plan(p);
   const RowWork work(p, b);
   const Deal deal(plan.total(), p.splits * p.warps);
-  const int row_start = plan.row_start(p, b);
+  const int row_start = plan.row_start(p, b) + p.start_weight;
   const int exact_start = row_start + work.tiles;
   const SegmentRecords coded(p, deal, 2 * b, row_start, exact_start - 1);
   const SegmentRecords exact(p, deal, 2 * b + 1, exact_start,
@@ -95,7 +104,9 @@ __global__ void combine_kernel(const __grid_constant__ DecodeParams p) {
       const float* record = records + static_cast<int64_t>(slot) * floats;
       maximum[i] = -INFINITY;
       weight[i] = x[i] = 0.f;
-      if (index < total) {
+      const bool missing =
+          index >= coded.count && has_no_unit(p, deal, slot - (2 * b + 1), exact_start, work.units);
+      if (index < total && !missing) {
         maximum[i] = record[maxima];
         weight[i] = record[maxima + p.rows_per_group];
         x[i] = record[local_row * dims + safe_dim];

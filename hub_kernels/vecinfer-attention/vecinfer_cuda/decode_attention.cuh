@@ -14,13 +14,11 @@ namespace vecinfer {
 // continued after an earlier warp, piece kWarps + w one that it began itself and could not finish;
 // each warp has at most one of either. The last of them stays in the warp's record in shared
 // memory; a first one that is followed by other work is set aside.
-template <int kWarps, int kRows>
+template <int kWarps, int kScratchFloats>
 struct BlockPieces {
-  static constexpr int kPieces = 2 * kWarps;
-  float factor[kPieces][kRows];  // brings the piece to its segment's maximum
-  float weight[kPieces][kRows];  // times that factor
-  int segment[kPieces];          // or -1
-  int set_aside[kWarps];         // the continued piece is not in the warp's record
+  float scratch[kScratchFloats];  // of the engine
+  int segment[2 * kWarps];        // or -1
+  int set_aside[kWarps];          // the continued piece is not in the warp's record
 };
 
 // A block's place in the grid (splits, row groups, kv heads).
@@ -50,7 +48,6 @@ struct RecordShape {
     const int tile = element / per_lane;
     return (tile * 4 + (lane & 3)) * dims + (lane >> 2) * per_lane + element - tile * per_lane;
   }
-  __device__ __forceinline__ int row(int i) const { return (i >> 5) / (dims / 8) * 4 + (i & 3); }
   __device__ __forceinline__ float* global(const DecodeParams& p, const BlockPlace& place,
                                            int segment) const {
     return p.records +
@@ -65,37 +62,23 @@ __device__ __forceinline__ int ordered(float x) {
 }
 
 // Merges the pieces of each segment that crosses this block's warps into one record. Each warp
-// takes parts of records on its own, so that their latencies overlap.
+// takes parts of 128 elements on its own; lanes stand for pieces.
 template <class Engine>
 __device__ __forceinline__ void merge_pieces(const DecodeParams& p, const BlockPlace& place,
-                                             BlockPieces<Engine::kWarps, Engine::kRows>& pieces,
+                                             const typename Engine::Pieces& pieces,
                                              const float* records, const float* aside) {
   constexpr int kWarps = Engine::kWarps;
   const RecordShape<Engine> shape(p);
   const int lane = threadIdx.x & 31, warp = threadIdx.x / 32;
   const int segment = lane < 2 * kWarps ? pieces.segment[lane] : -1;
   const unsigned is_aside =
-      __ballot_sync(kFullWarp, lane < kWarps && pieces.set_aside[lane & (kWarps - 1)] != 0);
+      __ballot_sync(kFullWarp, lane < kWarps && pieces.set_aside[lane % kWarps] != 0);
   const auto piece = [&](int k) {
-    return ((is_aside >> k) & 1 ? aside : records) + (k & (kWarps - 1)) * shape.floats();
+    return ((is_aside >> k) & 1 ? aside : records) + k % kWarps * shape.floats();
   };
   const unsigned peers = __match_any_sync(kFullWarp, segment);
-  const bool leads = segment >= 0 && lane == __ffs(peers) - 1;
-#pragma unroll 1
-  for (int row = warp; row < shape.rows; row += kWarps) {
-    const float maximum = segment >= 0 ? piece(lane)[shape.sums() + row] : -INFINITY;
-    const float largest =
-        __int_as_float(ordered(__int_as_float(__reduce_max_sync(peers, ordered(maximum)))));
-    if (segment >= 0) {
-      const float factor = rescale(maximum, largest);
-      pieces.factor[lane][row] = factor;
-      pieces.weight[lane][row] = factor * piece(lane)[shape.sums() + shape.rows + row];
-    }
-    if (leads) shape.global(p, place, segment)[shape.sums() + row] = largest;
-  }
-  __syncthreads();
-  const unsigned leaders = __ballot_sync(kFullWarp, leads);
-  const int parts = (shape.sums() + 127) / 128;
+  const unsigned leaders = __ballot_sync(kFullWarp, segment >= 0 && lane == __ffs(peers) - 1);
+  const int parts = (shape.sums() + 127) / 128, tile_parts = (shape.dims + 31) / 32;
 #pragma unroll 1
   for (int task = warp; task < __popc(leaders) * parts; task += kWarps) {
     const int group = task / parts, part = task - group * parts;
@@ -104,29 +87,44 @@ __device__ __forceinline__ void merge_pieces(const DecodeParams& p, const BlockP
     const int leader = __ffs(from_group) - 1;
     const unsigned members = __shfl_sync(kFullWarp, peers, leader);
     float* target = shape.global(p, place, __shfl_sync(kFullWarp, segment, leader));
+    // A part lies within 4 rows.
+    const int row = part / tile_parts * kRowTile;
+    float factor[kRowTile], maximum[kRowTile], weight[kRowTile];
+    {
+      const bool is_member = (members >> lane) & 1;
+      const float* own = piece(is_member ? lane : leader) + shape.sums() + row;
+#pragma unroll
+      for (int i = 0; i < kRowTile; ++i) {
+        const float m = is_member ? own[i] : -INFINITY;
+        maximum[i] =
+            __int_as_float(ordered(__int_as_float(__reduce_max_sync(kFullWarp, ordered(m)))));
+        factor[i] = rescale(m, maximum[i]);
+        weight[i] = is_member ? factor[i] * own[shape.rows + i] : 0.f;
+      }
+    }
     // 4 elements that differ in the row only.
     const bool inside = part * 128 + lane * 4 < shape.sums();
-    const int i = inside ? part * 128 + lane * 4 : 0, row = shape.row(i);
+    const int i = inside ? part * 128 + lane * 4 : 0;
     float4 sum = make_float4(0.f, 0.f, 0.f, 0.f);
+    const int nobody = __ffs(~members) - 1;  // its factor is 0
     unsigned left = members;
 #pragma unroll 1
     while (left != 0) {
       // Four members at a time, so that their loads overlap.
-      float4 factor[4], x[4];
+      float4 x[4];
+      int k[4];
 #pragma unroll
       for (int j = 0; j < 4; ++j) {
-        const int k = left != 0 ? __ffs(left) - 1 : leader;
-        factor[j] = *reinterpret_cast<const float4*>(&pieces.factor[k][row]);
-        if (left == 0) factor[j] = make_float4(0.f, 0.f, 0.f, 0.f);
-        x[j] = *reinterpret_cast<const float4*>(piece(k) + i);
+        k[j] = left != 0 ? __ffs(left) - 1 : nobody;
+        x[j] = *reinterpret_cast<const float4*>(piece(left != 0 ? k[j] : leader) + i);
         left &= left - 1;
       }
 #pragma unroll
       for (int j = 0; j < 4; ++j) {
-        sum.x = fmaf(factor[j].x, x[j].x, sum.x);
-        sum.y = fmaf(factor[j].y, x[j].y, sum.y);
-        sum.z = fmaf(factor[j].z, x[j].z, sum.z);
-        sum.w = fmaf(factor[j].w, x[j].w, sum.w);
+        sum.x = fmaf(__shfl_sync(kFullWarp, factor[0], k[j]), x[j].x, sum.x);
+        sum.y = fmaf(__shfl_sync(kFullWarp, factor[1], k[j]), x[j].y, sum.y);
+        sum.z = fmaf(__shfl_sync(kFullWarp, factor[2], k[j]), x[j].z, sum.z);
+        sum.w = fmaf(__shfl_sync(kFullWarp, factor[3], k[j]), x[j].w, sum.w);
       }
     }
     if (inside) {
@@ -136,13 +134,18 @@ __device__ __forceinline__ void merge_pieces(const DecodeParams& p, const BlockP
       element[2 * shape.dims] = sum.z;
       element[3 * shape.dims] = sum.w;
     }
-    if (part == 0 && lane < shape.rows) {
-      float weight = 0.f;
-#pragma unroll 1
-      for (left = members; left != 0; left &= left - 1) {
-        weight += pieces.weight[__ffs(left) - 1][lane];
+    if (part % tile_parts == 0) {
+#pragma unroll
+      for (int r = 0; r < kRowTile; ++r) {
+#pragma unroll
+        for (int distance = 16; distance > 0; distance /= 2) {
+          weight[r] += __shfl_xor_sync(kFullWarp, weight[r], distance);
+        }
+        if (lane == 0) {
+          target[shape.sums() + row + r] = maximum[r];
+          target[shape.sums() + shape.rows + row + r] = weight[r];
+        }
       }
-      target[shape.sums() + shape.rows + lane] = weight;
     }
   }
 }
@@ -168,10 +171,14 @@ __device__ __forceinline__ void decode_block(const DecodeParams& p, char* shared
   const BlockPlace place;
   const RecordShape<Engine> shape(p);
   launch_dependents();
+  // Everything waits for the lengths.
+  if (threadIdx.x * 32 < p.batch) {
+    prefetch_to_l2(p.lengths + threadIdx.x * 32);
+    prefetch_to_l2(p.quantized_lengths + threadIdx.x * 32);
+  }
 
   float* records = reinterpret_cast<float*>(shared + Engine::kRecordOffset);
-  auto& pieces =
-      *reinterpret_cast<BlockPieces<kWarps, Engine::kRows>*>(shared + Engine::kMetaOffset);
+  auto& pieces = *reinterpret_cast<typename Engine::Pieces*>(shared + Engine::kMetaOffset);
   float* record = records + warp * shape.floats();
   // Set-aside records lie behind the others if there is room, else in global memory.
   float* aside = Engine::kAsideShared
@@ -179,20 +186,21 @@ __device__ __forceinline__ void decode_block(const DecodeParams& p, char* shared
                      : p.aside + static_cast<int64_t>(place.pair * p.splits + place.split) *
                                      kWarps * shape.floats();
 
-  const HeadPlan plan(p);
-  const Deal deal(plan.total(), p.splits * kWarps);
-  int position = deal.begin(place.split * kWarps + warp);
-  const int end = deal.begin(place.split * kWarps + warp + 1);
-  int b = 0, row_start = 0;
-  if (position < end) b = plan.find(p, position, &row_start);
-
   Engine engine(p, place.head, place.row_group, shared);
+  int position, end, b = 0, row_start = 0;
   bool prefetched = false;
   engine.prepare([&] {
+    const HeadPlan plan(p);
+    const Deal deal(plan.total(), p.splits * kWarps);
+    position = deal.begin(place.split * kWarps + warp);
+    end = deal.begin(place.split * kWarps + warp + 1);
     if (position >= end) return;
-    const int tiles = RowWork(p, b).tiles;
-    prefetched = position - row_start < tiles;
-    if (prefetched) engine.prefetch(b, position - row_start, min(tiles, end - row_start));
+    b = plan.find(p, position, &row_start);
+    row_start += p.start_weight;
+    const int first = max(position - row_start, 0);
+    const int last = min(RowWork(p, b).tiles, end - row_start);
+    prefetched = first < last;
+    if (prefetched) engine.prefetch(b, first, last, true);
   });
   if (lane == 0) {
     pieces.segment[warp] = -1;
@@ -217,19 +225,18 @@ __device__ __forceinline__ void decode_block(const DecodeParams& p, char* shared
 #pragma unroll 1
   while (position < end) {
     const RowWork work(p, b);
-    const int first = position - row_start;
-    if (first < work.tiles) {
-      const int last = min(work.tiles, end - row_start);
-      if (!prefetched) engine.prefetch(b, first, last);
+    const int first = max(position - row_start, 0), last = min(work.tiles, end - row_start);
+    if (first < last) {
+      if (!prefetched) engine.prefetch(b, first, last, false);
+      engine.codes(b, work, first, last, prefetched, record);
       prefetched = false;
-      engine.codes(b, work, first, last, record);
       finish(2 * b, first == 0, last == work.tiles, row_start + last < end);
       position = row_start + last;
     }
     if (position < end) {
       const int exact_start = row_start + work.tiles;
       const UnitRange units(position - exact_start, end - exact_start, work.units, p.exact_weight);
-      row_start += work.span(p);
+      row_start += work.span(p);  // the next row's first tile
       if (!units.empty()) {
         engine.exact(b, work, units.first, units.last, record);
         finish(2 * b + 1, units.first == 0, units.last == work.units, row_start < end);

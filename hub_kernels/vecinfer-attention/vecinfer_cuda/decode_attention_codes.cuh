@@ -19,6 +19,7 @@
 #include <climits>
 
 #include "codebook.cuh"
+#include "decode_attention_query.cuh"
 #include "softmax_state.cuh"
 
 namespace vecinfer {
@@ -29,14 +30,18 @@ template <class Traits>
 class TileRing {
  public:
   __device__ __forceinline__ TileRing(const char* shared, int warp)
-      : address_(shared_address(shared) + warp * Traits::kStages * Traits::kTileBytes) {}
+      : address_(shared_address(shared) + warp * Traits::kRing) {}
 
-  // Starts a run of `count` tiles.
+  // Starts a run of `count` tiles with its first; fill() fetches as many as there is room for.
   __device__ __forceinline__ void start(const uint8_t* tiles, int count) {
     source_ = tiles;
+    count_ = count;
     stage_ = 0;
+    issue(0, true);
+  }
+  __device__ __forceinline__ void fill() {
 #pragma unroll
-    for (int stage = 0; stage < Traits::kStages; ++stage) issue(stage, stage < count);
+    for (int stage = 1; stage < Traits::kStages; ++stage) issue(stage, stage < count_);
   }
 
   // Fetches the next tile, or commits an empty group, so that groups count tiles.
@@ -46,13 +51,13 @@ class TileRing {
       const uint32_t shared = address_ + stage * Traits::kTileBytes;
 #pragma unroll
       for (int offset = 0; offset < kKeys; offset += 32 * Traits::kKeyChunk) {
-        copy_async<Traits::kKeyChunk>(shared + offset + lane * Traits::kKeyChunk,
-                                      source_ + offset + lane * Traits::kKeyChunk);
+        stream_async<Traits::kKeyChunk>(shared + offset + lane * Traits::kKeyChunk,
+                                        source_ + offset + lane * Traits::kKeyChunk);
       }
 #pragma unroll
       for (int offset = kKeys; offset < Traits::kTileBytes; offset += 32 * Traits::kValueChunk) {
-        copy_async<Traits::kValueChunk>(shared + offset + lane * Traits::kValueChunk,
-                                        source_ + offset + lane * Traits::kValueChunk);
+        stream_async<Traits::kValueChunk>(shared + offset + lane * Traits::kValueChunk,
+                                          source_ + offset + lane * Traits::kValueChunk);
       }
       source_ += Traits::kTileBytes;
     }
@@ -67,6 +72,7 @@ class TileRing {
   }
 
   __device__ __forceinline__ int stage() const { return stage_; }
+  __device__ __forceinline__ uint32_t address() const { return address_; }
   __device__ __forceinline__ void advance() {
     stage_ = stage_ == Traits::kStages - 1 ? 0 : stage_ + 1;
   }
@@ -89,6 +95,7 @@ class TileRing {
 
   uint32_t address_;
   const uint8_t* source_;
+  int count_;
   int stage_;
 };
 
@@ -112,26 +119,23 @@ class CodeAttention {
   static constexpr int kNoScore = -(1 << 30);
 
  public:
-  // Attention over tiles [first, last) of batch row b, to the warp's record in shared memory.
-  // query_row: index of the row group's first row in row_scale; ring: already started on these
-  // tiles.
+  // Attention over tiles [first, last) of a batch row with `coded` tokens, to the warp's record in
+  // shared memory, where the queries' fragments are; ring: already started on these tiles.
   static __device__ __forceinline__ void run(const DecodeParams& p, TileRing<Traits>& ring,
-                                             int coded, int first, int last, int query_row,
+                                             int coded, int first, int last, const RowScale* scales,
                                              float value_scale, float* record) {
-    CodeAttention self(p, query_row, first, record);
+    CodeAttention self(p, scales, first, record);
     self.coded_ = coded;
-    self.query_row_ = query_row;
     self.loop(ring, first, last);
     self.store(value_scale);
   }
 
  private:
-  __device__ __forceinline__ CodeAttention(const DecodeParams& p, int query_row, int first,
+  __device__ __forceinline__ CodeAttention(const DecodeParams& p, const RowScale* scales, int first,
                                            float* record)
-      : p_(p), record_(record + (threadIdx.x & 31)), stop_(first) {
+      : p_(p), scales_(scales), record_(record + (threadIdx.x & 31)), stop_(first) {
     const int lane = threadIdx.x & 31;
-    const uint4* fragments = reinterpret_cast<const uint4*>(
-        p.query_bytes + static_cast<int64_t>(query_row / kRowTile) * 8 * kHeadDim);
+    const uint4* fragments = reinterpret_cast<const uint4*>(record);
 #pragma unroll
     for (int tile = 0; tile < kRowTiles; ++tile) {
 #pragma unroll
@@ -142,7 +146,7 @@ class CodeAttention {
         query_[tile][4 * i + 2] = words.z;
         query_[tile][4 * i + 3] = words.w;
       }
-      step_[tile] = row_scale(query_row, tile).x;
+      step_[tile] = row_scale(tile).step;
       reference_[tile] = kNoScore;
       limit_[tile] = INT_MAX;
       bias_[tile] = 0.f;
@@ -156,6 +160,7 @@ class CodeAttention {
       }
     }
     dither_ = (lane >> 2) * 32 + 16 + first * kGolden;
+    __syncwarp();  // the record may be overwritten
   }
 
   __device__ __forceinline__ void loop(TileRing<Traits>& ring, int first, int last) {
@@ -243,15 +248,15 @@ class CodeAttention {
   }
 
   // Log2 score of an integer step, and of the key mean, of this lane's row.
-  __device__ __forceinline__ float2 row_scale(int query_row, int tile) const {
-    return p_.row_scale[query_row + tile * kRowTile + (threadIdx.x & 3)];
+  __device__ __forceinline__ RowScale row_scale(int tile) const {
+    return scales_[tile * kRowTile + (threadIdx.x & 3)];
   }
 
   // Log2 score without the part of the mean; that matters to records and under a softcap only, so
   // it is read when needed.
   __device__ __forceinline__ float logit(int tile, float t) const {
     const float x = t * step_[tile];
-    return p_.softcap == 0.f ? x : apply_softcap(p_, x + row_scale(query_row_, tile).y);
+    return p_.softcap == 0.f ? x : apply_softcap(p_, x + row_scale(tile).offset);
   }
 
   // A distance in log2, as integer scores; bounded, so that sums of it with scores stay in int32.
@@ -401,8 +406,7 @@ class CodeAttention {
     for (int tile = 0; tile < kRowTiles; ++tile) {
       flush(tile, value_scale, 1.f);
       if (lane < kRowTile) {
-        const float x =
-            static_cast<float>(reference_[tile]) * step_[tile] + row_scale(query_row_, tile).y;
+        const float x = static_cast<float>(reference_[tile]) * step_[tile] + row_scale(tile).offset;
         float* maxima = record_ + Traits::kRows * kHeadDim + tile * kRowTile;
         maxima[0] = apply_softcap(p_, x) - kFixed;
         maxima[Traits::kRows] = weight_[tile];
@@ -415,10 +419,10 @@ class CodeAttention {
   static constexpr uint32_t kGolden = 159;
 
   const DecodeParams& p_;
+  const RowScale* scales_;
   float* record_;  // this lane's column
   int stop_;       // next tile that must take the rare path
   int coded_;
-  int query_row_;
   uint32_t dither_;
   uint32_t query_[kRowTiles][kQueryWords];
   float step_[kRowTiles];  // log2 score of an integer step

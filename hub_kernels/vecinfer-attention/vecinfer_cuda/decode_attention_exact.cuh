@@ -1,6 +1,6 @@
 // SPDX-FileCopyrightText: 2026 The vecinfer_hf authors
 // SPDX-License-Identifier: Apache-2.0
-// One warp's attention over exact tokens (sinks and ring) of one batch row: 16-bit tensor cores, 16
+// One warp's attention over exact tokens (sinks and ring) of one batch row: 16-bit tensor cores, 8
 // tokens at a time. Scores are K q^T and outputs V^T P^T, so that rows are the 8 columns of an mma,
 // as in the int8 part.
 #pragma once
@@ -46,42 +46,109 @@ class ExactTokens {
   int residual_length_;
 };
 
+// The warp's ring of exact tokens in shared memory, in the place of its ring of tiles: chunks of a
+// unit's keys, then of its values, then of the next unit's keys. Each lane copies what it will read
+// itself, so no barrier is needed.
+template <int kHeadDim, int kSlots>
+class ExactRing {
+ public:
+  static constexpr int kParts = kHeadDim / 32;  // of 16 bytes: what a lane has of a chunk
+  static constexpr int kChunkBytes = kParts * 512;
+
+  // Starts on units [first, last).
+  __device__ __forceinline__ ExactRing(const DecodeParams& p, const RowWork& work, int batch_row,
+                                       int head, int first, int last, uint32_t address)
+      : keys_(p, p.sink_keys, p.window_keys, work, batch_row, head),
+        values_(p, p.sink_values, p.window_values, work, batch_row, head),
+        last_(last),
+        address_(address + (threadIdx.x & 31) * 16),
+        slot_(0) {
+#pragma unroll
+    for (int chunk = 0; chunk < kSlots; ++chunk) issue(chunk, first);
+  }
+
+  // The keys (kAhead 0) or values (1) of the unit into registers; fetches what comes kSlots chunks
+  // later into their place.
+  template <int kChunk>
+  __device__ __forceinline__ void take(int unit, uint4 (&parts)[kParts]) {
+    wait_copies<kSlots - 1>();
+#pragma unroll
+    for (int i = 0; i < kParts; ++i) {
+      uint32_t words[4];
+      load_shared<16>(words, address_ + slot_ * kChunkBytes + i * 512);
+      parts[i] = make_uint4(words[0], words[1], words[2], words[3]);
+    }
+    issue(kChunk + kSlots, unit, slot_);
+    slot_ = slot_ == kSlots - 1 ? 0 : slot_ + 1;
+  }
+
+ private:
+  __device__ __forceinline__ void issue(int chunk, int unit) { issue(chunk, unit, chunk); }
+
+  // Fetches the chunk that is `chunk` behind the unit's keys, or commits an empty group, so that
+  // groups count chunks.
+  __device__ __forceinline__ void issue(int chunk, int unit, int slot) {
+    unit += chunk / 2;
+    if (unit < last_) {
+      const int lane = threadIdx.x & 31, quad = lane & 3, line = lane >> 2;
+      const uint32_t target = address_ + slot * kChunkBytes;
+      const int base = unit * kExactUnit;
+      if (chunk % 2 == 0) {
+        // Token `line`, dimensions 8 quad.. of each 32: words of one row of the product.
+        const uint16_t* source = keys_.row(base + line) + quad * 8;
+#pragma unroll
+        for (int i = 0; i < kParts; ++i) stream_async<16>(target + i * 512, source + i * 32);
+      } else {
+        // Tokens 2 quad and 2 quad + 1, dimensions 8 line.. of each 64.
+#pragma unroll
+        for (int token = 0; token < 2; ++token) {
+          const uint16_t* source = values_.row(base + quad * 2 + token) + line * 8;
+#pragma unroll
+          for (int i = 0; i < kParts / 2; ++i) {
+            stream_async<16>(target + (token * kParts / 2 + i) * 512, source + i * 64);
+          }
+        }
+      }
+    }
+    commit_copies();
+  }
+
+  ExactTokens keys_, values_;
+  int last_;
+  uint32_t address_;
+  int slot_;
+};
+
 template <int kHeadDim, int kRows, bool kBf16>
 class ExactAttention {
   using Pair = HalfPair<kBf16>;
   static constexpr int kColumns = (kRows + 7) / 8;  // mma column blocks
+  static constexpr int kParts = kHeadDim / 32;
   static constexpr int kSteps = kHeadDim / 16;
-  static constexpr int kLaneWords = kHeadDim / 16;  // words of a token's values in one lane
 
  public:
-  // Attention over units [first, last), to the warp's record in shared memory.
-  static __device__ __forceinline__ void run(const DecodeParams& p, const RowWork& work,
+  // Attention over units [first, last), on which the ring has started, to the warp's record in
+  // shared memory.
+  template <int kSlots>
+  static __device__ __forceinline__ void run(const DecodeParams& p,
+                                             ExactRing<kHeadDim, kSlots>& ring, const RowWork& work,
                                              int batch_row, int head, int row_group, int first,
                                              int last, float* record) {
     const int lane = threadIdx.x & 31, quad = lane & 3, line = lane >> 2;
-    const ExactTokens keys(p, p.sink_keys, p.window_keys, work, batch_row, head);
-    const ExactTokens values(p, p.sink_values, p.window_values, work, batch_row, head);
     const float scale = p.softmax_scale * kLog2E;
     const int first_row = row_group * kRows;
-    const uint16_t* queries =
-        p.query_rows +
-        (static_cast<int64_t>(batch_row * p.kv_heads + head) * p.padded_rows() + first_row) *
-            kHeadDim;
 
-    uint32_t query[kColumns][kSteps][2];
+    uint4 query[kColumns][kParts];
 #pragma unroll
     for (int column = 0; column < kColumns; ++column) {
       const int row = column * 8 + line;
+      const uint16_t* source = p.query_row(batch_row, head, first_row + row) + quad * 8;
 #pragma unroll
-      for (int step = 0; step < kSteps; step += 2) {
-        uint4 words = make_uint4(0, 0, 0, 0);
+      for (int i = 0; i < kParts; ++i) {
+        query[column][i] = make_uint4(0, 0, 0, 0);
         if (row < kRows) {
-          words = *reinterpret_cast<const uint4*>(queries + row * kHeadDim + step * 16 + quad * 8);
+          query[column][i] = __ldg(reinterpret_cast<const uint4*>(source + i * 32));
         }
-        query[column][step][0] = words.x;
-        query[column][step][1] = words.y;
-        query[column][step + 1][0] = words.z;
-        query[column][step + 1][1] = words.w;
       }
     }
     // Last token that each of this lane's rows may see.
@@ -93,86 +160,55 @@ class ExactAttention {
 #pragma unroll
       for (int i = 0; i < 2; ++i) {
         const int row = first_row + column * 8 + quad * 2 + i;
-        visible[column][i] = work.length - p.query_tokens + row % p.query_tokens;
+        visible[column][i] =
+            work.length - p.query_tokens + row - p.by_query_tokens.divide(row) * p.query_tokens;
         maximum[column][i] = -INFINITY;
         weight[column][i] = 0.f;
       }
     }
 
-    // One row of a unit per lane, keys and values: registers have no room to load a unit ahead.
-    const auto prefetch = [&](int unit) {
-      const int e = unit * kExactUnit + (lane & (kExactUnit - 1));
-      if (unit < last && e < work.exact) {
-        prefetch_to_l2(lane < kExactUnit ? keys.row(e) : values.row(e), kHeadDim * 2);
-      }
-    };
-    prefetch(first);
-
 #pragma unroll 1
     for (int unit = first; unit < last; ++unit) {
-      const int base = unit * kExactUnit;
-      prefetch(unit + 1);
-      float score[kColumns][4] = {};
-      uint32_t value[4][kLaneWords];
-      if constexpr (kEarly) load_values(value, values, base);
-      {
-        const uint16_t* low = keys.row(base + line) + quad * 8;
-        const uint16_t* high = keys.row(base + line + 8) + quad * 8;
-        uint4 a[kSteps / 2], b[kSteps / 2];
+      const int e = unit * kExactUnit + line;
+      const int index = e < work.sinks ? e : e + work.coded;
+      uint4 part[kParts];
+      ring.template take<0>(unit, part);
+      // A lane's four words of a part stand in both halves of A's rows: one product gives the sum
+      // of two of them for the upper rows, the other that of the others for the lower ones.
+      float upper[kColumns][4] = {}, lower[kColumns][4] = {};
 #pragma unroll
-        for (int i = 0; i < kSteps / 2; ++i) {
-          a[i] = __ldg(reinterpret_cast<const uint4*>(low + i * 32));
-          b[i] = __ldg(reinterpret_cast<const uint4*>(high + i * 32));
-        }
+      for (int i = 0; i < kParts; ++i) {
 #pragma unroll
-        for (int i = 0; i < kSteps / 2; ++i) {
-#pragma unroll
-          for (int column = 0; column < kColumns; ++column) {
-            Pair::mma(score[column], a[i].x, b[i].x, a[i].y, b[i].y, query[column][2 * i][0],
-                      query[column][2 * i][1]);
-            Pair::mma(score[column], a[i].z, b[i].z, a[i].w, b[i].w, query[column][2 * i + 1][0],
-                      query[column][2 * i + 1][1]);
-          }
+        for (int column = 0; column < kColumns; ++column) {
+          const uint4& q = query[column][i];
+          Pair::mma(upper[column], part[i].x, part[i].y, part[i].z, part[i].w, q.x, q.z);
+          Pair::mma(lower[column], part[i].x, part[i].y, part[i].z, part[i].w, q.y, q.w);
         }
       }
-      if constexpr (!kEarly) load_values(value, values, base);
+      uint32_t high[kColumns], low[kColumns];
 #pragma unroll
       for (int column = 0; column < kColumns; ++column) {
-        float largest[2] = {-INFINITY, -INFINITY};
-#pragma unroll
-        for (int i = 0; i < 4; ++i) {
-          const int e = base + line + (i >> 1) * 8;
-          const float x = apply_softcap(p, score[column][i] * scale);
-          const bool seen =
-              e < work.exact && (e < work.sinks ? e : e + work.coded) <= visible[column][i & 1];
-          score[column][i] = seen ? x : -INFINITY;
-          largest[i & 1] = fmaxf(largest[i & 1], score[column][i]);
-        }
-        float factor[2];
+        float p2[2], factor[2];
 #pragma unroll
         for (int i = 0; i < 2; ++i) {
+          const float x = apply_softcap(p, (upper[column][i] + lower[column][2 + i]) * scale);
+          const float score = e < work.exact && index <= visible[column][i] ? x : -INFINITY;
+          float largest = score;
 #pragma unroll
           for (int distance = 4; distance < 32; distance *= 2) {
-            largest[i] = fmaxf(largest[i], __shfl_xor_sync(kFullWarp, largest[i], distance));
+            largest = fmaxf(largest, __shfl_xor_sync(kFullWarp, largest, distance));
           }
-          largest[i] = fmaxf(largest[i], maximum[column][i]);
-          factor[i] = rescale(maximum[column][i], largest[i]);
-          maximum[column][i] = largest[i];
+          largest = fmaxf(largest, maximum[column][i]);
+          factor[i] = rescale(maximum[column][i], largest);
+          maximum[column][i] = largest;
+          p2[i] = rescale(score, largest);
+          weight[column][i] = weight[column][i] * factor[i] + p2[i];
         }
-        float p4[4];
-#pragma unroll
-        for (int i = 0; i < 4; ++i) p4[i] = rescale(score[column][i], largest[i & 1]);
-        weight[column][0] = weight[column][0] * factor[0] + p4[0] + p4[2];
-        weight[column][1] = weight[column][1] * factor[1] + p4[1] + p4[3];
         // A second product with what rounding to 16 bits left over.
-        uint32_t high[2], low[2];
-#pragma unroll
-        for (int i = 0; i < 2; ++i) {
-          const uint32_t rounded = Pair::pack(p4[2 * i], p4[2 * i + 1]);
-          const float2 back = Pair::unpack(rounded);
-          high[i] = transpose_8x8(rounded);
-          low[i] = transpose_8x8(Pair::pack(p4[2 * i] - back.x, p4[2 * i + 1] - back.y));
-        }
+        const uint32_t rounded = Pair::pack(p2[0], p2[1]);
+        const float2 back = Pair::unpack(rounded);
+        high[column] = transpose_8x8(rounded);
+        low[column] = transpose_8x8(Pair::pack(p2[0] - back.x, p2[1] - back.y));
         if (__any_sync(kFullWarp, factor[0] != 1.f || factor[1] != 1.f)) {
 #pragma unroll
           for (int step = 0; step < kSteps; ++step) {
@@ -183,15 +219,21 @@ class ExactAttention {
             c[3] *= factor[1];
           }
         }
+      }
+      ring.template take<1>(unit, part);
 #pragma unroll
-        for (int step = 0; step < kSteps; ++step) {
-          float (&c)[4] = out[column][step];
-          const uint32_t a0 = permute_bytes(value[0][step], value[1][step], 0x5410);
-          const uint32_t a1 = permute_bytes(value[0][step], value[1][step], 0x7632);
-          const uint32_t a2 = permute_bytes(value[2][step], value[3][step], 0x5410);
-          const uint32_t a3 = permute_bytes(value[2][step], value[3][step], 0x7632);
-          Pair::mma(c, a0, a1, a2, a3, high[0], high[1]);
-          Pair::mma(c, a0, a1, a2, a3, low[0], low[1]);
+      for (int i = 0; i < kParts / 2; ++i) {
+        const uint4 &x = part[i], &y = part[kParts / 2 + i];
+        const uint32_t token[2][4] = {{x.x, x.y, x.z, x.w}, {y.x, y.y, y.z, y.w}};
+#pragma unroll
+        for (int word = 0; word < 4; ++word) {
+          const uint32_t a0 = permute_bytes(token[0][word], token[1][word], 0x5410);
+          const uint32_t a1 = permute_bytes(token[0][word], token[1][word], 0x7632);
+#pragma unroll
+          for (int column = 0; column < kColumns; ++column) {
+            Pair::mma_short(out[column][i * 4 + word], a0, a1, high[column]);
+            Pair::mma_short(out[column][i * 4 + word], a0, a1, low[column]);
+          }
         }
       }
     }
@@ -208,7 +250,7 @@ class ExactAttention {
         if (row < kRows) {
 #pragma unroll
           for (int step = 0; step < kSteps; ++step) {
-            const int dim = line * (kHeadDim / 8) + 2 * step;
+            const int dim = step / 4 * 64 + line * 8 + step % 4 * 2;
             record[record_index(row, dim, kHeadDim)] = out[column][step][i];
             record[record_index(row, dim + 1, kHeadDim)] = out[column][step][2 + i];
           }
@@ -220,29 +262,6 @@ class ExactAttention {
       }
     }
     __syncwarp();
-  }
-
- private:
-  // Whether there are registers to fetch values together with keys.
-  static constexpr bool kEarly = kHeadDim <= 128 && kRows > 4;
-
-  // 4 tokens of the transposed product: 2 quad, 2 quad + 1, and 8 more.
-  static __device__ __forceinline__ void load_values(uint32_t (&value)[4][kLaneWords],
-                                                     const ExactTokens& values, int base) {
-    const int lane = threadIdx.x & 31, quad = lane & 3, line = lane >> 2;
-#pragma unroll
-    for (int token = 0; token < 4; ++token) {
-      const int e = base + quad * 2 + (token & 1) + (token >> 1) * 8;
-      const uint16_t* source = values.row(e) + line * (kHeadDim / 8);
-#pragma unroll
-      for (int i = 0; i < kLaneWords; i += 4) {
-        const uint4 words = __ldg(reinterpret_cast<const uint4*>(source + 2 * i));
-        value[token][i] = words.x;
-        value[token][i + 1] = words.y;
-        value[token][i + 2] = words.z;
-        value[token][i + 3] = words.w;
-      }
-    }
   }
 };
 

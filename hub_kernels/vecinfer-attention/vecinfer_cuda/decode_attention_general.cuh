@@ -20,16 +20,19 @@ class GeneralEngine {
   static constexpr bool kAsideShared = false;
   static constexpr int kRecordOffset = 0;
   static constexpr int kMetaOffset = kWarps * kRows * (kMaxHeadDim + 2) * 4;
-  static constexpr int kSharedBytes = kMetaOffset + sizeof(BlockPieces<kWarps, kRows>);
+  using Pieces = BlockPieces<kWarps, 1>;
+  static constexpr int kSharedBytes = kMetaOffset + sizeof(Pieces);
 
   __device__ __forceinline__ GeneralEngine(const DecodeParams& p, int head, int row_group, char*)
       : p_(p), head_(head), row_group_(row_group) {}
 
-  __device__ void prefetch(int, int, int) {}
+  __device__ void prefetch(int, int, int, bool) {}
   template <typename FirstTiles>
-  __device__ void prepare(FirstTiles) {}
+  __device__ void prepare(FirstTiles first_tiles) {
+    first_tiles();
+  }
 
-  __device__ __forceinline__ void codes(int b, const RowWork& work, int first, int last,
+  __device__ __forceinline__ void codes(int b, const RowWork& work, int first, int last, bool,
                                         float* record) {
     start();
     const int64_t row = padded_row(b);
@@ -38,7 +41,7 @@ class GeneralEngine {
     const float value_scale = p_.value.centroid_scale[head_];
     float mean_score[kRows];
 #pragma unroll
-    for (int r = 0; r < kRows; ++r) mean_score[r] = p_.row_scale[row + r].y;
+    for (int r = 0; r < kRows; ++r) mean_score[r] = p_.row_offset[row + r];
     const SideReader key(p_.key, p_.head_dim, head_), value(p_.value, p_.head_dim, head_);
     const int lane = threadIdx.x & 31, dim_step = p_.key.format.subvector_dim;
     const uint8_t* tiles = p_.codes.data + b * p_.codes.batch_stride + head_ * p_.codes.head_stride;
@@ -77,7 +80,9 @@ class GeneralEngine {
   __device__ __forceinline__ void exact(int b, const RowWork& work, int first, int last,
                                         float* record) {
     start();
-    const uint16_t* query = p_.query_rows + padded_row(b) * p_.head_dim;
+    const uint16_t* query[kRows];
+#pragma unroll
+    for (int r = 0; r < kRows; ++r) query[r] = p_.query_row(b, head_, row_group_ * kRows + r);
     const ExactTokens keys(p_, p_.sink_keys, p_.window_keys, work, b, head_);
     const ExactTokens values(p_, p_.sink_values, p_.window_values, work, b, head_);
     const int lane = threadIdx.x & 31;
@@ -90,7 +95,7 @@ class GeneralEngine {
         const float k = state_to_float(key[i], p_.bf16);
 #pragma unroll
         for (int r = 0; r < kRows; ++r) {
-          score[r] = fmaf(state_to_float(query[r * p_.head_dim + i], p_.bf16), k, score[r]);
+          score[r] = fmaf(state_to_float(query[r][i], p_.bf16), k, score[r]);
         }
       }
 #pragma unroll

@@ -12,6 +12,7 @@ struct DecodeKernel {
   int warps = 0;
   int shared_bytes = 0;
   int rows_per_group = 0;
+  int exact_slots = 0;  // chunks of exact tokens in flight
 };
 
 // A byte-code variant for at least `rows` rows if there is one, else the widest.

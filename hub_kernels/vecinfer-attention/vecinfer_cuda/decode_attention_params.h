@@ -12,6 +12,7 @@
 
 #include <cstdint>
 
+#include "codes.cuh"
 #include "params.h"
 
 namespace vecinfer {
@@ -19,7 +20,7 @@ namespace vecinfer {
 constexpr int kRowTile = 4;
 constexpr float kLog2E = 1.4426950408889634f;
 // Exact tokens (sinks and ring) are dealt out in units of this many.
-constexpr int kExactUnit = 16;
+constexpr int kExactUnit = 8;
 
 struct DecodeParams {
   // inputs
@@ -43,12 +44,9 @@ struct DecodeParams {
   void* out;   // [B, Hq, Tq, D]
   float* lse;  // [B, Hq, Tq]
 
-  // written by the query kernel
-  int8_t* query_bytes;  // [B, Hkv, row_groups * tiles, 32, D / 4]: lane's fragment, high bytes in
-                        // even columns
-  float2* row_scale;  // [B, Hkv, padded_rows] log2 score of an integer step; log2 score of the mean
-  uint16_t* query_rows;  // [B, Hkv, padded_rows, D] as given
-  float* query_float;    // [B, Hkv, padded_rows, D] transformed; null on the fast path
+  // written by the query kernel; null where the main kernel transforms the queries itself
+  float* query_float;  // [B, Hkv, padded_rows, D] transformed
+  float* row_offset;   // [B, Hkv, padded_rows] log2 score of the key mean
 
   // written by the main kernel
   float* records;  // [Hkv * row_groups, splits + 2 B, record_floats]
@@ -58,6 +56,7 @@ struct DecodeParams {
   int kv_heads;
   int group;         // query heads per kv head
   int query_tokens;  // Tq
+  FastDivider by_query_tokens;
   int head_dim;
   int rows;            // group * Tq
   int rows_per_group;  // of a row group: 4, 8 or 16
@@ -67,11 +66,24 @@ struct DecodeParams {
   int sink_length;
   int residual_length;
   int exact_weight;  // work of an exact unit in tiles
+  int start_weight;  // work of starting a row in tiles
   int query_limit;   // largest 16-bit query: keeps integer scores under 2**30
 
   __host__ __device__ int padded_rows() const { return rows_per_group * row_groups; }
   __host__ __device__ int record_floats() const { return rows_per_group * (head_dim + 2); }
   __host__ __device__ int slots() const { return splits + 2 * batch; }
+
+#ifdef __CUDACC__
+  // A row's query as given; rows of the padding read the last one's, and nobody reads what comes of
+  // it.
+  __device__ __forceinline__ const uint16_t* query_row(int b, int head, int row) const {
+    row = min(row, rows - 1);
+    const int member = by_query_tokens.divide(row);
+    return static_cast<const uint16_t*>(query.data) + b * query.batch_stride +
+           (head * group + member) * query.head_stride +
+           (row - member * query_tokens) * query.token_stride;
+  }
+#endif
 };
 
 }  // namespace vecinfer

@@ -20,6 +20,11 @@ enum class Target {
 
 constexpr int shared_bytes(Target target) { return target == Target::kHopper ? 232448 : 101376; }
 
+// Of one row of queries: log2 score of an integer step, and of the key mean.
+struct RowScale {
+  float step, offset;
+};
+
 // A format the int8 kernel takes: 8-bit codes, 4 or 8 elements, one or two levels.
 template <int kDim_, int kLevels_>
 struct ByteFormat {
@@ -61,10 +66,19 @@ struct DecodeTraits {
   // 16 warps as long as 128 registers hold a row tile's accumulators and fragments.
   static constexpr int kAccumulators = kRowTiles * kHeadDim / 4;
   static constexpr int kRecordFloats = kRows * (kHeadDim + 2);
-  static constexpr int kMetaBytes = 2432;
-  static constexpr int kBudget = shared_bytes(kTarget) - kTableBytes - kMetaBytes;
+  // Row scales; then BlockPieces, with room for the query's transform at first.
+  static constexpr int kScratchFloats = 2 * kHeadDim;
+  static constexpr int scale_bytes(int warps) {
+    return warps * kRows * static_cast<int>(sizeof(RowScale));
+  }
+  static constexpr int meta_bytes(int warps) {
+    return scale_bytes(warps) + 4 * (kScratchFloats + 3 * warps);
+  }
+  static constexpr int budget(int warps) {
+    return shared_bytes(kTarget) - kTableBytes - meta_bytes(warps);
+  }
   static constexpr int stages_of(int warps) {
-    return (kBudget - warps * kRecordFloats * 4) / (warps * kTileBytes);
+    return (budget(warps) - warps * kRecordFloats * 4) / (warps * kTileBytes);
   }
   static constexpr int choose_warps() {
     if (kTarget == Target::kHopper && kAccumulators <= 32 && stages_of(16) >= 2) return 16;
@@ -74,22 +88,29 @@ struct DecodeTraits {
   static constexpr int kWarps = choose_warps();
   static constexpr int kThreads = kWarps * 32;
   static constexpr int kRegisters = kWarps == 16 ? 128 : 255;
-  // 96 KB in flight per multiprocessor saturate memory; more would only delay other loads.
-  static constexpr int kRingBytes = 98304;
+  // 64 KB in flight per multiprocessor saturate memory; more only delays other loads.
+  static constexpr int kRingBytes = 65536;
   static constexpr int kWantedStages =
       kRingBytes / (kWarps * kTileBytes) > 2 ? kRingBytes / (kWarps * kTileBytes) : 2;
   static constexpr int kStages =
       stages_of(kWarps) < kWantedStages ? stages_of(kWarps) : kWantedStages;
   static_assert(kStages >= 1, "the codebooks do not fit this device's shared memory");
 
+  // A warp's ring of tiles also serves as its ring of exact tokens: chunks of a unit's keys or
+  // values.
+  static constexpr int kExactChunk = kExactUnit * kHeadDim * 2;
+  static constexpr int kRing =
+      kStages * kTileBytes > kExactChunk ? kStages * kTileBytes : kExactChunk;
+  static constexpr int kExactSlots = kRing / kExactChunk;
+
   static constexpr int kRecordOffset = kTableBytes;
   static constexpr int kRecordBytes = kWarps * kRecordFloats * 4;
   // A second record per warp if there is room.
-  static constexpr bool kAsideShared =
-      kBudget - 2 * kRecordBytes - kWarps * kStages * kTileBytes >= 0;
+  static constexpr bool kAsideShared = budget(kWarps) - 2 * kRecordBytes - kWarps * kRing >= 0;
   static constexpr int kRingOffset = kRecordOffset + (kAsideShared ? 2 : 1) * kRecordBytes;
-  static constexpr int kMetaOffset = kRingOffset + kWarps * kStages * kTileBytes;
-  static constexpr int kSharedBytes = kMetaOffset + kMetaBytes;
+  static constexpr int kScaleOffset = kRingOffset + kWarps * kRing;
+  static constexpr int kMetaOffset = kScaleOffset + scale_bytes(kWarps);
+  static constexpr int kSharedBytes = kScaleOffset + meta_bytes(kWarps);
   static_assert(kSharedBytes <= shared_bytes(kTarget));
 
   // Tiles after which int32 sums of 32 * 255 * 128 per level and tile are moved to fp32.

@@ -19,11 +19,15 @@ inline int num_splits_heuristic(int multiprocessors, int kv_heads, int row_group
   return std::clamp(multiprocessors / (kv_heads * row_groups), 1, kMaxSplits);
 }
 
-// Work of 16 exact tokens in tiles. By bytes it is 4 (8 KB against 2 KB with 128 elements and 2
-// bits), but their loads are not prefetched far, and a warp that is given too many of them ends
-// last. Measured on an H100 with 3, 4, 5 and 6: 3 costs up to 15 %, the others are within 8 % of
-// each other and 6 is best for long rows.
-constexpr int kExactWeight = 6;
+// Work of starting a row, in tiles: its queries, and the first loads that nothing hides.
+constexpr int kStartWeight = 2;
+
+// Work of a unit of exact tokens in tiles: by bytes. Without a ring of at least two chunks their
+// loads wait for one another.
+inline int exact_weight(int exact_slots, int head_dim, int tile_bytes) {
+  const int unit_bytes = kExactUnit * head_dim * 4;
+  return std::max(1, (unit_bytes + tile_bytes / 2) / tile_bytes) * (exact_slots < 2 ? 3 : 1);
+}
 
 // Largest 16-bit query whose score cannot reach 2^30 in size: 2^30 / (128 * D * levels), within 127
 // * 256.

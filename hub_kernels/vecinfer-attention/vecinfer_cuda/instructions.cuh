@@ -91,13 +91,29 @@ struct HalfPair {
           : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "r"(b0), "r"(b1));
     }
   }
+
+  // c += a b for a [16, 8] and b [8, 8].
+  static __device__ __forceinline__ void mma_short(float (&c)[4], uint32_t a0, uint32_t a1,
+                                                   uint32_t b0) {
+    if constexpr (kBf16) {
+      asm("mma.sync.aligned.m16n8k8.row.col.f32.bf16.bf16.f32 "
+          "{%0, %1, %2, %3}, {%4, %5}, {%6}, {%0, %1, %2, %3};"
+          : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
+          : "r"(a0), "r"(a1), "r"(b0));
+    } else {
+      asm("mma.sync.aligned.m16n8k8.row.col.f32.f16.f16.f32 "
+          "{%0, %1, %2, %3}, {%4, %5}, {%6}, {%0, %1, %2, %3};"
+          : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
+          : "r"(a0), "r"(a1), "r"(b0));
+    }
+  }
 };
 
 __device__ __forceinline__ uint32_t shared_address(const void* pointer) {
   return static_cast<uint32_t>(__cvta_generic_to_shared(pointer));
 }
 
-// 16 bytes go around L1: codes are read once.
+// 16 bytes go around L1.
 template <int kBytes>
 __device__ __forceinline__ void copy_async(uint32_t shared, const void* global) {
   static_assert(kBytes == 4 || kBytes == 8 || kBytes == 16);
@@ -105,6 +121,23 @@ __device__ __forceinline__ void copy_async(uint32_t shared, const void* global) 
     asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(shared), "l"(global) : "memory");
   } else {
     asm volatile("cp.async.ca.shared.global [%0], [%1], %2;" ::"r"(shared), "l"(global), "n"(kBytes)
+                 : "memory");
+  }
+}
+
+// The same for what is read once: L2 gives it up first, and keeps codebooks, queries, records and
+// instructions.
+template <int kBytes>
+__device__ __forceinline__ void stream_async(uint32_t shared, const void* global) {
+  // What createpolicy.fractional.L2::evict_first makes; as a constant it takes no registers.
+  constexpr uint64_t policy = 0x12f0000000000000;
+  if constexpr (kBytes == 16) {
+    asm volatile("cp.async.cg.shared.global.L2::cache_hint [%0], [%1], 16, %2;" ::"r"(shared),
+                 "l"(global), "l"(policy)
+                 : "memory");
+  } else {
+    asm volatile("cp.async.ca.shared.global.L2::cache_hint [%0], [%1], %3, %2;" ::"r"(shared),
+                 "l"(global), "l"(policy), "n"(kBytes)
                  : "memory");
   }
 }
@@ -118,11 +151,9 @@ __device__ __forceinline__ void wait_copies() {
   asm volatile("cp.async.wait_group %0;" ::"n"(kPending) : "memory");
 }
 
-// Brings global memory (both a multiple of 16 bytes) to L2; a hint that older devices do without.
-__device__ __forceinline__ void prefetch_to_l2(const void* global, int bytes) {
-#if __CUDA_ARCH__ >= 900
-  asm volatile("cp.async.bulk.prefetch.L2.global [%0], %1;" ::"l"(global), "r"(bytes));
-#endif
+// Brings a line of global memory to L2.
+__device__ __forceinline__ void prefetch_to_l2(const void* global) {
+  asm volatile("prefetch.global.L2 [%0];" ::"l"(global));
 }
 
 // kBytes of shared memory into registers.

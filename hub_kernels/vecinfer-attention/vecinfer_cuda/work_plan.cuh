@@ -33,7 +33,11 @@ struct RowWork {
     units = (exact + kExactUnit - 1) / kExactUnit;
   }
 
-  __device__ int span(const DecodeParams& p) const { return tiles + units * p.exact_weight; }
+  // Positions of the list: some that hold nothing, as starting a row takes time, then those of the
+  // tiles, then those of the exact units.
+  __device__ int span(const DecodeParams& p) const {
+    return p.start_weight + tiles + units * p.exact_weight;
+  }
 };
 
 __device__ __forceinline__ int ceil_div(int a, int b) { return (a + b - 1) / b; }
@@ -72,58 +76,46 @@ __device__ __forceinline__ int warp_inclusive_sum(int x) {
   return x;
 }
 
-// Positions of all rows. The whole warp constructs and calls, and gets the same answers. The first
-// 32 rows are kept, so that small batches read their lengths once.
+// Positions of all rows; each lane keeps those of a run of rows. The whole warp constructs and
+// calls, and gets the same answers.
 class HeadPlan {
  public:
-  __device__ __forceinline__ explicit HeadPlan(const DecodeParams& p) {
-    const int lane = threadIdx.x & 31;
-    span_ = lane < p.batch ? RowWork(p, lane).span(p) : 0;
+  HeadPlan() = default;
+  __device__ __forceinline__ explicit HeadPlan(const DecodeParams& p)
+      : per_lane_(static_cast<unsigned>(p.batch + 31) / 32u), span_(0) {
+    const int first = (threadIdx.x & 31) * per_lane_;
+    const int last = min(first + per_lane_, p.batch);
+#pragma unroll 4
+    for (int b = first; b < last; ++b) span_ += RowWork(p, b).span(p);
     end_ = warp_inclusive_sum(span_);
-    total_ = kept_ = __shfl_sync(kFullWarp, end_, 31);
-    for (int base = 32; base < p.batch; base += 32) {
-      total_ += __reduce_add_sync(kFullWarp, span(p, base + lane));
-    }
+    total_ = __shfl_sync(kFullWarp, end_, 31);
   }
 
   __device__ __forceinline__ int total() const { return total_; }
 
   // The row that holds a position below the total, and its first position.
   __device__ __forceinline__ int find(const DecodeParams& p, int position, int* row_start) const {
-    int base = 0, start = 0, own = span_, end = end_;
-    for (;;) {
-      const unsigned past = __ballot_sync(kFullWarp, end > position);
-      if (past != 0) {
-        const int owner = __ffs(past) - 1;
-        *row_start = __shfl_sync(kFullWarp, end - own, owner);
-        return base + owner;
-      }
-      start = __shfl_sync(kFullWarp, end, 31);
-      base += 32;
-      own = span(p, base + (threadIdx.x & 31));
-      end = start + warp_inclusive_sum(own);
+    const int lane = __ffs(__ballot_sync(kFullWarp, end_ > position)) - 1;
+    int start = __shfl_sync(kFullWarp, end_ - span_, lane), row = lane * per_lane_;
+    if (per_lane_ > 1) {
+      for (int span; position >= start + (span = RowWork(p, row).span(p)); ++row) start += span;
     }
+    *row_start = start;
+    return row;
   }
 
   // First position of a row.
   __device__ __forceinline__ int row_start(const DecodeParams& p, int row) const {
-    if (row < 32) return __shfl_sync(kFullWarp, end_ - span_, row);
-    int start = kept_;
-    for (int base = 32; base < row; base += 32) {
-      const int b = base + (threadIdx.x & 31);
-      start += __reduce_add_sync(kFullWarp, b < row ? span(p, b) : 0);
-    }
+    const int lane = static_cast<unsigned>(row) / static_cast<unsigned>(per_lane_);
+    int start = __shfl_sync(kFullWarp, end_ - span_, lane);
+    for (int b = lane * per_lane_; b < row; ++b) start += RowWork(p, b).span(p);
     return start;
   }
 
  private:
-  static __device__ __forceinline__ int span(const DecodeParams& p, int b) {
-    return b < p.batch ? RowWork(p, b).span(p) : 0;
-  }
-
-  int span_;  // of row `lane`
-  int end_;   // position behind it
-  int kept_;  // of the first 32 rows
+  int per_lane_;
+  int span_;  // of this lane's rows
+  int end_;   // position behind them
   int total_;
 };
 

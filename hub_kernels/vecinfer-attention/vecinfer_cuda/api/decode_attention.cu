@@ -1,6 +1,6 @@
 // SPDX-FileCopyrightText: 2026 The vecinfer_hf authors
 // SPDX-License-Identifier: Apache-2.0
-// Host side of decode_attention: checks, workspace, choice of kernel, three launches.
+// Host side of decode_attention: checks, workspace, choice of kernel, launches.
 #include <cstdlib>
 #include <cstring>
 
@@ -140,7 +140,7 @@ std::tuple<Tensor, Tensor> decode_attention(
                {sink_values, "sink_values", sinks, p.sink_values},
                {window_keys, "window_keys", window, p.window_keys},
                {window_values, "window_values", window, p.window_values}};
-  bool aligned = true;
+  bool aligned = p.query.aligned;
   for (const auto& part : exact) {
     check_dtype(part.tensor, part.name, query.scalar_type());
     part.view = states_view(part.tensor, part.name, query, batch, heads, part.tokens, head_dim);
@@ -170,6 +170,7 @@ std::tuple<Tensor, Tensor> decode_attention(
   p.kv_heads = static_cast<int>(heads);
   p.group = static_cast<int>(query_heads / heads);
   p.query_tokens = static_cast<int>(query_tokens);
+  p.by_query_tokens = FastDivider(p.query_tokens);
   p.head_dim = static_cast<int>(head_dim);
   p.rows = p.group * p.query_tokens;
   p.sink_length = static_cast<int>(sinks);
@@ -192,43 +193,46 @@ std::tuple<Tensor, Tensor> decode_attention(
   p.splits = num_splits > 0
                  ? static_cast<int>(num_splits)
                  : num_splits_heuristic(device.multiprocessors, p.kv_heads, p.row_groups);
-  p.exact_weight = kExactWeight;
+  p.start_weight = kStartWeight;
+  p.exact_weight = exact_weight(kernel.exact_slots, p.head_dim, p.codes.bytes_per_tile);
   p.query_limit = query_limit(p.head_dim, p.key.format.num_codes);
 
+  // The int8 kernel applies diagonal transforms to its queries itself.
+  const bool full = p.key.transform.kind == TransformKind::kFull;
+  const bool transforms_first = general || full;
   const int64_t padded_rows = batch * heads * p.padded_rows();
   const int64_t pairs = heads * p.row_groups, record_bytes = p.record_floats() * 4;
   Workspace workspace;
-  const int64_t at_bytes = workspace.reserve(general ? 0 : padded_rows * head_dim * 2);
-  const int64_t at_scale = workspace.reserve(padded_rows * sizeof(float2));
-  const int64_t at_rows = workspace.reserve(padded_rows * head_dim * 2);
-  const int64_t at_float = workspace.reserve(general ? padded_rows * head_dim * 4 : 0);
+  const int64_t at_float = workspace.reserve(transforms_first ? padded_rows * head_dim * 4 : 0);
+  const int64_t at_offset = workspace.reserve(transforms_first ? padded_rows * 4 : 0);
   const int64_t at_records = workspace.reserve(pairs * p.slots() * record_bytes);
   const int64_t at_aside = workspace.reserve(pairs * p.splits * p.warps * record_bytes);
   Tensor memory = torch::stable::new_empty(query, {workspace.size()}, ScalarType::Byte);
   char* base = static_cast<char*>(memory.data_ptr());
-  p.query_bytes = reinterpret_cast<int8_t*>(base + at_bytes);
-  p.row_scale = reinterpret_cast<float2*>(base + at_scale);
-  p.query_rows = reinterpret_cast<uint16_t*>(base + at_rows);
-  p.query_float = general ? reinterpret_cast<float*>(base + at_float) : nullptr;
+  if (transforms_first) {
+    p.query_float = reinterpret_cast<float*>(base + at_float);
+    p.row_offset = reinterpret_cast<float*>(base + at_offset);
+  }
   p.records = reinterpret_cast<float*>(base + at_records);
   p.aside = reinterpret_cast<float*>(base + at_aside);
 
   const cudaStream_t stream = current_stream(query);
-  const bool full = p.key.transform.kind == TransformKind::kFull;
-  const int query_rows = query_block_rows(full, p.head_dim);
-  int chunks =
-      static_cast<int>(full ? (p.padded_rows() + query_rows - 1) / query_rows * batch * heads
-                            : (padded_rows + query_rows - 1) / query_rows);
-  const int query_shared = full ? 2 * ((query_rows + 7) / 8 * 8) * p.head_dim * 4 : 0;
-  const int query_blocks = std::min(device.multiprocessors, chunks);
-  void* query_arguments[] = {&p, &chunks};
-  launch(full ? reinterpret_cast<const void*>(&query_transform_kernel<true>)
-              : reinterpret_cast<const void*>(&query_transform_kernel<false>),
-         query_blocks, query_threads(full), query_shared, false, query_arguments, stream);
-  void* arguments[] = {&p};
   const bool dependent = device.major >= 9;
+  if (transforms_first) {
+    const int query_rows = query_block_rows(p.head_dim);
+    int chunks =
+        static_cast<int>(full ? (p.padded_rows() + query_rows - 1) / query_rows * batch * heads
+                              : (padded_rows + query_rows - 1) / query_rows);
+    const int query_shared = full ? 2 * ((query_rows + 7) / 8 * 8) * p.head_dim * 4 : 0;
+    void* query_arguments[] = {&p, &chunks};
+    launch(full ? reinterpret_cast<const void*>(&query_transform_kernel<true>)
+                : reinterpret_cast<const void*>(&query_transform_kernel<false>),
+           std::min(4 * device.multiprocessors, chunks), kQueryThreads, query_shared, false,
+           query_arguments, stream);
+  }
+  void* arguments[] = {&p};
   launch(kernel.function, dim3(p.splits, p.row_groups, heads), kernel.warps * 32,
-         kernel.shared_bytes, dependent, arguments, stream);
+         kernel.shared_bytes, dependent && transforms_first, arguments, stream);
   const int slices = combine_slices(p.splits, p.batch, static_cast<int>(batch * heads * p.rows),
                                     p.head_dim, device.multiprocessors);
   const int columns = (p.head_dim + 31) / 32 * 32;

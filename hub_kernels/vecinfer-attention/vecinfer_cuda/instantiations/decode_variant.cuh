@@ -15,6 +15,7 @@ DecodeKernel decode_variant() {
   kernel.warps = Traits::kWarps;
   kernel.shared_bytes = Traits::kSharedBytes;
   kernel.rows_per_group = Traits::kRows;
+  kernel.exact_slots = Traits::kExactSlots;
   return kernel;
 }
 
