@@ -119,6 +119,10 @@ def test_the_command(tmp_path, capsys):
     assert all(row.seconds > 0 and row.cache_bytes > 0 for row in rows)
     assert about["device"] == "cpu"
     assert json.loads(kept.read_text())["rows"][0]["tokens_per_second"] > 0
+    with pytest.raises(SystemExit) as stopped:
+        main(["bench", "--show", str(kept)])
+    assert stopped.value.code == 0
+    assert capsys.readouterr().out == printed
 
 
 def test_the_plot_shows_every_cache_and_where_ours_wins(tmp_path):

@@ -2,10 +2,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Calibration: a model and text to a Codebook. Owns how codebooks are made, and nothing of how they are used."""
 
-from .allocate import allocate_bits, measure_sensitivity
+from .allocate import allocate_bits, measure_sensitivity, predicted_sensitivity
 from .calibrate import calibrate
 from .online import fit_online
 from .refine import refine, simulated_loss
 
 
-__all__ = ["allocate_bits", "calibrate", "fit_online", "measure_sensitivity", "refine", "simulated_loss"]
+__all__ = ["allocate_bits", "calibrate", "fit_online", "measure_sensitivity", "predicted_sensitivity", "refine", "simulated_loss"]

@@ -103,7 +103,7 @@ def refine(
     *,
     sink_length: int = 4,
     residual_length: int = 128,
-    learning_rate: float = 0.02,
+    learning_rate: float = 0.1,
     max_position: int | None = None,
     max_seconds: float | None = None,
     seed: int = 0,
@@ -180,15 +180,21 @@ def refine(
 def _step_unit(side: VectorSimulator, name: str) -> float:
     """Size of a parameter, which the learning rate multiplies."""
     if name == "log_scale":  # a factor's logarithm has no size
-        return 0.5
-    if name == "mean":  # measured by the spread of what is restored, because a mean may be 0
-        restored = side.centroids.square().sum(1).mean().sqrt()
-        if side.kind == "matrix":
-            restored = restored * side.inverse.square().sum(1).mean().sqrt()
-        elif side.kind == "diagonal":
-            restored = restored * side.log_scale.exp().square().mean().sqrt()
-        return 0.25 * restored.clamp_min(1e-8).item()
-    return getattr(side, name).square().mean().sqrt().clamp_min(1e-8).item()
+        return 0.1
+    if name == "centroids":
+        # Half the distance to the next centroid, per element: about the error that quantization makes anyway. The
+        # size of the centroids is no measure, their elements differ by orders of magnitude.
+        last = side.centroids[:, -1]
+        distance = torch.cdist(last, last)
+        distance.diagonal(dim1=-2, dim2=-1).fill_(math.inf)
+        spacing = distance.amin(-1)
+        spacing = spacing[spacing > 0]  # spare centroids repeat others
+        return 0.5 * spacing.median().item() / math.sqrt(last.shape[-1]) if len(spacing) else 1e-8
+    # The mean, measured by the spread of what is restored, because it may be 0.
+    restored = side.centroids.square().sum(1).mean().sqrt()
+    if side.kind == "diagonal":
+        restored = restored * side.log_scale.exp().square().mean().sqrt()
+    return 0.05 * restored.clamp_min(1e-8).item()
 
 
 def _hidden(model: PreTrainedModel, ids: torch.Tensor, positions: torch.Tensor | None) -> torch.Tensor:

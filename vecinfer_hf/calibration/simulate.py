@@ -24,8 +24,8 @@ _SCORES = 1 << 28
 class VectorSimulator(torch.nn.Module):
     """Quantizes and restores one side (keys or values) of a layer; the gradient passes straight through the codes.
 
-    What restores is what is trained: the centroids, the mean and the inverse of the transform, `log_scale` (diagonal)
-    or `inverse` (matrix). What encodes follows from these and gets no gradient.
+    Trained are the centroids and, with a diagonal transform, the mean and the inverse scale's logarithm `log_scale`.
+    A full matrix and its mean stay: they come from the whole text, and small steps in them made the loss grow.
 
     Args:
         transform: float32 `[Hkv, D]`, `[Hkv, D, D]` or None, as in `LayerCodebook`.
@@ -47,8 +47,12 @@ class VectorSimulator(torch.nn.Module):
         if kind == "diagonal":
             self.log_scale = torch.nn.Parameter(-transform.log())
         elif kind == "matrix":
-            self.inverse = torch.nn.Parameter(torch.linalg.inv(transform.double()).float())
-        self.mean = None if mean is None else torch.nn.Parameter(mean.clone())
+            self.register_buffer("matrix", transform.clone())
+            self.register_buffer("inverse", torch.linalg.inv(transform.double()).float())
+        if mean is None or kind == "matrix":
+            self.register_buffer("mean", None if mean is None else mean.clone())
+        else:
+            self.mean = torch.nn.Parameter(mean.clone())
         self.centroids = torch.nn.Parameter(centroids.float() * centroid_scale.view(-1, 1, 1, 1))
 
     def forward(self, states: torch.Tensor) -> torch.Tensor:
@@ -60,8 +64,7 @@ class VectorSimulator(torch.nn.Module):
             rotation = hadamard_matrix(vectors.shape[-1]).to(vectors.device)
             vectors = (vectors * torch.exp(-self.log_scale.detach()).unsqueeze(-2)) @ rotation
         elif self.kind == "matrix":
-            # Without the check for singularity, which would make the host wait for a GPU in every layer.
-            vectors = vectors @ torch.linalg.inv_ex(self.inverse.detach())[0]
+            vectors = vectors @ self.matrix
         restored = self._quantized(vectors)
         if self.kind == "diagonal":
             restored = (restored @ rotation) * self.log_scale.exp().unsqueeze(-2)
@@ -124,7 +127,7 @@ class LayerSimulator(torch.nn.Module):
             if side.kind == "diagonal":
                 transform, inverse = torch.exp(-side.log_scale), side.log_scale.exp()
             elif side.kind == "matrix":
-                transform, inverse = torch.linalg.inv(side.inverse.double()).float(), side.inverse.clone()
+                transform, inverse = side.matrix.clone(), side.inverse.clone()
                 if side is self.key:
                     inverse = inverse.transpose(-1, -2).contiguous()
             mean = None if side.mean is None else side.mean.clone()
@@ -133,7 +136,11 @@ class LayerSimulator(torch.nn.Module):
 
 
 def simulated_attention(
-    layers: Mapping[int, LayerSimulator], sink_length: int, residual_length: int, chunk_length: int = 1
+    layers: Mapping[int, LayerSimulator],
+    sink_length: int,
+    residual_length: int,
+    chunk_length: int = 1,
+    prompt_length: int = 0,
 ) -> Callable:
     """Return an attention function for `attention_function`: quantized in `layers`, exact in all others.
 
@@ -143,6 +150,7 @@ def simulated_attention(
         residual_length: recent tokens that stay exact, the query's own included.
         chunk_length: tokens appended per call; more than 1 shortens the window for the first of them, as
             `vecinfer evaluate` does.
+        prompt_length: first tokens that attend to each other exactly, as a prompt given in one call does.
     """
 
     def coded(module, query, key, value):
@@ -151,10 +159,12 @@ def simulated_attention(
             return None
         return key if layer.key is None else layer.key(key), value if layer.value is None else layer.value(value)
 
-    return doubled_attention(coded, sink_length, residual_length, chunk_length)
+    return doubled_attention(coded, sink_length, residual_length, chunk_length, prompt_length)
 
 
-def doubled_attention(coded: Callable, sink_length: int, residual_length: int, chunk_length: int = 1) -> Callable:
+def doubled_attention(
+    coded: Callable, sink_length: int, residual_length: int, chunk_length: int = 1, prompt_length: int = 0
+) -> Callable:
     """Return an attention function over exact and coded states at once: each query reads every token in one form.
 
     Args:
@@ -163,6 +173,7 @@ def doubled_attention(coded: Callable, sink_length: int, residual_length: int, c
         sink_length: first tokens that stay exact.
         residual_length: recent tokens that stay exact, the query's own included.
         chunk_length: see `simulated_attention`.
+        prompt_length: likewise.
     """
     masks: dict[tuple, tuple[torch.Tensor, torch.Tensor]] = {}
 
@@ -176,6 +187,7 @@ def doubled_attention(coded: Callable, sink_length: int, residual_length: int, c
                 causal = causal & mask[0, 0, :, :tokens]
             last = (index // chunk_length + 1) * chunk_length - 1
             near = (index.unsqueeze(0) > last.unsqueeze(1) - residual_length) | (index < sink_length).unsqueeze(0)
+            near = near | (index < prompt_length).unsqueeze(1)
             masks.clear()
             # `mask` is held so that its id is not given to another one.
             masks[key] = torch.cat([causal & near, causal & ~near], dim=1)[None, None], mask

@@ -15,8 +15,9 @@ import transformers
 import typer
 
 from ..benchmark.end_to_end import compare
+from ..benchmark.measure import Row
 from ..benchmark.models import LLAMA_8B, random_model, shape_config
-from ..benchmark.report import markdown, plot, write_json
+from ..benchmark.report import markdown, plot, read_json, write_json
 from ..ops.kernels import kernel_candidates, load_kernels
 from .calibrate import bits as parse_bits
 from .console import errors
@@ -60,12 +61,15 @@ def bench(
     batch_context: Annotated[int, typer.Option(help="End to end: tokens each in the largest batch; 0: none.")] = 32768,
     json_file: Annotated[Path | None, typer.Option("--json-file", help="End to end: keep the numbers here.")] = None,
     plot_file: Annotated[Path | None, typer.Option("--plot", help="End to end: draw time over context here.")] = None,
+    kept: Annotated[Path | None, typer.Option("--show", help="End to end: a kept file, instead of measuring.")] = None,
     device: Device = None,
 ) -> None:
     """Time an operator, or with --end-to-end a whole model, against what torch and transformers offer, in one run."""
     if operator not in OPERATORS:
         raise ValueError(f"There is no benchmark of {operator!r}; use one of {', '.join(OPERATORS)}.")
-    if end_to_end:
+    if kept is not None:
+        show(*read_json(kept), plot_file)
+    elif end_to_end:
         settings = {
             "contexts": numbers(contexts),
             "static_contexts": numbers(contexts if static_contexts is None else static_contexts),
@@ -111,8 +115,6 @@ def run_end_to_end(
         "transformers": transformers.__version__,
     }
     memory = torch.cuda.get_device_properties(place).total_memory if cuda else 8 * 1000**3
-    title = f"{shape}, random weights, {about['dtype']}; {about['device']}, torch {about['torch']}"
-    errors.print(title, highlight=False)
     model = random_model(config, dtype, place)
     rows = []
     for row in compare(
@@ -121,6 +123,12 @@ def run_end_to_end(
         rows.append(row)
         if json_file is not None:
             write_json(rows, about, json_file)
+    show(rows, about, plot_file)
+
+
+def show(rows: list[Row], about: dict[str, str], plot_file: Path | None) -> None:
+    """Print rows as Markdown and draw them."""
+    title = f"{about['shape']}, random weights, {about['dtype']}; {about['device']}, torch {about['torch']}"
     print(markdown(rows, title))
     if plot_file is not None:
         plot(rows, title, plot_file)

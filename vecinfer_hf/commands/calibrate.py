@@ -18,6 +18,7 @@ from .loading import Device, Dtype, Model, load_model
 
 
 DEFAULT = VecInferConfig()
+FAST_TOKENS, FAST_SAMPLES, FAST_ITERATIONS = 16384, 4096, 8
 
 
 def bits(value: str) -> float | str:
@@ -43,7 +44,10 @@ def calibrate(
     refine_steps: Annotated[
         int, typer.Option(min=0, help="Gradient steps that fit the centroids to the model's output (slow).")
     ] = 0,
-    recipe: Annotated[str, typer.Option(help="default, or paper.")] = DEFAULT.recipe,
+    recipe: Annotated[str, typer.Option(help="default, query (no gradients), or paper.")] = DEFAULT.recipe,
+    fast: Annotated[
+        bool, typer.Option("--fast", help="At most 16384 tokens, 8 iterations, recipe query unless it is paper.")
+    ] = False,
     sequence_length: Annotated[
         int, typer.Option(help="Tokens per window; cover the positions that will be used.")
     ] = DEFAULT.sequence_length,
@@ -56,12 +60,18 @@ def calibrate(
     device: Device = None,
 ) -> None:
     """Make a codebook for a model from text and save it."""
+    num_samples = DEFAULT.num_samples
+    if fast:
+        recipe = "query" if recipe == DEFAULT.recipe else recipe
+        num_tokens, num_iterations = min(num_tokens, FAST_TOKENS), min(num_iterations, FAST_ITERATIONS)
+        num_samples = min(num_samples, FAST_SAMPLES)
     config = VecInferConfig(
         key_bits=bits(key_bits),
         value_bits=bits(value_bits),
         recipe=recipe,
         sequence_length=sequence_length,
         num_tokens=num_tokens,
+        num_samples=num_samples,
         num_iterations=num_iterations,
         residual_length=residual_length,
         sink_length=sink_length,
