@@ -114,7 +114,7 @@ def test_the_command(tmp_path, capsys):
     assert {(row.what, row.cache, row.context) for row in rows} == {
         *(("decode", "vecinfer 2 bits", n) for n in (100, 200, 400)),
         *(("decode", name, n) for name in ("stock", "stock static") for n in (100, 200)),
-        *(("prefill", name, 150) for name in ("vecinfer 2 bits", "stock")),
+        *(("prefill", name, 150) for name in ("vecinfer 2 bits", "stock", "vecinfer 2 bits, chunks of 8192")),
     }
     assert all(row.seconds > 0 and row.cache_bytes > 0 for row in rows)
     assert about["device"] == "cpu"

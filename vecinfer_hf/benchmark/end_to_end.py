@@ -17,6 +17,10 @@ from .caches import STOCK, STOCK_STATIC, CacheKind, vecinfer
 from .measure import Row, measure_decode, measure_prefill
 
 
+CHUNK = 8192
+"""Tokens per chunk of a prompt that is not read at once."""
+
+
 def compare(
     model: PreTrainedModel,
     contexts: list[int],
@@ -54,6 +58,9 @@ def compare(
         for kind in (STOCK, ours):
             progress(f"prompt of {context} tokens, {kind.name}")
             yield measure_prefill(model, kind, context)
+    if prefill_contexts:
+        progress(f"prompt of {max(prefill_contexts)} tokens in chunks of {CHUNK}, {ours.name}")
+        yield measure_prefill(model, ours, max(prefill_contexts), chunk_size=CHUNK)
     if batch_context:
         for kind in (ours, STOCK, STOCK_STATIC):
             progress(f"largest batch at {batch_context} tokens, {kind.name}")

@@ -149,7 +149,6 @@ def measure_decode(
                 attention_mask=torch.ones_like(ids),
                 past_key_values=shared,
                 max_new_tokens=new_tokens,
-                min_new_tokens=new_tokens,
                 do_sample=False,
                 stopping_criteria=StoppingCriteriaList([clock]),
             )

@@ -70,6 +70,9 @@ def random_model(config: PreTrainedConfig, dtype: torch.dtype, device: torch.dev
     rotary.to_empty(device="cpu")
     model.base_model.rotary_emb = type(rotary)(config=text_config(config)).to(device)
     model.tie_weights()
+    # Random weights choose random tokens; one that ends the text would end the measurement.
+    model.generation_config.eos_token_id = None
+    model.generation_config.pad_token_id = 0
     return model.eval()
 
 
