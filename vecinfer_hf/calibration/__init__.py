@@ -8,4 +8,12 @@ from .online import fit_online
 from .refine import refine, simulated_loss
 
 
-__all__ = ["allocate_bits", "calibrate", "fit_online", "measure_sensitivity", "predicted_sensitivity", "refine", "simulated_loss"]
+__all__ = [
+    "allocate_bits",
+    "calibrate",
+    "fit_online",
+    "measure_sensitivity",
+    "predicted_sensitivity",
+    "refine",
+    "simulated_loss",
+]
