@@ -59,12 +59,13 @@ class DecodeGraphs:
         self.compiled = compiled
         self.fallback = fallback
         self._steps: dict[tuple, _Step] = {}
+        self._given_up = False
 
     def __call__(self, **inputs):
         cache = inputs.get("past_key_values")
         ids = inputs.get("input_ids")
-        if ids is None or graph_problem(self.model, cache) is not None:
-            return self.fallback(**inputs)
+        if self._given_up or ids is None or graph_problem(self.model, cache) is not None:
+            return self.compiled(**inputs) if self._given_up else self.fallback(**inputs)
         if ids.shape[1] != 1:
             # A chunk of the prompt: its attention looks at the host, so compiling it gains nothing.
             return self.model(**inputs)
@@ -78,7 +79,17 @@ class DecodeGraphs:
             self._steps[key] = _Step()
             return self.compiled(**inputs)
         if step.graph is None:
-            step.capture(self.compiled, inputs, tensors)
+            try:
+                step.capture(self.compiled, inputs, tensors)
+            except RuntimeError as error:
+                # Recording runs nothing, so the step is still to be done, and the cache is as it was.
+                self._given_up = True
+                reason = str(error).strip().split("\n")[0]
+                logger.warning_once(
+                    f"vecinfer: the decode step of {type(self.model).__name__} cannot be recorded as a CUDA graph "
+                    f"({reason}), so it runs compiled, but slower. A forward hook that reads tensors is one cause."
+                )
+                return self.compiled(**inputs)
         return step.replay(tensors)
 
 
