@@ -32,11 +32,13 @@ class SimulatedLoss(NamedTuple):
         nll_stock: negative log-likelihood of the unquantized model, nats per token.
         nll: the same with the quantized cache.
         kl: KL(stock || quantized) of the next-token distribution, nats per token.
+        top1_agreement: share of tokens for which both predict the same next token, 0 to 1.
     """
 
     nll_stock: float
     nll: float
     kl: float
+    top1_agreement: float
 
     @property
     def perplexity_ratio(self) -> float:
@@ -73,7 +75,7 @@ def simulated_loss(
     """
     if stock is None:
         stock = stock_states(model, windows, batch_size)
-    sums, count = torch.zeros(3, dtype=torch.float64), 0
+    sums, count = torch.zeros(4, dtype=torch.float64), 0
     first = 0 if from_start else sink_length + residual_length
     attention = simulated_attention(layers, sink_length, residual_length, chunk_length)
     with torch.no_grad():
@@ -227,8 +229,8 @@ def _kl(model: PreTrainedModel, stock: torch.Tensor, coded: torch.Tensor) -> tor
 
 
 def _sums(model: PreTrainedModel, stock: torch.Tensor, coded: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-    """Sums over tokens of the two negative log-likelihoods and the KL divergence, float64 `[3]` on the CPU."""
-    total = torch.zeros(3, dtype=torch.float64)
+    """Sums over tokens of both negative log-likelihoods, KL divergence and agreement, float64 `[4]` on the CPU."""
+    total = torch.zeros(4, dtype=torch.float64)
     rows = _LOGIT_ROWS * (8 if coded.is_cuda else 1)
     pieces = zip(*(states.flatten(0, 1).split(rows) for states in (stock, coded, targets)), strict=True)
     for stock_rows, coded_rows, target in pieces:
@@ -238,6 +240,7 @@ def _sums(model: PreTrainedModel, stock: torch.Tensor, coded: torch.Tensor, targ
             -stock_log.gather(-1, picked).squeeze(-1),
             -coded_log.gather(-1, picked).squeeze(-1),
             (stock_log.exp() * (stock_log - coded_log)).sum(-1),
+            stock_log.argmax(-1) == coded_log.argmax(-1),
         )
         total += torch.stack([value.double().sum() for value in values]).cpu()
     return total

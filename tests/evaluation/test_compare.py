@@ -1,0 +1,114 @@
+# SPDX-FileCopyrightText: 2026 The vecinfer_hf authors
+# SPDX-License-Identifier: Apache-2.0
+"""Peers and retrieval: the peers' arithmetic, their true bits, and that a needle that is read is counted."""
+
+import math
+
+import pytest
+import torch
+from tiny_codebooks import random_codebook
+from tiny_models import tiny_inputs, tiny_model
+
+from vecinfer_hf.calibration.simulate import LayerSimulator
+from vecinfer_hf.evaluation.compare import compare
+from vecinfer_hf.evaluation.peers import kivi, lloyd_max_levels, rotated_lloyd_max, uniform_per_token
+from vecinfer_hf.evaluation.retrieval import NeedleSample, answered, needle_hits, needle_samples
+
+
+class WordTokenizer:
+    """One token per word, numbered as they come."""
+
+    bos_token_id = 0
+
+    def __init__(self):
+        self.words = {}
+
+    def __call__(self, text, add_special_tokens=True, verbose=True):
+        ids = [1 + self.words.setdefault(word, len(self.words)) for word in text.split()]
+        return {"input_ids": [0, *ids] if add_special_tokens else ids}
+
+
+def test_lloyd_max_levels_are_those_of_the_literature():
+    # Max, "Quantizing for minimum distortion", 1960: table I.
+    torch.testing.assert_close(lloyd_max_levels(1), torch.tensor([-0.7980, 0.7980]), rtol=0, atol=2e-4)
+    torch.testing.assert_close(lloyd_max_levels(2)[2:], torch.tensor([0.4528, 1.5104]), rtol=0, atol=2e-4)
+
+
+def test_errors_of_gaussian_vectors_are_the_known_ones():
+    states = torch.randn(1, 2, 4000, 64)
+    for bits, distortion in ((2, 0.1175), (3, 0.03454)):
+        peer = rotated_lloyd_max(bits, 64)
+        error = (peer.key(states) - states).square().mean().item()
+        # Normalizing by the vector's own norm takes away a little: 1 part in 64.
+        assert error == pytest.approx(distortion, rel=0.05)
+        assert peer.bits == bits + 16 / 64
+
+
+def test_groups_keep_their_ends_and_err_by_half_a_step_at_most():
+    states = torch.randn(1, 1, 64, 32)
+    peer = uniform_per_token(2, 32)
+    step = (states.amax(-1) - states.amin(-1)) / 3
+    assert ((peer.value(states) - states).abs().amax(-1) <= step / 2 + 1e-6).all()
+    assert peer.bits == 3
+    own = kivi(2, 32)
+    step = (states[:, :, :32].amax(-2) - states[:, :, :32].amin(-2)) / 3
+    assert ((own.key(states)[:, :, :32] - states[:, :, :32]).abs().amax(-2) <= step / 2 + 1e-6).all()
+    assert torch.equal(own.key(states[:, :, :40])[:, :, 32:], states[:, :, 32:40])
+
+
+def test_the_table_has_a_row_for_each_and_the_codebook_first():
+    model = tiny_model()
+    rows = compare(model, tiny_inputs(2, 200), random_codebook(model.config), batch_size=2)
+    assert rows[0]["name"] == "vecinfer"
+    assert len({row["name"] for row in rows}) == len(rows) == 5
+    for row in rows:
+        assert row["kl_divergence"] > 0
+        assert 0 < row["top1_agreement"] < 1
+        assert math.isfinite(row["perplexity_ratio"])
+
+
+def test_samples_hold_their_needles_and_repeat_themselves():
+    tokenizer = WordTokenizer()
+    haystack = " ".join(f"w{i}" for i in range(500))
+    samples = needle_samples(tokenizer, haystack, 200, 4, 3, seed=5)
+    again = needle_samples(tokenizer, haystack, 200, 4, 3, seed=5)
+    names = {number: word for word, number in tokenizer.words.items()}
+    for sample, same in zip(samples, again, strict=True):
+        assert torch.equal(sample.ids, same.ids)
+        assert len(sample.ids) == 200
+        words = [names[i - 1] for i in sample.ids.tolist() if i]
+        assert words.count("magic") == 4 + 2
+        answer = names[sample.ids[-1].item() - 1]
+        asked = names[sample.ids[-3].item() - 1]
+        place = words.index(answer + ".") if answer + "." in words else None
+        assert place is not None
+        assert words[place - 2] == asked
+        assert place < sample.context_length
+
+
+def test_impossible_samples_are_refused():
+    with pytest.raises(ValueError, match="keys is 99"):
+        needle_samples(WordTokenizer(), "a b c", 100, 99, 1)
+    with pytest.raises(ValueError, match="choose another length"):
+        needle_samples(WordTokenizer(), "a b c", 100, 1, 1)
+
+
+def test_a_sample_counts_only_if_every_token_is_right():
+    sample = NeedleSample(torch.tensor([5, 6, 1, 2]), 2, 2)
+    logits = torch.eye(4)[[1, 2]]
+    assert answered(logits, sample)
+    assert not answered(torch.eye(4)[[1, 3]], sample)
+
+
+def test_hits_are_what_greedy_generation_gives():
+    model = tiny_model()
+    ids = tiny_inputs(1, 60)[0]
+    generated = model.generate(
+        ids[None], attention_mask=torch.ones_like(ids[None]), max_new_tokens=4, do_sample=False
+    )[0]
+    right, wrong = NeedleSample(generated, 50, 4), NeedleSample(generated.flip(0), 50, 4)
+    assert needle_hits(model, [right, wrong]) == [True, False]
+    codebook = random_codebook(model.config)
+    layers = {index: LayerSimulator(layer) for index, layer in codebook.layers.items()}
+    # A window as long as the text leaves nothing to code.
+    assert needle_hits(model, [right], layers, residual_length=64) == [True]
