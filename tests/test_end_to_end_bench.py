@@ -100,7 +100,7 @@ def test_the_known_shape_has_the_weights_of_llama_8b():
 def test_the_command(tmp_path, capsys):
     tiny_config("llama").save_pretrained(tmp_path / "shape")
     kept = tmp_path / "rows.json"
-    lengths = ["--contexts", "100,200", "--long-contexts", "400", "--prompts", "150", "--batch-context", "0"]
+    lengths = ["--contexts", "100,200", "--long-contexts", "9000", "--prompts", "150", "--batch-context", "0"]
     with pytest.raises(SystemExit) as stopped:
         main(
             ["bench", "--end-to-end", "--shape", str(tmp_path / "shape"), "--device", "cpu", "--bits", "2"]
@@ -108,11 +108,12 @@ def test_the_command(tmp_path, capsys):
         )
     assert stopped.value.code == 0
     printed = capsys.readouterr().out
-    assert "| ms per token, batch 1 | 100 | 200 | 400 |" in printed
-    assert "| vecinfer 2 bits |" in printed
+    assert "| ms per token, batch 1 | 100 | 200 | 9,000 |" in printed
+    assert "| vecinfer 2 bits | 9,000 |" in printed
     rows, about = read_json(kept)
     assert {(row.what, row.cache, row.context) for row in rows} == {
-        *(("decode", "vecinfer 2 bits", n) for n in (100, 200, 400)),
+        *(("decode", "vecinfer 2 bits", n) for n in (100, 200, 9000)),
+        ("chunk", "vecinfer 2 bits", 9000),
         *(("decode", name, n) for name in ("stock", "stock static") for n in (100, 200)),
         *(("prefill", name, 150) for name in ("vecinfer 2 bits", "stock", "vecinfer 2 bits, chunks of 8192")),
     }

@@ -14,11 +14,7 @@ from ..formats import parse_format
 from ..model_identity import full_attention_layers, num_key_value_heads, text_config
 from ..planner import stock_plan, vecinfer_plan
 from .caches import STOCK, STOCK_STATIC, CacheKind, vecinfer
-from .measure import Row, measure_decode, measure_prefill
-
-
-CHUNK = 8192
-"""Tokens per chunk of a prompt that is not read at once."""
+from .measure import CHUNK, Row, measure_chunk, measure_decode, measure_prefill
 
 
 def compare(
@@ -61,6 +57,9 @@ def compare(
     if prefill_contexts:
         progress(f"prompt of {max(prefill_contexts)} tokens in chunks of {CHUNK}, {ours.name}")
         yield measure_prefill(model, ours, max(prefill_contexts), chunk_size=CHUNK)
+    if long_contexts:
+        progress(f"a chunk of {CHUNK} tokens behind {max(long_contexts)}, {ours.name}")
+        yield measure_chunk(model, ours, max(long_contexts))
     if batch_context:
         for kind in (ours, STOCK, STOCK_STATIC):
             progress(f"largest batch at {batch_context} tokens, {kind.name}")

@@ -17,6 +17,8 @@ from .caches import CacheKind, fill_randomly
 
 WARM_UP = 8
 """Tokens that are not timed: the first ones compile and record CUDA graphs."""
+CHUNK = 8192
+"""Tokens per chunk of a prompt that is not read at once."""
 
 
 @dataclass
@@ -24,11 +26,11 @@ class Row:
     """What was measured of one cache at one context length.
 
     Args:
-        what: "decode" or "prefill".
+        what: "decode", "prefill" or "chunk".
         cache: name of the kind of cache.
         batch_size: rows.
-        context: tokens in the cache before (decode), or tokens of the prompt (prefill).
-        seconds: per step of the batch (decode, median) or until the first token (prefill).
+        context: tokens in the cache before (decode, chunk), or tokens of the prompt (prefill).
+        seconds: per step of the batch (decode, median), until the first token (prefill), of one chunk (chunk).
         peak_bytes: largest `torch.cuda.max_memory_allocated` of the measurement.
         allocated_bytes: `torch.cuda.memory_allocated` after it, the cache still alive.
         cache_bytes: what the cache says that it takes.
@@ -50,7 +52,7 @@ class Row:
     @property
     def tokens_per_second(self) -> float:
         """Generated tokens of the whole batch per second; of a prompt, its tokens."""
-        tokens = self.batch_size * (self.context if self.what == "prefill" else 1)
+        tokens = self.batch_size * {"prefill": self.context, "chunk": CHUNK}.get(self.what, 1)
         return tokens / self.seconds if self.seconds else 0.0
 
     def to_dict(self) -> dict:
@@ -206,6 +208,37 @@ def measure_prefill(
         del ids
         if model.device.type == "cuda":
             row.allocated_bytes = torch.cuda.memory_allocated(model.device)
+
+    _measured(step, row, model)
+    release()
+    return row
+
+
+@torch.no_grad()
+def measure_chunk(model: PreTrainedModel, kind: CacheKind, context: int) -> Row:
+    """Time one chunk of a prompt behind `context` random tokens, after one that is not timed.
+
+    Args:
+        model: the model.
+        kind: the cache.
+        context: tokens in the cache before the chunk.
+    """
+    row = Row("chunk", kind.name, 1, context)
+    release()
+
+    def step(row: Row) -> None:
+        cache = kind.make(model, context + 2 * CHUNK)
+        fill_randomly(cache, model, 1, context - CHUNK)
+        generator = torch.Generator().manual_seed(context)
+        ids = torch.randint(model.config.get_text_config().vocab_size, (1, CHUNK), generator=generator)
+        ids = ids.to(model.device)
+        for _ in range(2):
+            synchronize(model.device)
+            start = time.perf_counter()
+            model(ids, past_key_values=cache, logits_to_keep=1)
+            synchronize(model.device)
+            row.seconds = time.perf_counter() - start
+        row.cache_bytes = cache_nbytes(cache)
 
     _measured(step, row, model)
     release()

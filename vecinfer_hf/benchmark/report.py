@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from .end_to_end import break_even, slope
-from .measure import Row
+from .measure import CHUNK, Row
 
 
 def markdown(rows: list[Row], title: str) -> str:
@@ -38,6 +38,13 @@ def markdown(rows: list[Row], title: str) -> str:
         ]
         head = ["prompt", "tokens", "seconds", "peak GB", "allocated GB", "weights + cache GB", "cache GB"]
         parts.append(_table(head, body))
+    chunks = [row for row in rows if row.what == "chunk"]
+    if chunks:
+        body = [
+            [row.cache, f"{row.context:,}", row.problem or f"{row.seconds:.2f}", _gigabytes(row.peak_bytes)]
+            for row in chunks
+        ]
+        parts.append(_table([f"chunk of {CHUNK:,} tokens", "behind tokens", "seconds", "peak GB"], body))
     batches = [row for row in rows if row.what == "decode" and row.batch_size > 1]
     if batches:
         body = [

@@ -1,15 +1,27 @@
 # SPDX-FileCopyrightText: 2026 The vecinfer_hf authors
 # SPDX-License-Identifier: Apache-2.0
-"""`vecinfer evaluate`: perplexity with a vector-quantized cache next to the stock cache."""
+"""`vecinfer evaluate`: perplexity with a vector-quantized cache next to the stock cache, peers, and retrieval."""
 
 from __future__ import annotations
 
-from typing import Annotated
+import json
+from pathlib import Path
+from typing import Annotated, Any
 
 import typer
 
 from ..assets import load_text
-from ..evaluation import PerplexityResult, evaluate_perplexity, greedy_agreement, text_windows
+from ..calibration.simulate import LayerSimulator
+from ..codebook import Codebook
+from ..evaluation import (
+    PerplexityResult,
+    compare,
+    evaluate_perplexity,
+    greedy_agreement,
+    needle_hits,
+    needle_samples,
+    text_windows,
+)
 from .console import print_json, print_table, progress_bar, size
 from .loading import (
     AsJson,
@@ -64,6 +76,14 @@ def evaluate(
     generation_tokens: Annotated[
         int, typer.Option(min=0, help="Also compare greedy continuations of this many tokens.")
     ] = 0,
+    peers: Annotated[
+        bool, typer.Option("--peers", help="Also measure other quantizers on the same text, by simulation.")
+    ] = False,
+    needles: Annotated[int, typer.Option(min=0, help="Also ask for this many numbers hidden in long texts.")] = 0,
+    needle_text: Annotated[str, typer.Option(help="Text to hide them in.")] = "austen/persuasion",
+    needle_length: Annotated[int, typer.Option(min=200, help="Tokens of each such text.")] = 2048,
+    needle_keys: Annotated[int, typer.Option(min=1, help="Numbers hidden in each, one of them asked for.")] = 4,
+    output_file: Annotated[Path | None, typer.Option("--output", "-o", help="Also write the JSON here.")] = None,
     revision: Revision = None,
     residual_length: ResidualLength = None,
     sink_length: SinkLength = None,
@@ -87,6 +107,16 @@ def evaluate(
             agreement = greedy_agreement(loaded, windows[:1], codebook, generation_tokens, **options)
             advance(1)
         report["generation"] = agreement.to_dict()
+    if peers or needles:
+        own = Codebook.from_pretrained(codebook, **({"revision": revision} if revision else {}))
+    if peers:
+        with progress_bar("Peers", 5 * windows.numel()) as advance:
+            report["peers"] = compare(loaded, windows, own, batch_size=batch_size, progress=advance)
+    if needles:
+        samples = needle_samples(tokenizer, load_text(needle_text), needle_length, needle_keys, needles)
+        report["retrieval"] = _retrieval(loaded, samples, own)
+    if output_file is not None:
+        output_file.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
     if as_json:
         print_json(report)
         return
@@ -100,3 +130,37 @@ def evaluate(
                 ("the same from the start", str(agreement.agreement_length)),
             ],
         )
+    if peers:
+        print_table(
+            "Peers on the same text, one pass, same window and sinks",
+            ("cache", "true bits", "perplexity ratio", "KL, nats", "same next token"),
+            [
+                (
+                    row["name"],
+                    f"{row['bits']:.4g}",
+                    f"{row['perplexity_ratio']:.4f}",
+                    f"{row['kl_divergence']:.4f}",
+                    f"{100 * row['top1_agreement']:.1f} %",
+                )
+                for row in report["peers"]
+            ],
+        )
+    if needles:
+        found = report["retrieval"]
+        print_table(
+            f"Numbers found, {found['samples']} texts of {needle_length} tokens with {needle_keys} numbers each",
+            ("", "stock cache", "vecinfer"),
+            [("found", str(sum(found["stock"])), str(sum(found["vecinfer"])))],
+        )
+
+
+def _retrieval(model, samples, codebook: Codebook) -> dict[str, Any]:
+    """Which samples each cache answers."""
+    layers = {index: LayerSimulator(layer).to(model.device) for index, layer in codebook.layers.items()}
+    options = {"sink_length": codebook.config.sink_length, "residual_length": codebook.config.residual_length}
+    with progress_bar("Retrieval", 2 * len(samples)) as advance:
+        return {
+            "samples": len(samples),
+            "stock": needle_hits(model, samples, progress=advance),
+            "vecinfer": needle_hits(model, samples, layers, **options, progress=advance),
+        }
