@@ -1,0 +1,47 @@
+# SPDX-FileCopyrightText: 2026 The vecinfer_hf authors
+# SPDX-License-Identifier: Apache-2.0
+"""`vecinfer evaluate --peers --needles --output` and `vecinfer calibrate --fast`, on a tiny model."""
+
+import json
+
+import pytest
+
+from vecinfer_hf import Codebook
+from vecinfer_hf.cli import main
+
+
+def run(*arguments):
+    with pytest.raises(SystemExit) as stopped:
+        main([str(argument) for argument in arguments])
+    return stopped.value.code or 0
+
+
+@pytest.fixture
+def book(tmp_path):
+    path = tmp_path / "book.txt"
+    path.write_text("The quick brown fox jumps over the lazy dog, and the dog does not mind. " * 120)
+    return path
+
+
+def test_peers_and_needles_are_printed_and_written(
+    capsys, monkeypatch, tiny_model_directory, tiny_codebook_directory, book, tmp_path
+):
+    monkeypatch.setenv("COLUMNS", "160")
+    arguments = ("evaluate", tiny_model_directory, "-c", tiny_codebook_directory, "--text", book)
+    arguments += ("--window-length", 200, "--max-windows", 1, "--peers", "--needles", 2, "--needle-text", book)
+    assert run(*arguments, "--needle-length", 300, "--output", tmp_path / "report.json") == 0
+    out = capsys.readouterr().out
+    report = json.loads((tmp_path / "report.json").read_text())
+    assert len(report["peers"]) == 5
+    for row in report["peers"]:
+        assert row["name"] in out
+        assert f"{row['perplexity_ratio']:.4f}" in out
+    assert report["retrieval"]["samples"] == len(report["retrieval"]["stock"]) == 2
+    assert "Numbers found" in out
+
+
+def test_fast_calibration_runs_no_gradients(tiny_model_directory, book, tmp_path):
+    arguments = ("calibrate", tiny_model_directory, "--output", tmp_path / "codebook", "--text", book, "--fast")
+    assert run(*arguments, "--sequence-length", 256, "--residual-length", 32) == 0
+    config = Codebook.from_pretrained(tmp_path / "codebook").config
+    assert (config.recipe, config.num_iterations, config.num_tokens) == ("query", 8, 16384)
