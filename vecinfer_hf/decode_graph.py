@@ -60,12 +60,18 @@ class DecodeGraphs:
         self.fallback = fallback
         self._steps: dict[tuple, _Step] = {}
         self._given_up = False
+        self._fit: Any = None
+        """The cache that was looked at last and can be captured."""
 
     def __call__(self, **inputs):
         cache = inputs.get("past_key_values")
         ids = inputs.get("input_ids")
-        if self._given_up or ids is None or graph_problem(self.model, cache) is not None:
-            return self.compiled(**inputs) if self._given_up else self.fallback(**inputs)
+        if self._given_up:
+            return self.compiled(**inputs)
+        if cache is not self._fit:
+            self._fit = cache if graph_problem(self.model, cache) is None else None
+        if ids is None or self._fit is None:
+            return self.fallback(**inputs)
         if ids.shape[1] != 1:
             # A chunk of the prompt: its attention looks at the host, so compiling it gains nothing.
             return self.model(**inputs)

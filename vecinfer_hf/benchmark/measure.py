@@ -65,11 +65,14 @@ class _Clock(StoppingCriteria):
 
     def __init__(self):
         self.times: list[float] = []
+        self._go_on: torch.Tensor | None = None
 
     def __call__(self, input_ids, scores, **kwargs):
         synchronize(input_ids.device)
         self.times.append(time.perf_counter())
-        return torch.zeros(input_ids.shape[0], dtype=torch.bool, device=input_ids.device)
+        if self._go_on is None:
+            self._go_on = torch.zeros(input_ids.shape[0], dtype=torch.bool, device=input_ids.device)
+        return self._go_on
 
 
 def synchronize(device: torch.device) -> None:
