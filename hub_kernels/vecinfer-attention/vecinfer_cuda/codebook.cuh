@@ -65,22 +65,32 @@ class Codebook {
   static __device__ __forceinline__ uint2 load(const DecodeParams& p, int head, int word) {
     const int entry = (word >> 4) & 255;
     const int table = (word >> 12) * 2 + ((word >> 3) & 1);
+    if constexpr (Traits::Key::kDim == Traits::Value::kDim) {
+      // Without branches: everything waits for these loads. A table too many repeats the last one.
+      constexpr int kKeys = Traits::Key::kLevels, kValues = Traits::Value::kLevels;
+      const bool is_value = table >= kKeys;
+      const int level =
+          is_value ? head * kValues + min(table - kKeys, kValues - 1) : head * kKeys + table;
+      return load_entry<Traits::Key::kDim>(is_value ? p.value.centroids : p.key.centroids, level,
+                                           entry);
+    }
     if (table < Traits::Key::kLevels) {
-      return load<typename Traits::Key>(p.key.centroids, head, table, entry);
+      return load_entry<Traits::Key::kDim>(p.key.centroids, head * Traits::Key::kLevels + table,
+                                           entry);
     }
     if (table < Traits::kTables) {
-      return load<typename Traits::Value>(p.value.centroids, head, table - Traits::Key::kLevels,
-                                          entry);
+      return load_entry<Traits::Value::kDim>(
+          p.value.centroids, head * Traits::Value::kLevels + table - Traits::Key::kLevels, entry);
     }
     return make_uint2(0, 0);
   }
 
-  template <class Format>
-  static __device__ __forceinline__ uint2 load(const int8_t* centroids, int head, int level,
-                                               int entry) {
-    const int8_t* source =
-        centroids + ((head * Format::kLevels + level) * 256 + entry) * Format::kDim;
-    if constexpr (Format::kDim == 4) {
+  // level: counted over all heads.
+  template <int kDim>
+  static __device__ __forceinline__ uint2 load_entry(const int8_t* centroids, int level,
+                                                     int entry) {
+    const int8_t* source = centroids + (level * 256 + entry) * kDim;
+    if constexpr (kDim == 4) {
       const unsigned word = __ldg(reinterpret_cast<const unsigned*>(source));
       return make_uint2(word, word);
     } else {

@@ -37,45 +37,84 @@ __device__ __forceinline__ bool has_no_unit(const DecodeParams& p, const Deal& d
       .empty();
 }
 
-// What a thread has gathered of its dimension: sums and weights of the coded and the exact part,
-// one maximum.
+// What a warp has gathered of its row, each lane for dimensions lane, lane + 32, ...: sums and
+// weights of the coded and the exact part, one maximum.
+template <int kLaneDims>
 struct Gathered {
   float maximum = -INFINITY;
-  float sum[2] = {0.f, 0.f};
   float weight[2] = {0.f, 0.f};
+  float sum[2][kLaneDims] = {};
 
-  __device__ __forceinline__ void scale(float factor) {
-#pragma unroll
-    for (int i = 0; i < 2; ++i) {
-      sum[i] *= factor;
-      weight[i] *= factor;
-    }
-  }
   __device__ __forceinline__ void raise(float reference) {
-    if (reference > maximum) {
-      scale(rescale(maximum, reference));
-      maximum = reference;
+    if (!(reference > maximum)) return;
+    const float factor = rescale(maximum, reference);
+    maximum = reference;
+#pragma unroll
+    for (int part = 0; part < 2; ++part) {
+      weight[part] *= factor;
+#pragma unroll
+      for (int i = 0; i < kLaneDims; ++i) sum[part][i] *= factor;
     }
   }
-  __device__ __forceinline__ void add(int part, float record_maximum, float x, float w) {
+  __device__ __forceinline__ void add(int part, float record_maximum, float w,
+                                      const float (&x)[kLaneDims]) {
     if (record_maximum == -INFINITY) return;  // the rest of an empty record holds anything
     const float factor = exp2_approx(record_maximum - maximum);
-    sum[part] = fmaf(factor, x, sum[part]);
-    weight[part] = fmaf(factor, w, weight[part]);
+#pragma unroll
+    for (int p = 0; p < 2; ++p) {
+      if (p != part) continue;
+      weight[p] = fmaf(factor, w, weight[p]);
+#pragma unroll
+      for (int i = 0; i < kLaneDims; ++i) sum[p][i] = fmaf(factor, x[i], sum[p][i]);
+    }
   }
 };
 
-// Grid (rows, Hkv, B), block (D rounded up to 32, slices): slices share the records. Shared memory:
-// blockDim.x * (1 + 5 slices) floats.
+// x := x H in blocks that divide head_dim, without the factor that makes H orthonormal.
+template <int kLaneDims>
+__device__ __forceinline__ void hadamard_across_lanes(float (&x)[kLaneDims], int block) {
+  const int lane = threadIdx.x;
+#pragma unroll
+  for (int stride = 1; stride < 32; stride *= 2) {
+    if (stride >= block) break;
+#pragma unroll
+    for (int i = 0; i < kLaneDims; ++i) {
+      const float other = __shfl_xor_sync(kFullWarp, x[i], stride);
+      x[i] = other + ((lane & stride) ? -x[i] : x[i]);
+    }
+  }
+#pragma unroll
+  for (int step = 1; step < kLaneDims; step *= 2) {
+    if (step * 32 >= block) break;
+#pragma unroll
+    for (int i = 0; i < kLaneDims; ++i) {
+      if ((i & step) == 0 && i + step < kLaneDims) {
+        const float low = x[i], high = x[i + step];
+        x[i] = low + high;
+        x[i + step] = low - high;
+      }
+    }
+  }
+}
+
+// Shared memory of a block: what its warps gathered, or a row in front of a full transform.
+__host__ __device__ constexpr int combine_warp_floats(int lane_dims) {
+  return 32 * (2 * lane_dims + 3);
+}
+
+// Grid (tiles of 4 rows, Hkv, B), block (32, 4, slices): a warp per row and slice; slices share the
+// row's records. Shared memory: combine_warp_floats for each warp. kLaneDims: D / 32, rounded up.
+template <int kLaneDims>
 __global__ void combine_kernel(const __grid_constant__ DecodeParams p) {
   extern __shared__ float shared[];
-  const int dim = threadIdx.x, slice = threadIdx.y;
-  const int row = blockIdx.x, head = blockIdx.y, b = blockIdx.z;
-  const int dims = p.head_dim, columns = blockDim.x;
-  const int safe_dim = min(dim, dims - 1);  // threads past the end keep warps whole
-  const int row_group = row / p.rows_per_group, local_row = row % p.rows_per_group;
+  const int lane = threadIdx.x, slice = threadIdx.z, slices = blockDim.z;
+  const int row = blockIdx.x * kRowTile + threadIdx.y, head = blockIdx.y, b = blockIdx.z;
+  const int dims = p.head_dim;
+  const int row_group = row / p.rows_per_group, local_row = row - row_group * p.rows_per_group;
+  float* const own = shared + (slice * kRowTile + threadIdx.y) * combine_warp_floats(kLaneDims);
 
-  const HeadPlan plan(p);
+  HeadPlan plan(p);
+  plan.finish(p);
   const RowWork work(p, b);
   const Deal deal(plan.total(), p.splits * p.warps);
   const int row_start = plan.row_start(p, b) + p.start_weight;
@@ -87,29 +126,29 @@ __global__ void combine_kernel(const __grid_constant__ DecodeParams p) {
                                          p.slots() * p.record_floats();
   wait_for_previous_kernel();
 
-  Gathered gathered;
-  const int total = coded.count + exact.count;
-  constexpr int kBatch =
-      6;  // records in flight: 16 splits and some exact ones in one round of 4 slices
+  Gathered<kLaneDims> gathered;
+  const int total = row < p.rows ? coded.count + exact.count : 0;
+  constexpr int kBatch = kLaneDims > 4 ? 3 : 6;  // records in flight
   const int floats = p.record_floats(), maxima = p.rows_per_group * dims + local_row;
 #pragma unroll 1
-  for (int first = slice; first < total; first += kBatch * blockDim.y) {
-    float maximum[kBatch], weight[kBatch], x[kBatch];
+  for (int first = slice; first < total; first += kBatch * slices) {
+    float maximum[kBatch], weight[kBatch], x[kBatch][kLaneDims];
     float reference = gathered.maximum;
 #pragma unroll
     for (int i = 0; i < kBatch; ++i) {
-      const int index = first + i * static_cast<int>(blockDim.y);
+      const int index = first + i * slices;
       const int slot =
           index < coded.count ? coded.first + index : exact.first + index - coded.count;
       const float* record = records + static_cast<int64_t>(slot) * floats;
-      maximum[i] = -INFINITY;
-      weight[i] = x[i] = 0.f;
       const bool missing =
           index >= coded.count && has_no_unit(p, deal, slot - (2 * b + 1), exact_start, work.units);
-      if (index < total && !missing) {
-        maximum[i] = record[maxima];
-        weight[i] = record[maxima + p.rows_per_group];
-        x[i] = record[local_row * dims + safe_dim];
+      const bool present = index < total && !missing;
+      maximum[i] = present ? record[maxima] : -INFINITY;
+      weight[i] = present ? record[maxima + p.rows_per_group] : 0.f;
+#pragma unroll
+      for (int j = 0; j < kLaneDims; ++j) {
+        const int dim = lane + 32 * j;
+        x[i][j] = present && dim < dims ? record[local_row * dims + dim] : 0.f;
       }
     }
 #pragma unroll
@@ -117,33 +156,38 @@ __global__ void combine_kernel(const __grid_constant__ DecodeParams p) {
     gathered.raise(reference);
 #pragma unroll
     for (int i = 0; i < kBatch; ++i) {
-      const int part = first + i * static_cast<int>(blockDim.y) >= coded.count;
-      gathered.add(part, maximum[i], x[i], weight[i]);
+      gathered.add(first + i * slices >= coded.count, maximum[i], weight[i], x[i]);
     }
   }
 
-  if (blockDim.y > 1) {
-    float* other = shared + columns;
-    const int stride = blockDim.y * columns;
-    const int place = slice * columns + dim;
-    other[place] = gathered.maximum;
-    for (int i = 0; i < 2; ++i) {
-      other[(1 + i) * stride + place] = gathered.sum[i];
-      other[(3 + i) * stride + place] = gathered.weight[i];
+  if (slices > 1) {
+    own[lane] = gathered.maximum;
+#pragma unroll
+    for (int part = 0; part < 2; ++part) {
+      own[32 * (1 + part) + lane] = gathered.weight[part];
+#pragma unroll
+      for (int i = 0; i < kLaneDims; ++i) {
+        own[32 * (3 + part * kLaneDims + i) + lane] = gathered.sum[part][i];
+      }
     }
     __syncthreads();
-    if (slice == 0) {
+    if (slice != 0) return;
 #pragma unroll 1
-      for (int s = 1; s < static_cast<int>(blockDim.y); ++s) {
-        const float* theirs = other + s * columns + dim;
-        gathered.raise(theirs[0]);
-        gathered.add(0, theirs[0], theirs[stride], theirs[3 * stride]);
-        gathered.add(1, theirs[0], theirs[2 * stride], theirs[4 * stride]);
+    for (int s = 1; s < slices; ++s) {
+      const float* theirs = own + s * kRowTile * combine_warp_floats(kLaneDims) + lane;
+      gathered.raise(theirs[0]);
+#pragma unroll
+      for (int part = 0; part < 2; ++part) {
+        float x[kLaneDims];
+#pragma unroll
+        for (int i = 0; i < kLaneDims; ++i) x[i] = theirs[32 * (3 + part * kLaneDims + i)];
+        gathered.add(part, theirs[0], theirs[32 * (1 + part)], x);
       }
     }
   }
+  if (row >= p.rows) return;
 
-  const int query_head = head * p.group + row / p.query_tokens;
+  const int query_head = head * p.group + p.by_query_tokens.divide(row);
   float total_weight = gathered.weight[0] + gathered.weight[1];
   if (p.attention_sinks != nullptr) {
     const float sink = p.attention_sinks[query_head] * kLog2E;
@@ -152,42 +196,55 @@ __global__ void combine_kernel(const __grid_constant__ DecodeParams p) {
   }
   // A row without tokens: zeros, and a log-sum-exp of -inf.
   const float inverse = total_weight == 0.f ? 0.f : 1.f / total_weight;
-  float out = gathered.sum[0] * inverse;
+  float out[kLaneDims];
+#pragma unroll
+  for (int i = 0; i < kLaneDims; ++i) out[i] = gathered.sum[0][i] * inverse;
 
   const Transform& transform = p.value.transform;
   if (transform.kind == TransformKind::kDiagonal) {
     const int block = hadamard_block(dims);
-    for (int stride = 1; stride < block; stride *= 2) {
-      __syncthreads();
-      if (slice == 0) shared[dim] = out;
-      __syncthreads();
-      if (slice == 0) out = shared[dim ^ stride] + ((dim & stride) ? -out : out);
+    hadamard_across_lanes(out, block);
+    const float norm = hadamard_norm(block);
+#pragma unroll
+    for (int i = 0; i < kLaneDims; ++i) {
+      const int dim = min(lane + 32 * i, dims - 1);
+      out[i] *= norm * transform.weight[head * dims + dim];
     }
-    out *= rsqrtf(static_cast<float>(block)) * transform.weight[head * dims + safe_dim];
   } else if (transform.kind == TransformKind::kFull) {
-    __syncthreads();
-    if (slice == 0) shared[dim] = out;
-    __syncthreads();
-    const float* weight = transform.weight + static_cast<int64_t>(head) * dims * dims + safe_dim;
-    out = 0.f;
-    for (int i = 0; i < dims; ++i) out = fmaf(shared[i], __ldg(weight + i * dims), out);
+    __syncwarp();
+#pragma unroll
+    for (int i = 0; i < kLaneDims; ++i) {
+      own[lane + 32 * i] = out[i];
+      out[i] = 0.f;
+    }
+    __syncwarp();
+    const float* weight = transform.weight + static_cast<int64_t>(head) * dims * dims;
+    for (int j = 0; j < dims; ++j) {
+#pragma unroll
+      for (int i = 0; i < kLaneDims; ++i) {
+        const int dim = min(lane + 32 * i, dims - 1);
+        out[i] = fmaf(own[j], __ldg(weight + j * dims + dim), out[i]);
+      }
+    }
   }
-  if (slice != 0 || dim >= dims) return;
-  if (transform.mean != nullptr) {
-    out = fmaf(transform.mean[head * dims + dim], gathered.weight[0] * inverse, out);
-  }
-  out = fmaf(gathered.sum[1], inverse, out);
 
   const int64_t out_row =
       (static_cast<int64_t>(b) * p.kv_heads + head) * p.rows + row;  // = [B, Hq, Tq]
-  if (p.bf16) {
-    static_cast<__nv_bfloat16*>(p.out)[out_row * dims + dim] = __float2bfloat16_rn(out);
-  } else {
-    static_cast<__half*>(p.out)[out_row * dims + dim] = __float2half_rn(out);
+#pragma unroll
+  for (int i = 0; i < kLaneDims; ++i) {
+    const int dim = lane + 32 * i;
+    if (dim >= dims) break;
+    if (transform.mean != nullptr) {
+      out[i] = fmaf(transform.mean[head * dims + dim], gathered.weight[0] * inverse, out[i]);
+    }
+    out[i] = fmaf(gathered.sum[1][i], inverse, out[i]);
+    if (p.bf16) {
+      static_cast<__nv_bfloat16*>(p.out)[out_row * dims + dim] = __float2bfloat16_rn(out[i]);
+    } else {
+      static_cast<__half*>(p.out)[out_row * dims + dim] = __float2half_rn(out[i]);
+    }
   }
-  if (dim == 0) {
-    p.lse[out_row] = (gathered.maximum + log2f(total_weight)) / kLog2E;
-  }
+  if (lane == 0) p.lse[out_row] = (gathered.maximum + log2f(total_weight)) / kLog2E;
 }
 
 }  // namespace vecinfer

@@ -19,6 +19,7 @@ struct BlockPieces {
   float scratch[kScratchFloats];  // of the engine
   int segment[2 * kWarps];        // or -1
   int set_aside[kWarps];          // the continued piece is not in the warp's record
+  int first_row[kWarps];          // batch row of the codes that the warp begins with, or -1
 };
 
 // A block's place in the grid (splits, row groups, kv heads).
@@ -82,9 +83,7 @@ __device__ __forceinline__ void merge_pieces(const DecodeParams& p, const BlockP
 #pragma unroll 1
   for (int task = warp; task < __popc(leaders) * parts; task += kWarps) {
     const int group = task / parts, part = task - group * parts;
-    unsigned from_group = leaders;
-    for (int skipped = 0; skipped < group; ++skipped) from_group &= from_group - 1;
-    const int leader = __ffs(from_group) - 1;
+    const int leader = nth_bit(leaders, group);
     const unsigned members = __shfl_sync(kFullWarp, peers, leader);
     float* target = shape.global(p, place, __shfl_sync(kFullWarp, segment, leader));
     // A part lies within 4 rows.
@@ -171,11 +170,7 @@ __device__ __forceinline__ void decode_block(const DecodeParams& p, char* shared
   const BlockPlace place;
   const RecordShape<Engine> shape(p);
   launch_dependents();
-  // Everything waits for the lengths.
-  if (threadIdx.x * 32 < p.batch) {
-    prefetch_to_l2(p.lengths + threadIdx.x * 32);
-    prefetch_to_l2(p.quantized_lengths + threadIdx.x * 32);
-  }
+  HeadPlan plan(p);
 
   float* records = reinterpret_cast<float*>(shared + Engine::kRecordOffset);
   auto& pieces = *reinterpret_cast<typename Engine::Pieces*>(shared + Engine::kMetaOffset);
@@ -190,7 +185,7 @@ __device__ __forceinline__ void decode_block(const DecodeParams& p, char* shared
   int position, end, b = 0, row_start = 0;
   bool prefetched = false;
   engine.prepare([&] {
-    const HeadPlan plan(p);
+    plan.finish(p);
     const Deal deal(plan.total(), p.splits * kWarps);
     position = deal.begin(place.split * kWarps + warp);
     end = deal.begin(place.split * kWarps + warp + 1);
@@ -200,15 +195,17 @@ __device__ __forceinline__ void decode_block(const DecodeParams& p, char* shared
     const int first = max(position - row_start, 0);
     const int last = min(RowWork(p, b).tiles, end - row_start);
     prefetched = first < last;
-    if (prefetched) engine.prefetch(b, first, last, true);
+    if (!prefetched) return;
+    // Warps of one batch row share its queries; the first of them fetches them.
+    const bool leads = warp == 0 || deal.begin(place.split * kWarps + warp - 1) < row_start;
+    engine.prefetch(b, first, last, leads, true);
   });
   if (lane == 0) {
     pieces.segment[warp] = -1;
     pieces.segment[kWarps + warp] = -1;
     pieces.set_aside[warp] = 0;
   }
-  wait_for_previous_kernel();
-  __syncthreads();
+  engine.first_queries(prefetched ? b : -1, pieces.first_row);
 
   const auto finish = [&](int segment, bool starts, bool ends, bool more) {
     if (starts && ends) {
@@ -227,7 +224,7 @@ __device__ __forceinline__ void decode_block(const DecodeParams& p, char* shared
     const RowWork work(p, b);
     const int first = max(position - row_start, 0), last = min(work.tiles, end - row_start);
     if (first < last) {
-      if (!prefetched) engine.prefetch(b, first, last, false);
+      if (!prefetched) engine.prefetch(b, first, last, true, false);
       engine.codes(b, work, first, last, prefetched, record);
       prefetched = false;
       finish(2 * b, first == 0, last == work.tiles, row_start + last < end);

@@ -26,7 +26,11 @@ class GeneralEngine {
   __device__ __forceinline__ GeneralEngine(const DecodeParams& p, int head, int row_group, char*)
       : p_(p), head_(head), row_group_(row_group) {}
 
-  __device__ void prefetch(int, int, int, bool) {}
+  __device__ void prefetch(int, int, int, bool, bool) {}
+  __device__ void first_queries(int, int*) {
+    wait_for_previous_kernel();
+    __syncthreads();
+  }
   template <typename FirstTiles>
   __device__ void prepare(FirstTiles first_tiles) {
     first_tiles();

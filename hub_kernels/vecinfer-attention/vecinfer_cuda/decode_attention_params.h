@@ -59,7 +59,7 @@ struct DecodeParams {
   FastDivider by_query_tokens;
   int head_dim;
   int rows;            // group * Tq
-  int rows_per_group;  // of a row group: 4, 8 or 16
+  int rows_per_group;  // of a row group: 4 or 8
   int row_groups;
   int splits;
   int warps;  // of a main block

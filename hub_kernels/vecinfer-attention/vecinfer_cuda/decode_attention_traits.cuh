@@ -72,7 +72,7 @@ struct DecodeTraits {
     return warps * kRows * static_cast<int>(sizeof(RowScale));
   }
   static constexpr int meta_bytes(int warps) {
-    return scale_bytes(warps) + 4 * (kScratchFloats + 3 * warps);
+    return scale_bytes(warps) + 4 * (kScratchFloats + 4 * warps);
   }
   static constexpr int budget(int warps) {
     return shared_bytes(kTarget) - kTableBytes - meta_bytes(warps);

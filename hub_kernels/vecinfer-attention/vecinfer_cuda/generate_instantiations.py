@@ -45,10 +45,7 @@ class Variant:
     @property
     def row_tiles(self) -> list[int]:
         """Row tiles of 4 queries; accumulators of 32 registers per tile and 128 dimensions bound them."""
-        most = 4 if self.head_dim <= 128 and "d4b8x2" not in (self.key, self.value) else 2
-        if self.target == "portable":
-            most = 2 if self.head_dim <= 128 else 1
-        return [tiles for tiles in (1, 2, 4) if tiles <= most]
+        return [1] if self.target == "portable" and self.head_dim > 128 else [1, 2]
 
     @property
     def stem(self) -> str:

@@ -22,11 +22,11 @@ inline int num_splits_heuristic(int multiprocessors, int kv_heads, int row_group
 // Work of starting a row, in tiles: its queries, and the first loads that nothing hides.
 constexpr int kStartWeight = 2;
 
-// Work of a unit of exact tokens in tiles: by bytes. Without a ring of at least two chunks their
-// loads wait for one another.
+// Work of a unit of exact tokens in tiles: by bytes, but 2 at most, as small tiles are bound by
+// arithmetic. Without a ring of at least two chunks loads wait for one another.
 inline int exact_weight(int exact_slots, int head_dim, int tile_bytes) {
   const int unit_bytes = kExactUnit * head_dim * 4;
-  return std::max(1, (unit_bytes + tile_bytes / 2) / tile_bytes) * (exact_slots < 2 ? 3 : 1);
+  return std::clamp((unit_bytes + tile_bytes / 2) / tile_bytes, 1, 2) * (exact_slots < 2 ? 3 : 1);
 }
 
 // Largest 16-bit query whose score cannot reach 2^30 in size: 2^30 / (128 * D * levels), within 127
@@ -37,9 +37,8 @@ inline int query_limit(int head_dim, int levels) {
 
 // Slices of a combining block: a row's records are those of the splits it lies in and a few exact
 // ones; what does not go in one round of loads is shared by several slices if there is room.
-inline int combine_slices(int splits, int batch, int blocks, int head_dim, int multiprocessors) {
-  const bool room = static_cast<long long>(blocks) * head_dim * 4 <= multiprocessors * 2048ll;
-  return splits / batch > 3 && room ? 4 : 1;
+inline int combine_slices(int splits, int batch, int blocks, int multiprocessors) {
+  return splits / batch > 3 && blocks <= 2 * multiprocessors ? 4 : 1;
 }
 
 }  // namespace vecinfer

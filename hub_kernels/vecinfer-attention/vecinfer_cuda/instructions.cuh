@@ -25,6 +25,12 @@ __device__ __forceinline__ float max_nan(float a, float b) {
   return y;
 }
 
+// Place of the n-th (from 0) set bit.
+__device__ __forceinline__ int nth_bit(unsigned mask, int n) {
+  for (int skipped = 0; skipped < n; ++skipped) mask &= mask - 1;
+  return __ffs(mask) - 1;
+}
+
 __device__ __forceinline__ uint32_t permute_bytes(uint32_t a, uint32_t b, uint32_t selector) {
   return __byte_perm(a, b, selector);
 }
@@ -113,6 +119,13 @@ __device__ __forceinline__ uint32_t shared_address(const void* pointer) {
   return static_cast<uint32_t>(__cvta_generic_to_shared(pointer));
 }
 
+// A load that stays where it is written, so that it is on its way early.
+__device__ __forceinline__ int load_early(const int* global) {
+  int x;
+  asm volatile("ld.global.s32 %0, [%1];" : "=r"(x) : "l"(global));
+  return x;
+}
+
 // 16 bytes go around L1.
 template <int kBytes>
 __device__ __forceinline__ void copy_async(uint32_t shared, const void* global) {
@@ -149,11 +162,6 @@ __device__ __forceinline__ void commit_copies() {
 template <int kPending>
 __device__ __forceinline__ void wait_copies() {
   asm volatile("cp.async.wait_group %0;" ::"n"(kPending) : "memory");
-}
-
-// Brings a line of global memory to L2.
-__device__ __forceinline__ void prefetch_to_l2(const void* global) {
-  asm volatile("prefetch.global.L2 [%0];" ::"l"(global));
 }
 
 // kBytes of shared memory into registers.

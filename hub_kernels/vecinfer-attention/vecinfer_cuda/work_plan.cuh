@@ -23,10 +23,11 @@ struct RowWork {
   int tiles;
   int units;
 
-  __device__ RowWork(const DecodeParams& p, int b) {
-    length = p.lengths[b];
+  __device__ RowWork(const DecodeParams& p, int b)
+      : RowWork(p, p.lengths[b], p.quantized_lengths[b]) {}
+  __device__ RowWork(const DecodeParams& p, int row_length, int quantized) : length(row_length) {
     const int behind_sinks = max(0, length - p.sink_length);
-    coded = min(p.quantized_lengths[b], behind_sinks);
+    coded = min(quantized, behind_sinks);
     sinks = length - behind_sinks;
     exact = length - coded;
     tiles = (coded + kTile - 1) / kTile;
@@ -80,13 +81,20 @@ __device__ __forceinline__ int warp_inclusive_sum(int x) {
 // calls, and gets the same answers.
 class HeadPlan {
  public:
-  HeadPlan() = default;
+  // Asks for the lengths of each lane's first row; finish() waits for them.
   __device__ __forceinline__ explicit HeadPlan(const DecodeParams& p)
-      : per_lane_(static_cast<unsigned>(p.batch + 31) / 32u), span_(0) {
+      : per_lane_(static_cast<unsigned>(p.batch + 31) / 32u) {
+    const int first = min((threadIdx.x & 31) * per_lane_, p.batch - 1);
+    length_ = load_early(p.lengths + first);
+    quantized_ = load_early(p.quantized_lengths + first);
+  }
+
+  __device__ __forceinline__ void finish(const DecodeParams& p) {
     const int first = (threadIdx.x & 31) * per_lane_;
     const int last = min(first + per_lane_, p.batch);
+    span_ = first < last ? RowWork(p, length_, quantized_).span(p) : 0;
 #pragma unroll 4
-    for (int b = first; b < last; ++b) span_ += RowWork(p, b).span(p);
+    for (int b = first + 1; b < last; ++b) span_ += RowWork(p, b).span(p);
     end_ = warp_inclusive_sum(span_);
     total_ = __shfl_sync(kFullWarp, end_, 31);
   }
@@ -114,6 +122,7 @@ class HeadPlan {
 
  private:
   int per_lane_;
+  int length_, quantized_;
   int span_;  // of this lane's rows
   int end_;   // position behind them
   int total_;

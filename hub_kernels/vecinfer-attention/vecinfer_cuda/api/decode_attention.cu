@@ -93,6 +93,19 @@ class Workspace {
   int64_t size_ = 0;
 };
 
+const void* combine_function(int lane_dims) {
+  switch (lane_dims) {
+    case 2:
+      return reinterpret_cast<const void*>(&combine_kernel<2>);
+    case 3:
+      return reinterpret_cast<const void*>(&combine_kernel<3>);
+    case 4:
+      return reinterpret_cast<const void*>(&combine_kernel<4>);
+    default:
+      return reinterpret_cast<const void*>(&combine_kernel<8>);
+  }
+}
+
 void check_codebook_scores(double softmax_scale, double softcap) {
   VECINFER_CHECK(softmax_scale > 0, "softmax_scale is ", softmax_scale,
                  ", but it must be positive.");
@@ -233,11 +246,11 @@ std::tuple<Tensor, Tensor> decode_attention(
   void* arguments[] = {&p};
   launch(kernel.function, dim3(p.splits, p.row_groups, heads), kernel.warps * 32,
          kernel.shared_bytes, dependent && transforms_first, arguments, stream);
-  const int slices = combine_slices(p.splits, p.batch, static_cast<int>(batch * heads * p.rows),
-                                    p.head_dim, device.multiprocessors);
-  const int columns = (p.head_dim + 31) / 32 * 32;
-  launch(reinterpret_cast<const void*>(&combine_kernel), dim3(p.rows, heads, batch),
-         dim3(columns, slices), (1 + 5 * slices) * columns * 4, dependent, arguments, stream);
+  const int row_tiles = (p.rows + kRowTile - 1) / kRowTile, lane_dims = (p.head_dim + 31) / 32;
+  const int slices = combine_slices(p.splits, p.batch, static_cast<int>(batch * heads) * row_tiles,
+                                    device.multiprocessors);
+  launch(combine_function(lane_dims), dim3(row_tiles, heads, batch), dim3(32, kRowTile, slices),
+         kRowTile * slices * combine_warp_floats(lane_dims) * 4, dependent, arguments, stream);
   return {out, lse};
 }
 
