@@ -60,7 +60,9 @@ def main() -> None:
     environment = {**os.environ, "PYTORCH_NO_CUDA_MEMORY_CACHING": "1"}
     failed = []
     for tool in options.tools:
-        command = ["compute-sanitizer", f"--tool={tool}", "--error-exitcode=1", "--kernel-name=kns=vecinfer"]
+        command = ["compute-sanitizer", f"--tool={tool}", "--error-exitcode=1"]
+        # What kernels write that are left out would look uninitialized.
+        command += [] if tool == "initcheck" else ["--kernel-name=kns=vecinfer"]
         print(f"== {tool}", flush=True)
         command += [sys.executable, os.path.abspath(__file__), "--work"]
         if subprocess.run(command, env=environment).returncode:
