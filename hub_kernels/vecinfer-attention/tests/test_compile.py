@@ -4,9 +4,9 @@
 
 from __future__ import annotations
 
-import cases
 import importlib
 
+import cases
 import pytest
 import torch
 from cases import int32
