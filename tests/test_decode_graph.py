@@ -164,6 +164,8 @@ def test_a_model_that_looks_at_its_tensors_runs_without_a_graph(caplog):
     inputs = {"input_ids": tiny_inputs(1, 40).cuda()}
     tokens = tiny_inputs(1, 20, seed=3)
     wanted, _ = logits(model, inputs, tokens, static=True)
+    # torch.compile does not look again whether a model has hooks.
+    torch._dynamo.reset()
     seen = []
     model.model.layers[0].mlp.register_forward_hook(lambda *call: seen.append(float(call[2].sum())))
     found, _ = logits(model, inputs, tokens, static=True)

@@ -76,8 +76,8 @@ class DecodeGraphs:
             # A chunk of the prompt: its attention looks at the host, so compiling it gains nothing.
             return self.model(**inputs)
         if inputs.get("output_hidden_states") or inputs.get("output_attentions") or torch.is_grad_enabled():
-            # A replayed step writes its output over the last one's; of the logits generate takes copies.
-            return self.fallback(**inputs)
+            # A replayed step writes its output over the last one's; generate takes copies of the logits alone.
+            return self.compiled(**inputs)
         tensors, constants = _split(inputs)
         key = (id(cache), constants, tuple((name, t.shape, t.dtype, t.device) for name, t in tensors.items()))
         step = self._steps.get(key)
