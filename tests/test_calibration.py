@@ -4,6 +4,7 @@
 
 import hashlib
 import itertools
+import sys
 
 import pytest
 import torch
@@ -340,10 +341,23 @@ def test_short_text_says_how_many_tokens_there_are_and_are_needed():
     with pytest.raises(TypeError, match="texts is None"):
         calibrate(model, CharacterTokenizer(), None, small_config(), progress=False)
     with pytest.raises(ValueError, match="4 tokens leave none"):
-        calibrate(model, IDS, None, small_config(sequence_length=4, recipe="query"), progress=False)
-    with pytest.raises(ValueError, match="20 tokens have no coded ones"):
-        calibrate(model, IDS, None, small_config(sequence_length=20), progress=False)
+        calibrate(model, IDS, None, small_config(sequence_length=4), progress=False)
     assert model.config._attn_implementation == "sdpa"
+
+
+def test_windows_too_short_for_gradients_fall_back_with_an_announcement(monkeypatch):
+    from vecinfer_hf.calibration import calibrate as module
+
+    said = []
+    monkeypatch.setattr(sys.modules[module.__module__].logger, "warning_once", said.append)
+    short = calibrate(tiny_model(), IDS, None, small_config(sequence_length=24), progress=False)
+    assert short.config.recipe == "query"
+    assert short.layers[0].key_transform.dim() == 2
+    assert len(said) == 1
+    assert "windows of 24 tokens" in said[0]
+    assert "sequence_length" in said[0]
+    assert calibrate(tiny_model(), IDS, None, small_config(), progress=False).config.recipe == "default"
+    assert len(said) == 1
 
 
 def test_a_failure_restores_the_model():

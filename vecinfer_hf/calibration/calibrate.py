@@ -18,6 +18,7 @@ import torch
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from transformers import PreTrainedModel
+from transformers.utils import logging
 
 from ..codebook import Codebook
 from ..config import VecInferConfig
@@ -33,12 +34,15 @@ from .refine import refine
 from .windows import calibration_windows
 
 
+logger = logging.get_logger(__name__)
+
 REFINE_LENGTH = 2048
 """Tokens of a piece of text in refinement; every sixth step takes a whole calibration window instead."""
 REFINE_BATCH = 4
 """Pieces per refinement step on a GPU; on a CPU one."""
 GRADIENT_TOKENS = 32768
 """Tokens that the recipe "default" reads at most on a CPU, where a backward pass costs twice a forward pass."""
+_CODED_SHARE = 0.25
 _LONG_EVERY = 6
 _SENSITIVITY_TOKENS = 4096
 
@@ -57,7 +61,8 @@ def calibrate(
 
     The text runs through the unmodified model; keys after RoPE and values of the layers with full attention are
     sampled, the first `config.sink_length` tokens of every window left out. The recipe "default" also runs the model
-    backwards (see gradients.py), on a CPU for at most 32768 tokens of the text. Memory is bounded by
+    backwards (see gradients.py), on a CPU for at most 32768 tokens of the text; where windows are hardly longer than
+    sinks and exact window, "query" takes its place, which is announced and recorded. Memory is bounded by
     `config.num_samples` tokens per layer (see `record_states`). The same seed, text, model and machine give the same
     bits (on a GPU, not with `refine_steps`).
 
@@ -94,6 +99,7 @@ def calibrate(
         for code_format in pair:
             code_format.num_subvectors(head_size)
     windows, sources = calibration_windows(tokenizer_or_ids, texts, config.sequence_length, config.num_tokens)
+    config = _with_a_possible_recipe(config, windows.shape[1])
     training = model.training
     model.eval()
     try:
@@ -139,6 +145,19 @@ def _check(model: PreTrainedModel, config: VecInferConfig) -> list[int]:
     if config.recipe not in RECIPES:
         raise ValueError(f"recipe is {config.recipe!r}; use one of {RECIPES}.")
     return indices
+
+
+def _with_a_possible_recipe(config: VecInferConfig, length: int) -> VecInferConfig:
+    """Return the config with the recipe "query" where windows are too short for the gradients of "default"."""
+    coded = length - config.sink_length - config.residual_length
+    if config.recipe != "default" or coded >= _CODED_SHARE * length:
+        return config
+    logger.warning_once(
+        f"vecinfer: windows of {length} tokens have too few outside {config.sink_length} sinks and the exact window of "
+        f'{config.residual_length} for the recipe "default"; calibrating with "query". Longer text and a longer '
+        "sequence_length give better codebooks."
+    )
+    return replace(config, recipe="query")
 
 
 def _recorded(model, windows, indices, config, bar) -> dict[int, LayerStates]:
