@@ -8,7 +8,7 @@ import pytest
 import torch
 from tiny_models import tiny_config, tiny_inputs
 
-from vecinfer_hf.benchmark.caches import STOCK, STOCK_STATIC, fill_randomly, vecinfer
+from vecinfer_hf.benchmark.caches import STOCK, STOCK_QUANTIZED, STOCK_STATIC, fill_randomly, vecinfer
 from vecinfer_hf.benchmark.end_to_end import break_even, slope
 from vecinfer_hf.benchmark.measure import Row, measure_decode
 from vecinfer_hf.benchmark.models import LLAMA_8B, random_model, shape_config
@@ -54,6 +54,16 @@ def test_a_cache_that_is_too_large_is_a_row_that_says_so(model, monkeypatch):
     rows = measure_decode(model, STOCK, [100, 200])
     assert [row.problem for row in rows] == ["out of memory"] * 2
     assert "out of memory" in markdown(rows, "title")
+
+
+def test_a_peer_that_is_not_installed_is_a_row_and_ours_is_an_error(model, monkeypatch):
+    def missing(*args, **kwargs):
+        raise ImportError("install it")
+
+    monkeypatch.setattr("vecinfer_hf.benchmark.measure.fill_randomly", missing)
+    assert measure_decode(model, STOCK_QUANTIZED[0], [100])[0].problem == "ImportError: install it"
+    with pytest.raises(ImportError, match="install it"):
+        measure_decode(model, vecinfer(2), [100])
 
 
 def line(name, intercept, gradient, contexts):
@@ -111,6 +121,9 @@ def test_the_command(tmp_path, capsys):
     assert "| ms per token, batch 1 | 100 | 200 | 9,000 |" in printed
     assert "| vecinfer 2 bits | 9,000 |" in printed
     rows, about = read_json(kept)
+    peers = {kind.name for kind in STOCK_QUANTIZED}
+    assert all(row.seconds > 0 or "rror: " in row.problem for row in rows if row.cache in peers)
+    rows = [row for row in rows if row.cache not in peers]
     assert {(row.what, row.cache, row.context) for row in rows} == {
         *(("decode", "vecinfer 2 bits", n) for n in (100, 200, 9000)),
         ("chunk", "vecinfer 2 bits", 9000),

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import torch
 from transformers import PreTrainedModel
-from transformers.cache_utils import Cache, DynamicCache, StaticCache
+from transformers.cache_utils import Cache, DynamicCache, QuantizedCache, StaticCache
 
 from ..cache import VecInferCache
 from ..model_identity import head_dim, num_key_value_heads, text_config
@@ -29,17 +29,21 @@ class CacheKind:
         name: how it is called in tables.
         bits: bits per element of VecInfer's codes, or None for transformers' own caches.
         static: sized once; generate then compiles the decode step.
+        backend: the backend of transformers' own QuantizedCache and its options, or None.
     """
 
     name: str
     bits: float | str | None = None
     static: bool = False
+    backend: tuple[str, dict[str, int]] | None = None
 
     def make(self, model: PreTrainedModel, tokens: int) -> Cache:
         """Return an empty cache with room for `tokens` tokens, and switch the model to the attention it needs."""
         if self.bits is None:
             model.set_attn_implementation("sdpa")
             inner = text_config(model.config)
+            if self.backend is not None:
+                return QuantizedCache(self.backend[0], inner, **self.backend[1])
             return StaticCache(config=inner, max_cache_len=tokens) if self.static else DynamicCache(config=inner)
         use_vecinfer_attention(model)
         options = {"static": True, "max_cache_len": tokens} if self.static else {}
@@ -48,6 +52,13 @@ class CacheKind:
 
 STOCK = CacheKind("stock")
 STOCK_STATIC = CacheKind("stock static", static=True)
+STOCK_QUANTIZED = (
+    CacheKind("quanto 4 bits", backend=("quanto", {"nbits": 4})),
+    CacheKind("quanto 2 bits", backend=("quanto", {"nbits": 2})),
+    CacheKind("hqq 4 bits", backend=("hqq", {"nbits": 4, "axis_key": 1, "axis_value": 1})),
+    CacheKind("hqq 2 bits", backend=("hqq", {"nbits": 2, "axis_key": 1, "axis_value": 1})),
+)
+"""transformers' own quantized caches. What they need is optional, and not every version works with every other."""
 
 
 def vecinfer(bits: float | str, static: bool = True) -> CacheKind:
@@ -71,6 +82,9 @@ def fill_randomly(cache: Cache, model: PreTrainedModel, batch_size: int, tokens:
     for layer in cache.layers:
         if isinstance(cache, VecInferCache):
             _fill_codes(layer, model.dtype, model.device, (batch_size, heads, tokens, dim))
+            continue
+        if isinstance(cache, QuantizedCache):
+            layer.update(*torch.randn(2, batch_size, heads, tokens, dim, dtype=model.dtype, device=model.device))
             continue
         empty = torch.zeros(batch_size, heads, 0, dim, dtype=model.dtype, device=model.device)
         layer.lazy_initialization(empty, empty)

@@ -13,7 +13,7 @@ from ..config import VecInferConfig
 from ..formats import parse_format
 from ..model_identity import full_attention_layers, num_key_value_heads, text_config
 from ..planner import stock_plan, vecinfer_plan
-from .caches import STOCK, STOCK_STATIC, CacheKind, vecinfer
+from .caches import STOCK, STOCK_QUANTIZED, STOCK_STATIC, CacheKind, vecinfer
 from .measure import CHUNK, Row, measure_chunk, measure_decode, measure_prefill
 
 
@@ -64,9 +64,9 @@ def compare(
         for kind in (ours, STOCK, STOCK_STATIC):
             progress(f"largest batch at {batch_context} tokens, {kind.name}")
             yield largest_batch(model, kind, batch_context, memory)
-    for width in bits[1:]:
-        progress(f"time per token, {vecinfer(width).name}")
-        yield from measure_decode(model, vecinfer(width), contexts)
+    for kind in [*(vecinfer(width) for width in bits[1:]), *STOCK_QUANTIZED]:
+        progress(f"time per token, {kind.name}")
+        yield from measure_decode(model, kind, contexts)
 
 
 def largest_batch(model: PreTrainedModel, kind: CacheKind, context: int, memory: int) -> Row:

@@ -86,7 +86,14 @@ def cache_nbytes(cache) -> int:
     if hasattr(cache, "nbytes"):
         return cache.nbytes
     tensors = (value for layer in cache.layers for value in vars(layer).values() if isinstance(value, torch.Tensor))
-    return sum(tensor.nbytes for tensor in tensors)
+    return sum(_stored(tensor) for tensor in tensors)
+
+
+def _stored(tensor: torch.Tensor) -> int:
+    """Return the bytes behind a tensor; a quantized one (a tensor subclass) claims those of its dequantized form."""
+    if hasattr(tensor, "__tensor_flatten__"):
+        return sum(_stored(getattr(tensor, name)) for name in tensor.__tensor_flatten__()[0])
+    return tensor.nbytes
 
 
 def release() -> None:
@@ -97,7 +104,7 @@ def release() -> None:
         torch.cuda.empty_cache()
 
 
-def _measured(call, row: Row, model: PreTrainedModel) -> Row:
+def _measured(call, row: Row, model: PreTrainedModel, optional: object = None) -> Row:
     row.weight_bytes = sum(parameter.nbytes for parameter in {id(p): p for p in model.parameters()}.values())
     cuda = model.device.type == "cuda"
     if cuda:
@@ -106,6 +113,11 @@ def _measured(call, row: Row, model: PreTrainedModel) -> Row:
         call(row)
     except torch.OutOfMemoryError:
         row.problem = "out of memory"
+    except (ImportError, ValueError, TypeError) as error:
+        # Only somebody else's cache may be missing or broken; ours has to run.
+        if optional is None:
+            raise
+        row.problem = f"{type(error).__name__}: {str(error).strip().splitlines()[0][:80]}"
     if cuda:
         row.peak_bytes = torch.cuda.max_memory_allocated(model.device)
     return row
@@ -163,7 +175,7 @@ def measure_decode(
             if model.device.type == "cuda":
                 row.allocated_bytes = torch.cuda.memory_allocated(model.device)
 
-        rows.append(_measured(step, row, model))
+        rows.append(_measured(step, row, model, kind.backend))
         if row.problem:
             shared = None
             release()
