@@ -153,8 +153,8 @@ def _with_a_possible_recipe(config: VecInferConfig, length: int) -> VecInferConf
     if config.recipe != "default" or coded >= _CODED_SHARE * length:
         return config
     logger.warning_once(
-        f"vecinfer: windows of {length} tokens have too few outside {config.sink_length} sinks and the exact window of "
-        f'{config.residual_length} for the recipe "default"; calibrating with "query". Longer text and a longer '
+        f"vecinfer: windows of {length} tokens have too few outside {config.sink_length} sinks and the exact window "
+        f'of {config.residual_length} for the recipe "default"; calibrating with "query". Longer text and a longer '
         "sequence_length give better codebooks."
     )
     return replace(config, recipe="query")
