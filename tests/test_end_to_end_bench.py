@@ -57,11 +57,14 @@ def test_a_cache_that_is_too_large_is_a_row_that_says_so(model, monkeypatch):
 
 
 def test_a_peer_that_is_not_installed_is_a_row_and_ours_is_an_error(model, monkeypatch):
+    monkeypatch.setattr("vecinfer_hf.benchmark.caches._installed", lambda module: False)
+    row = measure_decode(model, STOCK_QUANTIZED[0], [100])[0]
+    assert row.problem == "ImportError: it needs optimum-quanto (pip install optimum-quanto)"
+
     def missing(*args, **kwargs):
         raise ImportError("install it")
 
     monkeypatch.setattr("vecinfer_hf.benchmark.measure.fill_randomly", missing)
-    assert measure_decode(model, STOCK_QUANTIZED[0], [100])[0].problem == "ImportError: install it"
     with pytest.raises(ImportError, match="install it"):
         measure_decode(model, vecinfer(2), [100])
 
@@ -79,6 +82,14 @@ def test_break_even_and_slope():
     assert break_even(line("ours", 1.0, 0, contexts) + line("theirs", 2.0, 0, contexts), "ours", "theirs") == 0
     assert slope(rows, "theirs") == pytest.approx(5e-4)
     assert slope(rows[:1], "ours") is None
+
+
+def test_conclusions_are_in_the_units_they_name():
+    # 5 ms and 7 us for every further 1,000 tokens.
+    text = markdown(line("vecinfer 2 bits", 5e-3, 7e-9, [1000, 2000]) + line("stock", 9e-3, 0, [1000, 2000]), "title")
+    assert "| vecinfer 2 bits | 5.01 | 5.01 |" in text
+    assert "1,000 tokens of context cost vecinfer 2 bits 7.00 us per token" in text
+    assert "less time per token than stock at every length measured" in text
 
 
 def test_a_problem_takes_no_part_in_conclusions():

@@ -17,6 +17,8 @@ from .caches import CacheKind, fill_randomly
 
 WARM_UP = 8
 """Tokens that are not timed: the first ones compile and record CUDA graphs."""
+WARM_UP_PROMPT = 1024
+"""Tokens of a prompt that is read before one that is timed."""
 CHUNK = 8192
 """Tokens per chunk of a prompt that is not read at once."""
 
@@ -204,6 +206,10 @@ def measure_prefill(
         generator = torch.Generator().manual_seed(context)
         vocabulary = model.config.get_text_config().vocab_size
         ids = torch.randint(vocabulary, (batch_size, context), generator=generator).to(model.device)
+        # The first prompt of a process also loads kernels.
+        warm = kind.make(model, WARM_UP_PROMPT + 1)
+        model.generate(ids[:, :WARM_UP_PROMPT], past_key_values=warm, max_new_tokens=1, disable_compile=True)
+        del warm
         cache = kind.make(model, context + 1)
         options = {} if chunk_size is None else {"prefill_chunk_size": chunk_size}
         synchronize(model.device)

@@ -72,11 +72,11 @@ def _conclusions(rows: list[Row], names: list[str]) -> Iterable[str]:
             continue
         context = break_even(rows, ours, name)
         if context is not None:
-            where = "every length measured" if context == 0 else f"{context:,.0f} tokens"
-            yield f"- {ours} takes less time per token than {name} from {where} on."
+            where = "at every length measured" if context == 0 else f"from {context:,.0f} tokens on"
+            yield f"- {ours} takes less time per token than {name} {where}."
     gradient = slope(rows, ours)
     if gradient is not None:
-        yield f"- A further 1,000 tokens of context cost {ours} {gradient * 1e6:.2f} us per token."
+        yield f"- A further 1,000 tokens of context cost {ours} {gradient * 1e9:.2f} us per token."
 
 
 def _gigabytes(nbytes: int) -> str:
