@@ -8,7 +8,7 @@ cache; so decode steps are timed on caches that are filled with random numbers. 
 
 from __future__ import annotations
 
-import importlib.util
+import importlib.metadata
 from dataclasses import dataclass
 
 import torch
@@ -45,8 +45,8 @@ class CacheKind:
             inner = text_config(model.config)
             if self.backend is not None:
                 package = _PACKAGES[self.backend[0]]
-                if not _installed(package[0]):
-                    raise ImportError(f"it needs {package[1]} (pip install {package[1]})")
+                if not _installed(package):
+                    raise ImportError(f"it needs {package} (pip install {package})")
                 return QuantizedCache(self.backend[0], inner, **self.backend[1])
             return StaticCache(config=inner, max_cache_len=tokens) if self.static else DynamicCache(config=inner)
         use_vecinfer_attention(model)
@@ -54,14 +54,14 @@ class CacheKind:
         return VecInferCache(model.config, _codebook(model, self.bits), **options)
 
 
-_PACKAGES = {"quanto": ("optimum.quanto", "optimum-quanto"), "hqq": ("hqq", "hqq")}
-"""Module and package that a backend of QuantizedCache needs."""
+_PACKAGES = {"quanto": "optimum-quanto", "hqq": "hqq"}
+"""What a backend of QuantizedCache needs."""
 
 
-def _installed(module: str) -> bool:
+def _installed(package: str) -> bool:
     try:
-        return importlib.util.find_spec(module) is not None
-    except ModuleNotFoundError:  # the package around it is missing
+        return bool(importlib.metadata.version(package))
+    except importlib.metadata.PackageNotFoundError:
         return False
 
 
