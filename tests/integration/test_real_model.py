@@ -5,6 +5,7 @@
 import pytest
 import torch
 from tiny_codebooks import random_codebook
+from transformers import CompileConfig
 from transformers.cache_utils import DynamicCache
 
 from vecinfer_hf import VecInferCache
@@ -103,3 +104,16 @@ def test_one_call_chunks_and_single_tokens_give_the_same_codes(smollm2, smollm2_
             assert torch.equal(ours.buffers.lengths, theirs.buffers.lengths)
             for field in ("sink_keys", "sink_values", "window_keys", "window_values"):
                 assert torch.equal(getattr(ours.buffers, field), getattr(theirs.buffers, field))
+
+
+@pytest.mark.slow
+def test_a_compiled_static_cache_gives_the_tokens_of_the_dynamic_one(smollm2, smollm2_tokenizer):
+    inputs = prompt(smollm2_tokenizer, TEXTS[:1])
+    # The same float32 operators in the same order, traced once.
+    config = CompileConfig(backend="aot_eager", mode="default", fullgraph=True)
+    config._compile_all_devices = True
+    static = VecInferCache(
+        smollm2.config, "SmolLM2-135M-Instruct/2bit", residual_length=32, static=True, max_cache_len=400
+    )
+    compiled = generate(smollm2, inputs, 100, past_key_values=static, compile_config=config)
+    assert torch.equal(compiled, generate(smollm2, inputs, 100, past_key_values=two_bits(smollm2)))
