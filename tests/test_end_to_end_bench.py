@@ -157,3 +157,11 @@ def test_the_plot_shows_every_cache_and_where_ours_wins(tmp_path):
     drawn = (tmp_path / "plot.svg").read_text()
     # Text becomes glyphs in SVG, but matplotlib keeps it in comments.
     assert all(f"<!-- {text} -->" in drawn for text in ("a title", "stock", "vecinfer 2 bits", "faster than stock"))
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
+def test_without_a_gpu_nothing_is_allocated(capsys):
+    with pytest.raises(SystemExit) as stopped:
+        main(["bench", "--end-to-end"])
+    assert stopped.value.code == 2
+    assert "--device cpu insists" in capsys.readouterr().err

@@ -102,7 +102,12 @@ def run_end_to_end(
     shape: str, settings: dict[str, Any], json_file: Path | None, plot_file: Path | None, device: str | None
 ) -> None:
     """Measure, print as Markdown, and keep the numbers after every row."""
-    place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    if device is None and not torch.cuda.is_available():
+        raise RuntimeError(
+            f"There is no CUDA device, and a model of the shape of {shape} is slow on a CPU and may not fit its memory; "
+            "--device cpu insists (with a small --shape)."
+        )
+    place = torch.device(device or "cuda")
     cuda = place.type == "cuda"
     config = shape_config(shape)
     dtype = torch.bfloat16 if cuda else torch.float32
