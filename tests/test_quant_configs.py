@@ -16,14 +16,14 @@ from vecinfer_hf.evaluation import text_windows
 
 ROOT = shipped_codebooks()
 NAMES = sorted(str(path.parent.relative_to(ROOT)) for path in ROOT.glob("*/*/config.json"))
-# Perplexity ratios that the issue asks for at 2048 tokens of a text from another source.
-LIMITS = {4.0: 1.02, 2.0: 1.07}
+# Perplexity ratios that the package promises at 2048 tokens of a text from another source.
+LIMITS = {4.0: 1.02, 2.0: 1.012, 1.5: 1.025}
 
 
 def test_the_four_widths_are_there_and_small():
     expected = {f"SmolLM2-135M-Instruct/{bits}bit" for bits in ("4", "2", "1.5", "1")}
     assert expected <= set(NAMES)
-    size = sum(path.stat().st_size for path in ROOT.rglob("*") if path.is_file())
+    size = sum(path.stat().st_size for path in (ROOT / "SmolLM2-135M-Instruct").rglob("*") if path.is_file())
     assert size < 10_000_000
 
 
@@ -34,7 +34,6 @@ def test_each_loads_and_is_what_its_name_says(name):
     assert codebook.config.bits_per_element == codebook.bits_per_element
     assert codebook.identity["quantized_layers"] == list(codebook.layers)
     assert codebook.identity["name"].rpartition("/")[2] == Path(name).parent.name
-    assert codebook.config.sequence_length == 8192
     assert "sessions" not in json.dumps(codebook.provenance)
 
 
@@ -45,7 +44,7 @@ def test_each_names_its_text_and_holds_persuasion_and_wiki_out(name):
     assert texts
     assert not {"austen/persuasion", "wiki"} & set(texts)
     assert all(len(text["sha256"]) == 64 for text in texts.values())
-    assert len(provenance["errors"]) == 30
+    assert len(provenance["errors"]) == len(Codebook.from_pretrained(name).layers)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -58,10 +57,11 @@ def test_each_card_has_measured_quality(name):
     assert f"{name.split('/')[0]}/{Path(name).name}" in table or Path(name).name in table
     for row in rows:
         assert f"{row['perplexity_ratio']:.4g}" in card
-    first = rows[0]
-    assert f"{first['perplexity_ratio']:.4f}" in table
-    if codebook.bits_per_element in LIMITS:
-        assert first["perplexity_ratio"] <= LIMITS[codebook.bits_per_element]
+    assert f"{rows[0]['perplexity_ratio']:.4f}" in table
+    short = [row for row in rows if row["text"] == "wiki" and row["window_length"] == 2048]
+    assert short
+    for row in short:
+        assert row["perplexity_ratio"] <= LIMITS.get(codebook.bits_per_element, 2)
 
 
 # Held out from calibration; the limits are twice the KL divergence per token that was measured on 8 longer windows.

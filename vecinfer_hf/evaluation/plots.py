@@ -1,0 +1,67 @@
+# SPDX-FileCopyrightText: 2026 The vecinfer_hf authors
+# SPDX-License-Identifier: Apache-2.0
+"""Plots of measured quality: perplexity against true bits, and what each layer's keys and values cost and get.
+
+`python -m vecinfer_hf.evaluation.plots RESULTS.json PLOT.png` draws the results.json of a directory in quant_configs.
+Owns no measurement.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+
+def plot_quality(results: Mapping[str, Any], path: str | Path, bits: str = "2.0") -> None:
+    """Draw results to an image file.
+
+    Args:
+        results: `table` (rows with name, bits and perplexity_ratio; those named "vecinfer ..." are joined by a line),
+            `layer_bits` (mean bits -> `[key bits, value bits]` of each layer), `sensitivity` (rows with layer, side,
+            bits, kl).
+        path: where to; the suffix chooses the format.
+        bits: which allocation of `layer_bits` to draw.
+
+    Raises:
+        ModuleNotFoundError: without matplotlib.
+    """
+    try:
+        from matplotlib.figure import Figure
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError("Plots need matplotlib: pip install matplotlib.", name="matplotlib") from error
+    figure = Figure(figsize=(15, 4.2), layout="constrained")
+    quality, cost, chosen = figure.subplots(1, 3)
+
+    rows = sorted(results["table"], key=lambda row: row["bits"])
+    own = [row for row in rows if row["name"].startswith("vecinfer")]
+    quality.plot(
+        [row["bits"] for row in own], [row["perplexity_ratio"] for row in own], "o-", color="black", label="vecinfer"
+    )
+    for row in rows:
+        if row not in own:
+            quality.plot(row["bits"], row["perplexity_ratio"], "s", label=row["name"])
+    quality.set(xlabel="true bits per element", ylabel="perplexity, stock cache = 1", title="Quality")
+    quality.legend(fontsize=7)
+
+    for side, color in (("key", "tab:blue"), ("value", "tab:orange")):
+        single = [row for row in results["sensitivity"] if row["side"] == side and row["bits"] == 2]
+        cost.plot([row["layer"] for row in single], [row["kl"] for row in single], "o-", color=color, label=side)
+    cost.set(xlabel="layer", ylabel="nats per token", yscale="log", title="KL divergence of 2 bits in one side alone")
+    cost.legend()
+
+    layers = range(len(results["layer_bits"][bits]))
+    for side, (name, shift) in enumerate((("key", -0.2), ("value", 0.2))):
+        heights = [pair[side] for pair in results["layer_bits"][bits]]
+        chosen.bar(
+            [layer + shift for layer in layers], heights, 0.4, label=name, color=("tab:blue", "tab:orange")[side]
+        )
+    chosen.set(xlabel="layer", ylabel="bits per element", title=f"Allocation of {bits} bits")
+    chosen.legend()
+    figure.savefig(path, dpi=120)
+
+
+if __name__ == "__main__":
+    plot_quality(json.loads(Path(sys.argv[1]).read_text(encoding="utf-8")), sys.argv[2])
