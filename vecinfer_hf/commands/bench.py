@@ -104,7 +104,7 @@ def run_end_to_end(
     """Measure, print as Markdown, and keep the numbers after every row."""
     if device is None and not torch.cuda.is_available():
         raise RuntimeError(
-            f"There is no CUDA device, and a model of the shape of {shape} is slow on a CPU and may not fit its memory; "
+            f"There is no CUDA device, and the shape of {shape} is slow on a CPU and may not fit its memory; "
             "--device cpu insists (with a small --shape)."
         )
     place = torch.device(device or "cuda")
