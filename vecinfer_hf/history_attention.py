@@ -58,9 +58,7 @@ def history_attention(
         rows = query[:, :, start : start + QUERY_BLOCK].contiguous()
         end = start + rows.shape[2]
         # Flash attention of one piece needs as many heads on both sides; only the new tokens are repeated.
-        keys, values = (
-            states[:, :, start:end].repeat_interleave(group, dim=1) for states in (new_keys, new_values)
-        )
+        keys, values = (states[:, :, start:end].repeat_interleave(group, dim=1) for states in (new_keys, new_values))
         output, lse = _flash(rows, keys, values, scaling, causal=True)
         output = output.float()
         for keys, values in _history(layer, new_keys[:, :, :start], new_values[:, :, :start]):
@@ -104,9 +102,7 @@ def _flash(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Return attention `[B, H, Tq, D]` and its natural log-sum-exp, float32 `[B, H, Tq]`."""
     if query.device.type == "cuda":
-        found = torch.ops.aten._scaled_dot_product_flash_attention(
-            query, key, value, is_causal=causal, scale=scaling
-        )
+        found = torch.ops.aten._scaled_dot_product_flash_attention(query, key, value, is_causal=causal, scale=scaling)
     else:
         found = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
             query, key, value, is_causal=causal, scale=scaling
