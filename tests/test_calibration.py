@@ -181,7 +181,7 @@ def test_channels_that_are_always_zero():
     moment = torch.zeros(1, 16, 16)
     gradients = torch.zeros(1, 500, 16)
     states = GradientStates(
-        keys, torch.zeros(1, 500, 16), keys.abs().amax(1), moment, gradients, gradients, moment, moment, 1.0
+        keys, torch.zeros(1, 500, 16), keys.abs().amax(1), moment, gradients, gradients, moment, moment
     )
     for recipe in RECIPES:
         layer = fit_layers({0: states}, {0: (parse_format(2), parse_format(2))}, recipe=recipe, num_iterations=2)[0]

@@ -118,6 +118,12 @@ def test_the_known_shape_has_the_weights_of_llama_8b():
     assert sum(parameter.numel() for parameter in model.parameters()) == 8_030_261_248
 
 
+def test_a_shape_with_sliding_layers_is_refused(tmp_path):
+    tiny_config("gemma3").save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="full attention in 1 of 2 layers"):
+        shape_config(str(tmp_path))
+
+
 def test_the_command(tmp_path, capsys):
     tiny_config("llama").save_pretrained(tmp_path / "shape")
     kept = tmp_path / "rows.json"

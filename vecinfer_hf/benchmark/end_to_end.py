@@ -14,7 +14,7 @@ from ..formats import parse_format
 from ..model_identity import full_attention_layers, num_key_value_heads, text_config
 from ..planner import stock_plan, vecinfer_plan
 from .caches import STOCK, STOCK_QUANTIZED, STOCK_STATIC, CacheKind, vecinfer
-from .measure import CHUNK, Row, measure_chunk, measure_decode, measure_prefill
+from .measure import CHUNK, Row, measure_chunk, measure_decode, measure_prefill, parameter_nbytes
 
 
 def compare(
@@ -78,7 +78,7 @@ def largest_batch(model: PreTrainedModel, kind: CacheKind, context: int, memory:
         context: tokens in the cache of every row.
         memory: bytes of the device.
     """
-    weights = sum(parameter.nbytes for parameter in model.parameters())
+    weights = parameter_nbytes(model)
     layers = len(full_attention_layers(model.config))
     tokens = context + 32
     if kind.bits is None:

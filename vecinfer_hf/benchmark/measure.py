@@ -83,6 +83,11 @@ def synchronize(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
+def parameter_nbytes(model: PreTrainedModel) -> int:
+    """Return the bytes of the model's parameters, tied ones once."""
+    return sum(parameter.nbytes for parameter in model.parameters())
+
+
 def cache_nbytes(cache) -> int:
     """Return the bytes a cache holds: VecInfer's own count, or those of a stock cache's tensors."""
     if hasattr(cache, "nbytes"):
@@ -107,7 +112,7 @@ def release() -> None:
 
 
 def _measured(call, row: Row, model: PreTrainedModel, optional: object = None) -> Row:
-    row.weight_bytes = sum(parameter.nbytes for parameter in {id(p): p for p in model.parameters()}.values())
+    row.weight_bytes = parameter_nbytes(model)
     cuda = model.device.type == "cuda"
     if cuda:
         torch.cuda.reset_peak_memory_stats(model.device)

@@ -30,7 +30,7 @@ def shape_config(name: str) -> PreTrainedConfig:
     """Return the config of a shape: "llama-3.1-8b", a directory with a config.json, or a model on the Hub.
 
     Raises:
-        ValueError: if its cache cannot be quantized.
+        ValueError: if its cache cannot be quantized, or not in every layer.
     """
     if name == LLAMA_8B:
         config = LlamaConfig(
@@ -49,6 +49,12 @@ def shape_config(name: str) -> PreTrainedConfig:
     reason = unsupported_reason(config)
     if reason:
         raise ValueError(f"No VecInfer cache for {name}: {reason}.")
+    full, layers = len(full_attention_layers(config)), text_config(config).num_hidden_layers
+    if full != layers:
+        raise ValueError(
+            f"{name} has full attention in {full} of {layers} layers; this benchmark fills "
+            "caches of models with full attention everywhere. Give the --shape of such a model."
+        )
     return config
 
 

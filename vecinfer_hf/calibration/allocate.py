@@ -136,7 +136,8 @@ def predicted_sensitivity(
     """Predict what `measure_sensitivity` measures, from recorded gradients and without another pass of the model.
 
     To second order the KL divergence of errors `e` in the keys or values of one layer is the mean over tokens of
-    `(sum over heads of g . e) ** 2 / 2`, errors of different tokens taken as independent.
+    `(sum over heads of g . e) ** 2 / 2`, errors of different tokens taken as independent: a window has as many coded
+    tokens as predictions that codes can influence.
 
     Args:
         states: layer index -> what `record_gradients` kept.
@@ -154,6 +155,6 @@ def predicted_sensitivity(
             gradients = own.key_gradients.float(), own.value_gradients.float()
             for side, before, after, gradient in zip(("key", "value"), exact, restored, gradients, strict=True):
                 change = ((after[0] - before) * gradient).sum((0, 2))
-                kl = 0.5 * own.coded_share * change.square().mean().item()
+                kl = 0.5 * change.square().mean().item()
                 rows.append({"layer": index, "side": side, "bits": bits, "kl": kl})
     return rows

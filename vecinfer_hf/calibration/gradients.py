@@ -32,14 +32,12 @@ class GradientStates(LayerStates):
         key_fisher: float32 `[Hkv, D, D]`, mean of `g g^T / |g|^2` over all tokens that are ever coded: the directions
             that matter, every token counting alike, because a few have gradients larger by orders of magnitude.
         value_fisher: float32 `[Hkv, D, D]`.
-        coded_share: coded tokens per predicted token; turns the mean cost of a token into nats per prediction.
     """
 
     key_gradients: torch.Tensor
     value_gradients: torch.Tensor
     key_fisher: torch.Tensor
     value_fisher: torch.Tensor
-    coded_share: float
 
 
 def record_gradients(
@@ -103,7 +101,7 @@ def record_gradients(
             slots, kept = slice(taken, taken + len(tokens)), tokens.to(device) + sink_length
             for index, (query, key, value, key_leaf, value_leaf) in leaves.items():
                 if index not in states:
-                    states[index] = _empty(key, value, sum(map(len, picked)), eligible / (length - first))
+                    states[index] = _empty(key, value, sum(map(len, picked)))
                 _keep(states[index], query, key, value, key_leaf.grad, value_leaf.grad, slots, kept, first, count)
             taken += len(tokens)
             if progress is not None:
@@ -149,7 +147,7 @@ def _label_gradient(model, hidden: torch.Tensor, first: int, generator: torch.Ge
     return gradient
 
 
-def _empty(key: torch.Tensor, value: torch.Tensor, samples: int, coded_share: float) -> GradientStates:
+def _empty(key: torch.Tensor, value: torch.Tensor, samples: int) -> GradientStates:
     heads, dim = key.shape[1], key.shape[-1]
 
     def room() -> torch.Tensor:
@@ -159,8 +157,7 @@ def _empty(key: torch.Tensor, value: torch.Tensor, samples: int, coded_share: fl
         return torch.zeros(heads, dim, dim, device=key.device)
 
     return GradientStates(
-        room(), room(), torch.zeros(heads, dim, device=key.device), square(), room(), room(), square(), square(),
-        coded_share,
+        room(), room(), torch.zeros(heads, dim, device=key.device), square(), room(), room(), square(), square()
     )  # fmt: skip
 
 
