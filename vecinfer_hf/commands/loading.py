@@ -12,13 +12,16 @@ from rich.status import Status
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging
 
-from ..assets import SMOLLM2_NAME, smollm2_directory
+from ..assets import SMOLLM2_NAME, SPLIT_MODELS, smollm2_directory, split_model_directory
 from .console import errors
 
 
 DEMO_MODEL = "smollm2"
 
-Model = Annotated[str, typer.Argument(help=f"Hub id or directory of the model, or '{DEMO_MODEL}' for the demo model.")]
+Model = Annotated[
+    str,
+    typer.Argument(help=f"Hub id or directory of the model, or one of {', '.join((DEMO_MODEL, *SPLIT_MODELS))}."),
+]
 CodebookName = Annotated[
     str, typer.Option("--codebook", "-c", help="Codebook: a directory, a shipped name or a Hub repository.")
 ]
@@ -50,12 +53,17 @@ def load_model(
         raise ValueError(f"--device is {device!r}, which cannot be used here: {error}") from error
     logging.disable_progress_bar()
     with Status(f"Loading {name}", console=errors):
-        directory = smollm2_directory() if name == DEMO_MODEL else name
+        if name == DEMO_MODEL:
+            directory, known_name = smollm2_directory(), SMOLLM2_NAME
+        elif name in SPLIT_MODELS:
+            directory, known_name = split_model_directory(name), SPLIT_MODELS[name].name
+        else:
+            directory, known_name = name, None
         tokenizer = AutoTokenizer.from_pretrained(directory)
         model = AutoModelForCausalLM.from_pretrained(directory, dtype=dtype).to(device).eval()
-    if name == DEMO_MODEL:
+    if known_name:
         # Otherwise what is made from it would name a directory of this machine.
-        model.config._name_or_path = SMOLLM2_NAME
+        model.config._name_or_path = known_name
     return model, tokenizer
 
 
