@@ -16,7 +16,7 @@ from ..config import VecInferConfig
 from ..evaluation import evaluate_perplexity, greedy_agreement, text_windows
 from .calibrate import bits as parse_bits
 from .console import errors, output, print_json, progress_bar, size
-from .evaluate import print_perplexity
+from .evaluate_tables import print_perplexity
 from .generate import prompt_ids
 from .loading import DEMO_MODEL, AsJson, Device, load_model
 

@@ -1,28 +1,40 @@
 # SPDX-FileCopyrightText: 2026 The vecinfer_hf authors
 # SPDX-License-Identifier: Apache-2.0
-"""`vecinfer evaluate`: perplexity with a vector-quantized cache next to the stock cache, peers, and retrieval."""
+"""`vecinfer evaluate`: a codebook's cache next to the stock cache: perplexity, peers, retrieval, generation."""
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Annotated, Any
 
+import torch
+import transformers
 import typer
 
 from ..assets import load_text
-from ..calibration.simulate import LayerSimulator
 from ..codebook import Codebook
 from ..evaluation import (
-    PerplexityResult,
     compare,
     evaluate_perplexity,
-    greedy_agreement,
+    judge_continuations,
+    margins,
     needle_hits,
     needle_samples,
+    own_method,
+    peer_methods,
+    plain_layers,
+    retrieval_report,
+    stock_method,
     text_windows,
 )
-from .console import print_json, print_table, progress_bar, size
+from ..evaluation.compare import PEER_BITS
+from ..model_identity import full_attention_layers
+from ..online_codebook import ONLINE
+from ..version import __version__
+from .console import print_json, progress_bar
+from .evaluate_tables import print_continuations, print_margins, print_peers, print_perplexity, print_retrieval
 from .loading import (
     AsJson,
     CodebookName,
@@ -38,31 +50,8 @@ from .loading import (
 )
 
 
-def print_perplexity(title: str, result: PerplexityResult) -> None:
-    """Print a result as a table of two columns, stock and vecinfer."""
-    share = result.cache_nbytes / result.cache_nbytes_stock
-    print_table(
-        title,
-        ("", "stock cache", "vecinfer"),
-        [
-            ("perplexity", f"{result.perplexity_stock:.3f}", f"{result.perplexity_vecinfer:.3f}"),
-            ("ratio", "1", f"{result.perplexity_ratio:.4f}"),
-            ("KL divergence, nats per token", "0", f"{result.kl_divergence:.4f}"),
-            ("same next token", "100 %", f"{100 * result.top1_agreement:.1f} %"),
-            (
-                "bits per element",
-                f"{8 * result.bytes_per_token_stock / result.elements_per_token:g}",
-                f"{result.bits_per_element:g}",
-            ),
-            ("bytes per token", f"{result.bytes_per_token_stock:,.0f}", f"{result.bytes_per_token:,.0f}"),
-            (
-                f"cache of {result.batch_size} x {result.window_length - 1} tokens",
-                size(result.cache_nbytes_stock),
-                f"{size(result.cache_nbytes)} ({100 * share:.1f} %)",
-            ),
-            ("seconds", f"{result.seconds_stock:.1f}", f"{result.seconds_vecinfer:.1f}"),
-        ],
-    )
+GENERATION_PROMPT = 512
+"""Tokens of each prompt of the long texts, the beginnings of windows."""
 
 
 def evaluate(
@@ -72,16 +61,27 @@ def evaluate(
     window_length: Annotated[int, typer.Option(min=2, help="Tokens per window of text.")] = 2048,
     max_windows: Annotated[int | None, typer.Option(min=1, help="Windows, spread over the text; default all.")] = 8,
     chunk_length: Annotated[int, typer.Option(help="Tokens per call, 1 to 16.")] = 16,
+    prompt_length: Annotated[
+        int | None,
+        typer.Option(min=0, help="First tokens in one call, not counted; default 0, half a window for 'online'."),
+    ] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Windows per call.")] = 1,
     generation_tokens: Annotated[
-        int, typer.Option(min=0, help="Also compare greedy continuations of this many tokens.")
+        int, typer.Option(min=0, help="Also compare greedy texts of this many tokens, read by the stock model.")
     ] = 0,
+    generation_prompts: Annotated[int, typer.Option(min=1, help="How many such texts.")] = 1,
     peers: Annotated[
         bool, typer.Option("--peers", help="Also measure other quantizers on the same text, by simulation.")
     ] = False,
+    plain: Annotated[
+        list[str] | None,
+        typer.Option(help="Text to fit plain product quantization on, for --peers: the codebook's; repeatable."),
+    ] = None,
     needles: Annotated[int, typer.Option(min=0, help="Also ask for this many numbers hidden in long texts.")] = 0,
     needle_text: Annotated[str, typer.Option(help="Text to hide them in.")] = "austen/persuasion",
-    needle_length: Annotated[int, typer.Option(min=200, help="Tokens of each such text.")] = 2048,
+    needle_length: Annotated[
+        list[int] | None, typer.Option(min=200, help="Tokens of each such text; repeatable; default 2048.")
+    ] = None,
     needle_keys: Annotated[int, typer.Option(min=1, help="Numbers hidden in each, one of them asked for.")] = 4,
     output_file: Annotated[Path | None, typer.Option("--output", "-o", help="Also write the JSON here.")] = None,
     revision: Revision = None,
@@ -92,29 +92,77 @@ def evaluate(
     device: Device = None,
     as_json: AsJson = False,
 ) -> None:
-    """Measure perplexity with a codebook's cache and with the stock cache, through the real caches."""
+    """Measure a codebook's cache against the stock cache: perplexity through the real caches, and what is asked for.
+
+    Peers and retrieval are simulated in one pass, which a test holds equal to the real cache.
+    """
+    online = codebook == ONLINE
+    if online and (peers or needles):
+        raise ValueError(
+            'codebook "online" is fitted inside a real cache, but --peers and --needles simulate one; leave them out.'
+        )
+    if plain and not peers:
+        raise ValueError("--plain adds a row to the peers; give --peers too.")
     content = load_text(text)
     loaded, tokenizer = load_model(model, dtype, device)
     options = cache_options(revision, residual_length, sink_length, ops_backend)
     windows = text_windows(tokenizer, content, window_length, max_windows)
-    with progress_bar("Perplexity", windows.shape[0] * (windows.shape[1] - 1)) as advance:
+    if prompt_length is None:
+        prompt_length = window_length // 2 if online else 0
+    with progress_bar("Perplexity", windows.shape[0] * (windows.shape[1] - prompt_length - 1)) as advance:
         result = evaluate_perplexity(
-            loaded, windows, codebook, chunk_length=chunk_length, batch_size=batch_size, progress=advance, **options
+            loaded,
+            windows,
+            codebook,
+            chunk_length=chunk_length,
+            prompt_length=prompt_length,
+            batch_size=batch_size,
+            progress=advance,
+            **options,
         )
-    report = {"model": loaded.config._name_or_path, "codebook": codebook, "text": text, **result.to_dict()}
+    report: dict[str, Any] = {
+        "model": loaded.config._name_or_path,
+        "codebook": codebook,
+        "text": text,
+        "text_sha256": hashlib.sha256(content.encode()).hexdigest(),
+        **result.to_dict(),
+        "machine": _machine(loaded),
+    }
     if generation_tokens:
+        prompts = windows[:generation_prompts, :GENERATION_PROMPT]
         with progress_bar("Generation", 1) as advance:
-            agreement = greedy_agreement(loaded, windows[:1], codebook, generation_tokens, **options)
+            report["generation"] = judge_continuations(loaded, prompts, codebook, generation_tokens, **options)
             advance(1)
-        report["generation"] = agreement.to_dict()
     if peers or needles:
         own = Codebook.from_pretrained(codebook, **({"revision": revision} if revision else {}))
+        lengths = {"sink_length": result.sink_length, "residual_length": result.residual_length}
+        methods = [own_method(loaded, own)]
     if peers:
-        with progress_bar("Peers", 5 * windows.numel()) as advance:
-            report["peers"] = compare(loaded, windows, own, batch_size=batch_size, progress=advance)
+        fitted = _plain(loaded, tokenizer, plain, own)
+        others, report["left_out"] = peer_methods(loaded, result.sink_length, fitted)
+        methods += others
+        with progress_bar("Peers", len(methods) * windows.numel()) as advance:
+            report["peers"] = compare(loaded, windows, methods, **lengths, batch_size=batch_size, progress=advance)
     if needles:
-        samples = needle_samples(tokenizer, load_text(needle_text), needle_length, needle_keys, needles)
-        report["retrieval"] = _retrieval(loaded, samples, own)
+        stock = stock_method(loaded)
+        haystack = load_text(needle_text)
+        report["retrieval"] = [
+            {
+                "text": needle_text,
+                "length": length,
+                "keys": needle_keys,
+                "samples": needles,
+                "rows": _retrieval(
+                    loaded,
+                    needle_samples(tokenizer, haystack, length, needle_keys, needles),
+                    [stock, *methods],
+                    lengths,
+                ),
+            }
+            for length in needle_length or [2048]
+        ]
+    if peers:
+        report["margins"] = margins(report["peers"], report.get("retrieval", ()))
     if output_file is not None:
         output_file.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
     if as_json:
@@ -122,45 +170,37 @@ def evaluate(
         return
     print_perplexity(f"{report['model']} on {text}: {result.windows} windows of {result.window_length} tokens", result)
     if generation_tokens:
-        print_table(
-            "Greedy continuation of the first window",
-            ("", "tokens"),
-            [
-                ("generated", str(len(agreement.tokens_vecinfer))),
-                ("the same from the start", str(agreement.agreement_length)),
-            ],
-        )
+        print_continuations(report["generation"])
     if peers:
-        print_table(
-            "Peers on the same text, one pass, same window and sinks",
-            ("cache", "true bits", "perplexity ratio", "KL, nats", "same next token"),
-            [
-                (
-                    row["name"],
-                    f"{row['bits']:.4g}",
-                    f"{row['perplexity_ratio']:.4f}",
-                    f"{row['kl_divergence']:.4f}",
-                    f"{100 * row['top1_agreement']:.1f} %",
-                )
-                for row in report["peers"]
-            ],
-        )
-    if needles:
-        found = report["retrieval"]
-        print_table(
-            f"Numbers found, {found['samples']} texts of {needle_length} tokens with {needle_keys} numbers each",
-            ("", "stock cache", "vecinfer"),
-            [("found", str(sum(found["stock"])), str(sum(found["vecinfer"])))],
-        )
+        print_peers(report["peers"], report["left_out"])
+    for part in report.get("retrieval", ()):
+        print_retrieval(part)
+    if peers:
+        print_margins(report["margins"], PEER_BITS)
 
 
-def _retrieval(model, samples, codebook: Codebook) -> dict[str, Any]:
-    """Which samples each cache answers."""
-    layers = {index: LayerSimulator(layer).to(model.device) for index, layer in codebook.layers.items()}
-    options = {"sink_length": codebook.config.sink_length, "residual_length": codebook.config.residual_length}
-    with progress_bar("Retrieval", 2 * len(samples)) as advance:
-        return {
-            "samples": len(samples),
-            "stock": needle_hits(model, samples, progress=advance),
-            "vecinfer": needle_hits(model, samples, layers, **options, progress=advance),
-        }
+def _machine(model) -> dict[str, str]:
+    """What the figures were measured with."""
+    cuda = model.device.type == "cuda"
+    return {
+        "device": torch.cuda.get_device_name(model.device) if cuda else "cpu",
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+        "vecinfer_hf": __version__,
+    }
+
+
+def _plain(model, tokenizer, names: list[str] | None, codebook: Codebook):
+    """Plain product quantization fitted to the texts named, or None."""
+    if not names:
+        return None
+    texts = {name: load_text(name) for name in names}
+    with progress_bar("Plain product quantization", len(full_attention_layers(model.config))) as advance:
+        return plain_layers(model, tokenizer, texts, codebook.config, progress=advance)
+
+
+def _retrieval(model, samples, methods, lengths: dict[str, int]) -> list[dict[str, Any]]:
+    """One row per method, the stock cache first."""
+    with progress_bar(f"Retrieval, {len(samples[0].ids)} tokens", len(samples)) as advance:
+        hits = needle_hits(model, samples, {row.name: row.layers for row in methods}, **lengths, progress=advance)
+    return retrieval_report(hits, {row.name: row.bits for row in methods}, methods[0].name)

@@ -6,21 +6,34 @@ Perplexity, generation and memory are measured on the real cache; peers and retr
 a test holds equal to it.
 """
 
-from .compare import compare
+from .compare import compare, margins
+from .continuations import judge_continuations
 from .generation import GenerationResult, greedy_agreement
+from .intervals import paired_difference
 from .memory import cache_nbytes
+from .methods import Method, own_method, peer_methods, stock_method
 from .perplexity import PerplexityResult, evaluate_perplexity, text_windows
-from .retrieval import needle_hits, needle_samples
+from .plain import plain_layers
+from .retrieval import needle_hits, needle_samples, retrieval_report
 
 
 __all__ = [
     "GenerationResult",
+    "Method",
     "PerplexityResult",
     "cache_nbytes",
     "compare",
     "evaluate_perplexity",
     "greedy_agreement",
+    "judge_continuations",
+    "margins",
     "needle_hits",
     "needle_samples",
+    "own_method",
+    "paired_difference",
+    "peer_methods",
+    "plain_layers",
+    "retrieval_report",
+    "stock_method",
     "text_windows",
 ]

@@ -2,79 +2,109 @@
 # SPDX-License-Identifier: Apache-2.0
 """One table for a codebook and its peers: the same text, the same exact window and sinks, true bits per element.
 
-Owns the choice of peers and the rows; the measure is `simulated_loss`, which a test holds equal to the real cache.
+Owns the rows and the margins; the measure is `simulated_loss`, which a test holds equal to the real cache.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
 from transformers import PreTrainedModel
 
 from ..calibration.refine import simulated_loss, stock_states
-from ..calibration.simulate import LayerSimulator
-from ..codebook import Codebook
-from ..model_identity import full_attention_layers, head_dim, text_config
-from .peers import PeerSimulator, kivi, rotated_lloyd_max, uniform_per_token
+from .methods import OWN, STOCK, Method
 
 
-def peer_simulators(dim: int) -> dict[str, PeerSimulator]:
-    """Return the peers of the table by name, for heads of `dim` channels, at 2 to 3.3 true bits."""
-    return {
-        "per token, asymmetric, 2 bits, groups of 64": uniform_per_token(2, 64),
-        "KIVI, 2 bits, groups of 32": kivi(2, 32),
-        "rotated Lloyd-Max, 2 bits": rotated_lloyd_max(2, dim),
-        "rotated Lloyd-Max, 3 bits": rotated_lloyd_max(3, dim),
-    }
+PEER_BITS = 3.0
+"""Peers of at most this many true bits are what a codebook is held against."""
+_LESS_IS_BETTER = {"perplexity_ratio": True, "kl_divergence": True, "top1_agreement": False}
 
 
 def compare(
     model: PreTrainedModel,
     windows: torch.Tensor,
-    codebook: Codebook,
+    methods: Sequence[Method],
     *,
+    sink_length: int = 4,
+    residual_length: int = 128,
     batch_size: int = 1,
     progress: Callable[[int], None] | None = None,
 ) -> list[dict[str, Any]]:
-    """Measure a codebook and its peers on the same text.
+    """Measure several ways to quantize on the same text.
 
     Args:
         model: the model, unchanged afterwards.
         windows: int64 `[windows, T]`.
-        codebook: the codebook; its window and sinks hold for all.
+        methods: the rows.
+        sink_length: exact first tokens, for all.
+        residual_length: exact recent tokens, for all.
         batch_size: windows per pass.
         progress: called with the number of tokens after each pass.
 
     Returns:
-        One dict per row: name, bits (true, per element), perplexity_ratio, kl_divergence, top1_agreement; the
-        codebook first.
+        One dict per row, in the order of `methods`: name, bits (true, per element), perplexity_ratio, kl_divergence
+        (nats per token), top1_agreement (0 to 1).
     """
-    indices = full_attention_layers(model.config)
-    rows = [("vecinfer", codebook.bits_per_element, {i: LayerSimulator(codebook.layers[i]) for i in indices})]
-    for name, peer in peer_simulators(head_dim(text_config(model.config))).items():
-        rows.append((name, peer.bits, dict.fromkeys(indices, peer)))
     stock = stock_states(model, windows, batch_size)
     table = []
-    for name, bits, layers in rows:
+    for method in methods:
         loss = simulated_loss(
             model,
-            {index: layer.to(model.device) for index, layer in layers.items()},
+            dict(method.layers),
             windows,
-            sink_length=codebook.config.sink_length,
-            residual_length=codebook.config.residual_length,
+            sink_length=sink_length,
+            residual_length=residual_length,
             batch_size=batch_size,
             stock=stock,
             progress=progress,
         )
         table.append(
             {
-                "name": name,
-                "bits": bits,
+                "name": method.name,
+                "bits": method.bits,
                 "perplexity_ratio": loss.perplexity_ratio,
                 "kl_divergence": loss.kl,
                 "top1_agreement": loss.top1_agreement,
             }
         )
     return table
+
+
+def margins(
+    rows: Sequence[Mapping[str, Any]], retrieval: Sequence[Mapping[str, Any]] = (), peer_bits: float = PEER_BITS
+) -> list[dict[str, Any]]:
+    """Return by how much the codebook beats the best peer of at most `peer_bits` true bits, in each measure.
+
+    Args:
+        rows: what `compare` returned.
+        retrieval: what `retrieval_report` returned, for any number of lengths.
+        peer_bits: peers with more are left out.
+
+    Returns:
+        One dict per measure: measure, own, best_peer, peer (its value), margin. The margin is positive where the
+        codebook is better: perplexity ratio and KL as a difference, agreement and retrieval as a difference of shares.
+    """
+
+    def margin(measure: str, key: str, candidates: Sequence[Mapping[str, Any]], less: bool) -> dict[str, Any] | None:
+        own = next((row for row in candidates if row["name"] == OWN), None)
+        peers = [row for row in candidates if row["name"] not in (OWN, STOCK) and row["bits"] <= peer_bits]
+        if own is None or not peers:
+            return None
+        sign = -1 if less else 1
+        best = max(peers, key=lambda row: sign * row[key])
+        return {
+            "measure": measure,
+            "own": own[key],
+            "best_peer": best["name"],
+            "peer": best[key],
+            "margin": sign * (own[key] - best[key]),
+        }
+
+    found = [margin(key, key, rows, less) for key, less in _LESS_IS_BETTER.items()]
+    found += [
+        margin(f"needles found, {part['length']} tokens, {part['keys']} keys", "share", part["rows"], False)
+        for part in retrieval
+    ]
+    return [entry for entry in found if entry is not None]

@@ -32,6 +32,35 @@ class PeerSimulator(torch.nn.Module):
         super().__init__()
         self.key, self.value, self.bits = key, value, bits
 
+    def after_sinks(self, sink_length: int) -> PeerSimulator:
+        """Return the peer with the first `sink_length` tokens out of its groups and scales.
+
+        They are exact for every row of the table, and their extreme channels would widen the steps of their groups.
+        """
+
+        def skipping(quantize: Callable) -> Callable:
+            def quantized(states: torch.Tensor) -> torch.Tensor:
+                sinks, rest = states[..., :sink_length, :], states[..., sink_length:, :]
+                return torch.cat([sinks, quantize(rest)], dim=-2)
+
+            return quantized
+
+        return PeerSimulator(skipping(self.key), skipping(self.value), self.bits)
+
+
+def fp8() -> PeerSimulator:
+    """Eight-bit floats (e4m3) with one scale for all keys and one for all values of a layer, as transformers' cache.
+
+    That cache takes the scale from its first call; here it covers the whole text, so that nothing overflows.
+    """
+
+    def quantize(states: torch.Tensor) -> torch.Tensor:
+        limit = torch.finfo(torch.float8_e4m3fn).max
+        scale = (states.abs().amax().float() / limit).clamp_min(torch.finfo(torch.float32).tiny)
+        return ((states.float() / scale).to(torch.float8_e4m3fn).float() * scale).to(states.dtype)
+
+    return PeerSimulator(quantize, quantize, 8.0)
+
 
 def uniform_per_token(bits: int, group: int) -> PeerSimulator:
     """Round-to-nearest between minimum and maximum, per token, groups of channels (the form of quanto and hqq)."""

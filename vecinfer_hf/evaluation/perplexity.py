@@ -17,6 +17,7 @@ from transformers import Cache, DynamicCache, PreTrainedModel, PreTrainedTokeniz
 
 from ..cache import VecInferCache
 from ..codebook import Codebook
+from ..online_codebook import ONLINE
 from .attention import attention_set_to
 from .memory import cache_nbytes
 
@@ -39,6 +40,7 @@ class PerplexityResult:
         windows: separate windows of text, each with fresh caches.
         window_length: tokens per window.
         chunk_length: tokens per call.
+        prompt_length: first tokens of each window, given in one call and not counted.
         batch_size: windows per call.
         residual_length: recent tokens the cache keeps exact.
         sink_length: first tokens the cache keeps exact.
@@ -62,6 +64,7 @@ class PerplexityResult:
     windows: int
     window_length: int
     chunk_length: int
+    prompt_length: int
     batch_size: int
     residual_length: int
     sink_length: int
@@ -120,6 +123,11 @@ class _Side:
     def __init__(self, model: PreTrainedModel, attention: str):
         self.model, self.attention, self.seconds = model, attention, 0.0
 
+    def read(self, ids: torch.Tensor, cache: Cache) -> None:
+        """Give the cache a prompt; nothing is predicted."""
+        with attention_set_to(self.model, self.attention):
+            self.model.base_model(ids, past_key_values=cache, use_cache=True)
+
     def logits(self, ids: torch.Tensor, cache: Cache) -> torch.Tensor:
         started = time.perf_counter()
         with attention_set_to(self.model, self.attention):
@@ -160,6 +168,7 @@ def evaluate_perplexity(
     codebook: Codebook | str | None = None,
     *,
     chunk_length: int = MAX_CHUNK,
+    prompt_length: int = 0,
     batch_size: int = 1,
     progress: Callable[[int], None] | None = None,
     **cache_options,
@@ -175,6 +184,8 @@ def evaluate_perplexity(
         windows: int64 `[windows, window_length]`, as `text_windows` returns them.
         codebook: what `VecInferCache` accepts.
         chunk_length: tokens per call, 1 to 16.
+        prompt_length: first tokens of each window, given in one call and not counted: what `codebook="online"` is
+            fitted to, anew for each batch.
         batch_size: windows per call.
         progress: called with the number of tokens done after each chunk.
         cache_options: further arguments of `VecInferCache`: residual_length, sink_length, ops_backend, ...
@@ -183,19 +194,29 @@ def evaluate_perplexity(
         A `PerplexityResult`.
 
     Raises:
-        ValueError: for a chunk length outside 1..16 or windows of fewer than 2 tokens.
+        ValueError: for a chunk length outside 1..16, windows with fewer than 2 tokens after the prompt, or an online
+            codebook without a prompt.
     """
     if not 1 <= chunk_length <= MAX_CHUNK:
         raise ValueError(f"chunk_length is {chunk_length}; it must be 1 to {MAX_CHUNK}, the longest decode step.")
-    if windows.shape[-1] < 2:
-        raise ValueError(f"Windows of {windows.shape[-1]} token(s) have nothing to predict; use at least 2.")
+    if windows.shape[-1] < 2 + prompt_length or prompt_length < 0:
+        raise ValueError(
+            f"Windows of {windows.shape[-1]} token(s) with a prompt of {prompt_length} have nothing to predict; use "
+            "at least 2 more."
+        )
+    if codebook == ONLINE and prompt_length == 0:
+        raise ValueError('codebook="online" is fitted to a prompt; give a prompt_length, half the window for example.')
     stock, vecinfer = _Side(model, model.config._attn_implementation), _Side(model, "vecinfer")
     sums, measured = _Sums(), None
     for rows in windows.split(batch_size):
         ids = rows.to(model.device)
         caches = DynamicCache(config=model.config), VecInferCache(model.config, codebook, **cache_options)
-        codebook = caches[1].codebook
-        for start in range(0, ids.shape[1] - 1, chunk_length):
+        if codebook != ONLINE:
+            codebook = caches[1].codebook
+        if prompt_length:
+            for side, cache in zip((stock, vecinfer), caches, strict=True):
+                side.read(ids[:, :prompt_length], cache)
+        for start in range(prompt_length, ids.shape[1] - 1, chunk_length):
             piece = ids[:, start : min(start + chunk_length, ids.shape[1] - 1)]
             targets = ids[:, start + 1 : start + 1 + piece.shape[1]]
             sums.add(stock.logits(piece, caches[0]), vecinfer.logits(piece, caches[1]), targets)
@@ -216,6 +237,7 @@ def evaluate_perplexity(
         windows=windows.shape[0],
         window_length=windows.shape[1],
         chunk_length=chunk_length,
+        prompt_length=prompt_length,
         batch_size=min(batch_size, windows.shape[0]),
         residual_length=layer.residual_length,
         sink_length=layer.sink_length,

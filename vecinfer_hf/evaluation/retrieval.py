@@ -7,16 +7,18 @@ The form is RULER's (https://arxiv.org/abs/2404.06654, multi-key needles); words
 
 from __future__ import annotations
 
+import copy
 import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
 
-from ..calibration.attention import attention_function, plain_attention, run_body
+from ..calibration.attention import attention_function, plain_attention
 from ..calibration.refine import model_logits
-from ..calibration.simulate import simulated_attention
+from .intervals import paired_difference
 
 
 _NOUNS = (
@@ -25,6 +27,7 @@ _NOUNS = (
     "window", "yogurt",
 )  # fmt: skip
 _NEEDLE = "\nThe special magic number for {word} is: {number}.\n"
+_BATCH_TOKENS = 65536
 _QUESTION = "\nWhat is the special magic number for {word}? The special magic number for {word} is:"
 
 
@@ -99,48 +102,144 @@ def needle_samples(
     return samples
 
 
+def retrieval_report(
+    hits: Mapping[str, Sequence[bool]], bits: Mapping[str, float], reference: str
+) -> list[dict[str, Any]]:
+    """Return one row per method: how many samples it answers, and how it differs from a reference on the same ones.
+
+    Args:
+        hits: method -> for each sample whether it was answered.
+        bits: method -> true bits per element.
+        reference: the method that the others are held against.
+
+    Returns:
+        Dicts of name, bits, hits, share (0 to 1), difference (share less the reference's), low and high (its 95 %
+        interval, see `paired_difference`), lost (samples only the reference answers), gained, and missed (indices).
+    """
+    rows = []
+    for name, found in hits.items():
+        gained = sum(own and not other for own, other in zip(found, hits[reference], strict=True))
+        lost = sum(other and not own for own, other in zip(found, hits[reference], strict=True))
+        difference, low, high = paired_difference(gained, lost, len(found))
+        rows.append(
+            {
+                "name": name,
+                "bits": bits[name],
+                "hits": sum(found),
+                "share": sum(found) / len(found),
+                "difference": difference,
+                "low": low,
+                "high": high,
+                "lost": lost,
+                "gained": gained,
+                "missed": [index for index, hit in enumerate(found) if not hit],
+            }
+        )
+    return rows
+
+
 @torch.no_grad()
 def needle_hits(
     model: PreTrainedModel,
     samples: Sequence[NeedleSample],
-    layers: Mapping[int, torch.nn.Module] | None = None,
+    methods: Mapping[str, Mapping[int, torch.nn.Module]],
     *,
     sink_length: int = 4,
     residual_length: int = 128,
+    batch_tokens: int | None = None,
     progress: Callable[[int], None] | None = None,
-) -> list[bool]:
-    """Return for each sample whether the model finds its number.
+) -> dict[str, list[bool]]:
+    """Return for each method and sample whether the model finds the sample's number.
 
     The context is read in one call, exactly; question and answer then read codes for all of it but the sinks and the
-    exact window, as a question does that is asked about a stored text. One pass per sample, by simulation.
+    exact window, as a question does that is asked about a stored text. What a method changes reaches the prediction
+    only through the question's tokens, so the context runs once for all methods.
 
     Args:
         model: the model, unchanged afterwards.
         samples: what `needle_samples` returned.
-        layers: layer index -> `LayerSimulator` or `PeerSimulator`; None for the stock cache.
+        methods: name -> (layer index -> `LayerSimulator` or `PeerSimulator`); empty layers for the stock cache.
         sink_length: exact first tokens.
-        residual_length: exact recent tokens.
-        progress: called with 1 after each sample.
+        residual_length: exact recent tokens, the query's own included.
+        batch_tokens: tokens of a batch of samples, at most; default 65536 on an accelerator, one sample on a CPU.
+        progress: called with the number of samples after each batch.
     """
-    hits = []
-    for sample in samples:
-        attention = plain_attention
-        if layers is not None:
-            attention = simulated_attention(layers, sink_length, residual_length, 1, sample.context_length)
-        with attention_function(model, attention):
-            hidden = run_body(model, sample.ids[None, :-1])[0, -sample.answer_length :]
-        hits.append(answered(model_logits(model, hidden), sample))
-        if progress is not None:
-            progress(1)
+    if batch_tokens is None:
+        batch_tokens = 1 if model.device.type == "cpu" else _BATCH_TOKENS
+    alike: dict[tuple[int, int, int], list[int]] = {}
+    for index, sample in enumerate(samples):
+        alike.setdefault((len(sample.ids), sample.context_length, sample.answer_length), []).append(index)
+    hits: dict[str, list[bool]] = {name: [False] * len(samples) for name in methods}
+    for (length, context, answer), indices in alike.items():
+        size = max(1, batch_tokens // length)
+        for start in range(0, len(indices), size):
+            part = indices[start : start + size]
+            ids = torch.stack([samples[index].ids for index in part]).to(model.device)
+            cache = DynamicCache(config=model.config)
+            with attention_function(model, plain_attention):
+                model.base_model(input_ids=ids[:, :context], past_key_values=cache, use_cache=True)
+            for name, layers in methods.items():
+                attention = question_attention(layers, sink_length, residual_length)
+                with attention_function(model, attention):
+                    # What the last token predicts is not asked for.
+                    output = model.base_model(
+                        input_ids=ids[:, context:-1], past_key_values=_continued(cache), use_cache=True
+                    )
+                logits = model_logits(model, output.last_hidden_state[:, -answer:])
+                for index, hit in zip(part, answered(logits, ids[:, -answer:]).tolist(), strict=True):
+                    hits[name][index] = hit
+            if progress is not None:
+                progress(len(part))
     return hits
 
 
-def answered(logits: torch.Tensor, sample: NeedleSample) -> bool:
-    """Whether greedy generation would have given the whole answer.
+def answered(logits: torch.Tensor, answers: torch.Tensor) -> torch.Tensor:
+    """Whether greedy generation would have given each whole answer, bool `[B]`.
 
     Args:
-        logits: `[A, vocabulary]`, the predictions of the sample's last `A = answer_length` tokens, each made with the
-            answer's earlier tokens given, which is what greedy generation sees as long as it is right.
-        sample: the sample.
+        logits: `[B, A, vocabulary]`, the predictions of the answers' tokens, each made with the answer's earlier
+            tokens given, which is what greedy generation sees as long as it is right.
+        answers: int64 `[B, A]`.
     """
-    return bool((logits.argmax(-1).cpu() == sample.ids[-sample.answer_length :]).all())
+    return (logits.argmax(-1) == answers).all(-1)
+
+
+def question_attention(
+    layers: Mapping[int, torch.nn.Module], sink_length: int, residual_length: int
+) -> Callable[..., torch.Tensor]:
+    """Return an attention function for the last few tokens of a text whose exact keys and values are in a stock cache.
+
+    Args:
+        layers: layer index -> what quantizes it; all other layers are exact.
+        sink_length: exact first tokens.
+        residual_length: exact recent tokens, the query's own included.
+    """
+    masks: dict[tuple, torch.Tensor] = {}
+
+    def split(queries: int, tokens: int, device: torch.device) -> torch.Tensor:
+        """Which of the exact and of the quantized tokens each query reads, bool `[1, 1, queries, 2 tokens]`."""
+        if (queries, tokens) not in masks:
+            key = torch.arange(tokens, device=device)
+            query = torch.arange(tokens - queries, tokens, device=device).unsqueeze(1)
+            near = (key > query - residual_length) | (key < sink_length)
+            causal = key <= query
+            masks.clear()
+            masks[queries, tokens] = torch.cat([causal & near, causal & ~near], dim=1)[None, None]
+        return masks[queries, tokens]
+
+    def attention(module, query, key, value, attention_mask, scaling, **kwargs):
+        layer = layers.get(module.layer_idx)
+        if layer is None:
+            return plain_attention(module, query, key, value, attention_mask, scaling, **kwargs)
+        keys, values = torch.cat([key, layer.key(key)], dim=2), torch.cat([value, layer.value(value)], dim=2)
+        mask = split(query.shape[2], key.shape[2], key.device)
+        return plain_attention(module, query, keys, values, mask, scaling, **kwargs)
+
+    return attention
+
+
+def _continued(cache: DynamicCache) -> DynamicCache:
+    """Return a cache that goes on from `cache` and leaves it as it is: layers grow by making new tensors."""
+    copied = copy.copy(cache)
+    copied.layers = [copy.copy(layer) for layer in cache.layers]
+    return copied

@@ -1,0 +1,132 @@
+# SPDX-FileCopyrightText: 2026 The vecinfer_hf authors
+# SPDX-License-Identifier: Apache-2.0
+"""Retrieval with one exact context for all methods: equal to a pass over the whole text, and to the real cache."""
+
+import pytest
+import torch
+from tiny_codebooks import random_codebook
+from tiny_models import tiny_inputs, tiny_model
+from transformers import DynamicCache
+
+from vecinfer_hf import VecInferCache
+from vecinfer_hf.calibration.attention import attention_function, plain_attention, run_body
+from vecinfer_hf.calibration.refine import model_logits
+from vecinfer_hf.calibration.simulate import simulated_attention
+from vecinfer_hf.evaluation import attention as attention_switch
+from vecinfer_hf.evaluation import retrieval
+from vecinfer_hf.evaluation.methods import own_method, peer_methods
+from vecinfer_hf.evaluation.retrieval import NeedleSample, answered, needle_hits, retrieval_report
+
+
+SINKS, WINDOW = 2, 16
+
+
+@pytest.fixture(params=["llama", "gemma3", "gpt_oss", "gemma2"])
+def model(request):
+    return tiny_model(request.param)
+
+
+@pytest.fixture
+def seen(monkeypatch):
+    """The logits that decide about every sample, method after method."""
+    logits = []
+
+    def record(rows, answers):
+        logits.append(rows)
+        return answered(rows, answers)
+
+    monkeypatch.setattr(retrieval, "answered", record)
+    return logits
+
+
+def test_one_context_for_all_methods_gives_what_a_whole_pass_gives(model, seen):
+    codebook = random_codebook(model.config)
+    methods = {"stock": {}, **{row.name: row.layers for row in peer_methods(model, SINKS)[0]}}
+    methods["vecinfer"] = own_method(model, codebook).layers
+    samples = [NeedleSample(ids, 80, 4) for ids in tiny_inputs(3, 100)]
+    needle_hits(model, samples, methods, sink_length=SINKS, residual_length=WINDOW, batch_tokens=200)
+    batches = [slice(0, 2), slice(2, 3)]
+    assert len(seen) == len(batches) * len(methods)
+    ids = torch.stack([sample.ids for sample in samples])
+    got = iter(seen)
+    with torch.no_grad():
+        for rows in batches:
+            for name, layers in methods.items():
+                attention = simulated_attention(layers, SINKS, WINDOW, 1, 80) if layers else plain_attention
+                with attention_function(model, attention):
+                    hidden = run_body(model, ids[rows, :-1])[:, -4:]
+                # float32 rounding of other matrix shapes; random models amplify it.
+                torch.testing.assert_close(next(got), model_logits(model, hidden), rtol=1e-3, atol=1e-3, msg=name)
+
+
+def test_it_is_what_the_real_cache_gives(model, seen):
+    codebook = random_codebook(model.config)
+    sample = NeedleSample(tiny_inputs(1, 60)[0], 48, 3)
+    layers = own_method(model, codebook).layers
+    needle_hits(model, [sample], {"vecinfer": layers}, sink_length=SINKS, residual_length=WINDOW)
+    cache = VecInferCache(model.config, codebook, sink_length=SINKS, residual_length=WINDOW)
+    with torch.no_grad(), attention_switch.attention_set_to(model, "vecinfer"):
+        model(sample.ids[None, :48], past_key_values=cache)
+        real = [model(token[None, None], past_key_values=cache).logits[0, -1] for token in sample.ids[48:-1]]
+    torch.testing.assert_close(seen[0][0], torch.stack(real[-3:]), rtol=1e-3, atol=1e-3)
+
+
+def test_methods_do_not_disturb_each_other_and_codes_matter(model, seen):
+    codebook = random_codebook(model.config)
+    layers = own_method(model, codebook).layers
+    sample = NeedleSample(tiny_inputs(1, 60)[0], 48, 3)
+    needle_hits(model, [sample], {"first": {}, "coded": layers, "second": {}}, sink_length=SINKS, residual_length=WINDOW)
+    assert torch.equal(seen[0], seen[2])
+    assert (seen[0] - seen[1]).abs().max() > 0.01
+
+
+def test_samples_of_other_lengths_keep_their_places():
+    model = tiny_model()
+    ids = tiny_inputs(1, 60)[0]
+    texts = []
+    for length in (40, 50, 40):
+        prompt = ids[:length]
+        generated = model.generate(
+            prompt[None], attention_mask=torch.ones(1, length, dtype=torch.long), max_new_tokens=4, do_sample=False
+        )[0]
+        texts.append(NeedleSample(generated, length - 5, 4))
+    wrong = NeedleSample(texts[1].ids.flip(0), 45, 4)
+    samples = [texts[0], wrong, texts[1], texts[2]]
+    hits = needle_hits(model, samples, {"stock": {}}, batch_tokens=1000)
+    # Right where greedy generation says the same, wrong for a text turned round.
+    assert hits == {"stock": [True, False, True, True]}
+    # A window as long as the text leaves nothing to code.
+    layers = own_method(model, random_codebook(model.config)).layers
+    assert needle_hits(model, samples, {"all exact": layers}, residual_length=64) == {
+        "all exact": [True, False, True, True]
+    }
+
+
+def test_a_sample_counts_only_if_every_token_is_right():
+    answers = torch.tensor([[1, 2], [1, 2], [3, 2]])
+    logits = torch.eye(4)[torch.tensor([[1, 2], [1, 3], [1, 2]])]
+    assert answered(logits, answers).tolist() == [True, False, False]
+
+
+def test_rows_count_what_differs_from_the_reference():
+    hits = {"stock": [True, True, True, False], "own": [True, False, False, True]}
+    rows = retrieval_report(hits, {"stock": 16.0, "own": 2.0}, "stock")
+    assert rows[0]["difference"] == 0
+    assert (rows[1]["hits"], rows[1]["share"], rows[1]["lost"], rows[1]["gained"]) == (2, 0.5, 2, 1)
+    assert rows[1]["difference"] == -0.25
+    assert rows[1]["low"] < -0.25 < rows[1]["high"]
+    assert rows[1]["missed"] == [1, 2]
+
+
+def test_a_continued_cache_leaves_the_first_as_it_was():
+    model = tiny_model("gemma3")
+    cache = DynamicCache(config=model.config)
+    with torch.no_grad():
+        model(tiny_inputs(1, 40), past_key_values=cache)
+        before = [layer.keys.clone() for layer in cache.layers]
+        other = retrieval._continued(cache)
+        model(tiny_inputs(1, 5, seed=1), past_key_values=other)
+    assert [layer.get_seq_length() for layer in cache.layers] == [40, 40]
+    assert other.get_seq_length() == 45
+    for layer, keys in zip(cache.layers, before, strict=True):
+        assert torch.equal(layer.keys, keys)
