@@ -121,7 +121,7 @@ def test_evaluate_json_and_table_agree(vecinfer, tiny_model_directory, tiny_code
     code, out, _ = vecinfer(*arguments)
     assert code == 0
     assert f"{report['perplexity_ratio']:.4f}" in out
-    assert "the same from the start" in out
+    assert "until they differ" in out
 
 
 def test_calibrate_then_inspect(vecinfer, tiny_model_directory, book, tmp_path):

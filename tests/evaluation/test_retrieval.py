@@ -40,6 +40,7 @@ def seen(monkeypatch):
 
 
 def test_one_context_for_all_methods_gives_what_a_whole_pass_gives(model, seen):
+    # Also with the packages that are installed: tiny-turboquant's blocks of 128 tokens are longer than this text.
     codebook = random_codebook(model.config)
     methods = {"stock": {}, **{row.name: row.layers for row in peer_methods(model, SINKS)[0]}}
     methods["vecinfer"] = own_method(model, codebook).layers
@@ -75,7 +76,8 @@ def test_methods_do_not_disturb_each_other_and_codes_matter(model, seen):
     codebook = random_codebook(model.config)
     layers = own_method(model, codebook).layers
     sample = NeedleSample(tiny_inputs(1, 60)[0], 48, 3)
-    needle_hits(model, [sample], {"first": {}, "coded": layers, "second": {}}, sink_length=SINKS, residual_length=WINDOW)
+    methods = {"first": {}, "coded": layers, "second": {}}
+    needle_hits(model, [sample], methods, sink_length=SINKS, residual_length=WINDOW)
     assert torch.equal(seen[0], seen[2])
     assert (seen[0] - seen[1]).abs().max() > 0.01
 

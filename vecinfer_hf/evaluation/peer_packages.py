@@ -20,12 +20,14 @@ from transformers import cache_utils
 from .peers import PeerSimulator
 
 
+_GROUP = 64
+"""Elements of a group in transformers' cache, by default."""
 _SAMPLE_TOKENS = 1024
 """Tokens of the random states whose storage is counted: a multiple of every block length."""
 
 
 def package_peers(head_dim: int) -> tuple[dict[str, PeerSimulator], list[str]]:
-    """Return the peers that are installed, by name, and a line for each that is not, saying how to get it.
+    """Return the peers that are installed, by name, and a line for each that is left out, saying why.
 
     quanto and hqq run in transformers' `QuantizedCache` layers with its default groups of 64; hqq along axis 1, as
     transformers' documentation advises, and quanto along its default axis 0. Either way a group is 64 channels of one
@@ -43,7 +45,9 @@ def package_peers(head_dim: int) -> tuple[dict[str, PeerSimulator], list[str]]:
     ]
     peers, missing = {}, []
     for name, module, package, make in candidates:
-        if _installed(module):
+        if package != "tiny-turboquant" and head_dim % _GROUP:
+            missing.append(f"{name}: heads of {head_dim} channels are not whole groups of {_GROUP}")
+        elif _installed(module):
             quantizer = make()
             peers[name] = PeerSimulator(quantizer.key, quantizer.value, quantizer.bits(head_dim))
         else:
