@@ -239,7 +239,7 @@ def test_refinement_stops_after_its_time():
     assert 1 <= len(steps) < 10**4
 
 
-def test_full_matrices_stay_while_their_centroids_are_refined():
+def test_full_matrices_are_refined_with_their_centroids():
     model = tiny_model()
     layer = calibrate(model, IDS, None, small_config(), progress=False).layers[0]
     matrix = torch.linalg.qr(torch.randn(2, 16, 16))[0]
@@ -259,8 +259,11 @@ def test_full_matrices_stay_while_their_centroids_are_refined():
     refined = refine(model, {0: general}, lambda _: IDS[None, :60], 6, learning_rate=1.0, residual_length=8)[0]
     identity = refined.key_transform.transpose(1, 2) @ refined.query_transform
     torch.testing.assert_close(identity, torch.eye(16).expand(2, 16, 16), rtol=0, atol=1e-4)
-    assert torch.equal(refined.key_mean, general.key_mean)
-    assert torch.equal(refined.key_transform, general.key_transform)
+    # Stored as float16 without loss. Six steps of at most 0.003 turn a rotation's elements by no more than 16 times that.
+    assert torch.equal(refined.key_transform.half().float(), refined.key_transform)
+    moved = (refined.key_transform - general.key_transform).abs().max()
+    assert 1e-3 < moved < 6 * 0.003 * 16
+    assert not torch.equal(refined.key_mean, general.key_mean)
     before = general.key_centroids * general.key_centroid_scale.view(-1, 1, 1, 1)
     after = refined.key_centroids * refined.key_centroid_scale.view(-1, 1, 1, 1)
     # More than a rounding step: centroids did move.

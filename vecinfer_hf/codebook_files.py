@@ -74,17 +74,23 @@ def layer_tensors(index: int, layer: LayerCodebook) -> dict[str, torch.Tensor]:
         "value.centroid_scale": layer.value_centroid_scale,
     }
     if layer.key_transform.dim() == 3:
-        named["key.matrix"] = layer.key_transform
+        named["key.matrix"] = _as_stored(layer.key_transform)
     else:
         named["key.smooth_scale"] = layer.query_transform
     if layer.value_transform is not None:
         if layer.value_transform.dim() == 3:
-            named["value.matrix"] = layer.value_transform
+            named["value.matrix"] = _as_stored(layer.value_transform)
         else:
             named["value.smooth_scale"] = layer.output_transform
     return {
         f"layers.{index}.{name}": tensor.clone().contiguous() for name, tensor in named.items() if tensor is not None
     }
+
+
+def _as_stored(matrix: torch.Tensor) -> torch.Tensor:
+    """Return full matrices in half the bytes if nothing is lost, which is how calibration makes them."""
+    half = matrix.half()
+    return half if torch.equal(half.float(), matrix) else matrix
 
 
 def _layer_from_tensors(tensors: dict[str, torch.Tensor], where: str) -> LayerCodebook:
@@ -96,6 +102,7 @@ def _layer_from_tensors(tensors: dict[str, torch.Tensor], where: str) -> LayerCo
                 raise CodebookError(f"{where}{side}.smooth_scale must be positive everywhere; calibrate again.")
             transforms[side] = (1.0 / scale, scale)
         elif matrix is not None:
+            matrix = matrix.float()
             try:
                 inverse = query_from_key_transform(matrix)
             except torch.linalg.LinAlgError as error:
@@ -167,7 +174,7 @@ def read_config(description: dict[str, Any], directory: Path) -> VecInferConfig:
 
 
 def _expected_tensors(description: dict[str, Any], directory: Path) -> dict[str, tuple[str, tuple[int, ...]]]:
-    """Tensor name -> safetensors dtype and shape that config.json promises; nothing is allocated for them here."""
+    """Tensor name -> safetensors dtype(s) and shape that config.json promises; nothing is allocated for them here."""
     plan: dict[str, tuple[str, tuple[int, ...]]] = {}
     path = directory / CONFIG_NAME
     try:
@@ -192,7 +199,7 @@ def _expected_tensors(description: dict[str, Any], directory: Path) -> dict[str,
                 kind = entry[f"{side}_transform"]
                 if kind is not None or side == "key":
                     shape = {"matrix": (heads, dim, dim), "smooth_scale": (heads, dim)}[kind]
-                    plan[f"{prefix}{side}.{kind}"] = ("F32", shape)
+                    plan[f"{prefix}{side}.{kind}"] = ("F16 or F32" if kind == "matrix" else "F32", shape)
     except (KeyError, TypeError, ValueError) as error:
         raise CodebookError(f"{path}: the list of layers is not valid ({error}); download it again.") from error
     if not plan:
@@ -209,7 +216,7 @@ def _check_header(file, plan: dict[str, tuple[str, tuple[int, ...]]], path: Path
             )
     for key, (dtype, shape) in plan.items():
         entry = file.get_slice(key)
-        if entry.get_dtype() != dtype or tuple(entry.get_shape()) != shape:
+        if entry.get_dtype() not in dtype.split(" or ") or tuple(entry.get_shape()) != shape:
             raise CodebookError(
                 f"{path}: tensor {key} is {entry.get_dtype()} {tuple(entry.get_shape())}, but its {CONFIG_NAME} "
                 f"promises {dtype} {shape}; the files do not belong together."

@@ -82,3 +82,12 @@ def query_from_key_transform(key_transform: torch.Tensor) -> torch.Tensor:
     if key_transform.dim() == 2:
         return 1.0 / key_transform
     return torch.linalg.inv(key_transform.double()).transpose(-1, -2).float().contiguous()
+
+
+def rounded_matrix(matrix: torch.Tensor) -> torch.Tensor:
+    """Return full matrices `[Hkv, D, D]` rounded to float16's 11 bits, float32, so that they are stored in that.
+
+    A head whose largest element is outside 0.01 to 60000 would lose more than that; then nothing is rounded.
+    """
+    largest = matrix.abs().amax((1, 2))
+    return matrix.half().float() if ((largest > 0.01) & (largest < 6e4)).all() else matrix

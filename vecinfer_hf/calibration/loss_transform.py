@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import torch
 
+from ..transforms import rounded_matrix
+
 
 IMPORTANCE_SHARE = 0.1
 """Share of an isotropic importance that is mixed in: gradients are noisy, and no direction is worth nothing."""
@@ -34,7 +36,8 @@ def loss_transform(
         centred: subtract the mean. Not for values: those of tokens that only draw attention are near 0 and must stay.
 
     Returns:
-        float32 `[Hkv, D]` or None, `[Hkv, D, D]` and `[Hkv, D, D]`, on the device of `states`.
+        float32 `[Hkv, D]` or None, `[Hkv, D, D]` (rounded as it will be stored) and its inverse, on the device of
+        `states`.
     """
     _, samples, dim = states.shape
     mean = states.float().mean(1) if centred else None
@@ -46,12 +49,11 @@ def loss_transform(
     moment = (1 - IMPORTANCE_SHARE) * moment / level + IMPORTANCE_SHARE * identity
     sizes, axes = torch.linalg.eigh(moment)
     root = (axes * sizes.sqrt().unsqueeze(1)) @ axes.transpose(1, 2)
-    inverse_root = (axes / sizes.sqrt().unsqueeze(1)) @ axes.transpose(1, 2)
     principal = torch.linalg.eigh(root @ covariance @ root)[1].flip(-1)
     turned = torch.empty_like(principal)
     turned[..., dealt_positions(dim, subvector_dim)] = principal
-    to_device = {"device": states.device, "dtype": torch.float32}
-    return mean, (root @ turned).to(**to_device), (turned.transpose(1, 2) @ inverse_root).to(**to_device)
+    matrix = rounded_matrix((root @ turned).float())
+    return mean, matrix.to(states.device), torch.linalg.inv(matrix.double()).float().to(states.device)
 
 
 def dealt_positions(dim: int, subvector_dim: int) -> torch.Tensor:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
+from contextlib import contextmanager
 from typing import NamedTuple
 
 import torch
@@ -23,6 +24,8 @@ from .simulate import LayerSimulator, VectorSimulator, simulated_attention
 
 
 _LOGIT_ROWS = 1024
+_STEP_UNITS = {"log_scale": 0.1, "mean_shift": 0.05, "turn": 0.003}
+"""Step sizes of the parameters that are relative ones; those of the centroids depend on the centroids."""
 
 
 class SimulatedLoss(NamedTuple):
@@ -162,13 +165,14 @@ def refine(
             room = max(1, (max_position or 0) - ids.shape[1] + 1)
             offset = int(torch.randint(room, (1,), generator=generator))
             positions = torch.arange(offset, offset + ids.shape[1], device=device).unsqueeze(0)
-            with torch.no_grad(), attention_function(model, plain_attention):
-                stock = _hidden(model, ids, positions)[:, first:-1]
-            with attention_function(model, attention):
-                coded = _hidden(model, ids, positions)[:, first:-1]
-            kl = _kl(model, stock, coded)
-            optimizer.zero_grad(set_to_none=True)
-            kl.backward()
+            with _tensor_cores():
+                with torch.no_grad(), attention_function(model, plain_attention):
+                    stock = _hidden(model, ids, positions)[:, first:-1]
+                with attention_function(model, attention):
+                    coded = _hidden(model, ids, positions)[:, first:-1]
+                kl = _kl(model, stock, coded)
+                optimizer.zero_grad(set_to_none=True)
+                kl.backward()
             optimizer.step()
             if progress is not None:
                 progress(kl.item())
@@ -178,25 +182,30 @@ def refine(
     return {index: layer.to_codebook() for index, layer in layers.items()}
 
 
+@contextmanager
+def _tensor_cores():
+    """Let a GPU multiply float32 in TF32: a step's text makes more noise than that rounding."""
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("high")
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
 @torch.no_grad()
 def _step_unit(side: VectorSimulator, name: str) -> float:
     """Size of a parameter, which the learning rate multiplies."""
-    if name == "log_scale":  # a factor's logarithm has no size
-        return 0.1
-    if name == "centroids":
-        # Half the distance to the next centroid, per element: about the error that quantization makes anyway. The
-        # size of the centroids is no measure, their elements differ by orders of magnitude.
-        last = side.centroids[:, -1]
-        distance = torch.cdist(last, last)
-        distance.diagonal(dim1=-2, dim2=-1).fill_(math.inf)
-        spacing = distance.amin(-1)
-        spacing = spacing[spacing > 0]  # spare centroids repeat others
-        return 0.5 * spacing.median().item() / math.sqrt(last.shape[-1]) if len(spacing) else 1e-8
-    # The mean, measured by the spread of what is restored, because it may be 0.
-    restored = side.centroids.square().sum(1).mean().sqrt()
-    if side.kind == "diagonal":
-        restored = restored * side.log_scale.exp().square().mean().sqrt()
-    return 0.05 * restored.clamp_min(1e-8).item()
+    if name in _STEP_UNITS:
+        return _STEP_UNITS[name]
+    # Centroids: half the distance to the next one, per element, about the error that quantization makes anyway. The
+    # size of the centroids is no measure, their elements differ by orders of magnitude.
+    last = side.centroids[:, -1]
+    distance = torch.cdist(last, last)
+    distance.diagonal(dim1=-2, dim2=-1).fill_(math.inf)
+    spacing = distance.amin(-1)
+    spacing = spacing[spacing > 0]  # spare centroids repeat others
+    return 0.5 * spacing.median().item() / math.sqrt(last.shape[-1]) if len(spacing) else 1e-8
 
 
 def _hidden(model: PreTrainedModel, ids: torch.Tensor, positions: torch.Tensor | None) -> torch.Tensor:

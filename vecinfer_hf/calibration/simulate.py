@@ -14,7 +14,7 @@ import torch
 
 from ..kmeans import round_to_int8
 from ..ops.types import LayerCodebook
-from ..transforms import hadamard_matrix
+from ..transforms import hadamard_matrix, rounded_matrix
 from .attention import plain_attention
 
 
@@ -24,8 +24,10 @@ _SCORES = 1 << 28
 class VectorSimulator(torch.nn.Module):
     """Quantizes and restores one side (keys or values) of a layer; the gradient passes straight through the codes.
 
-    Trained are the centroids and, with a diagonal transform, the mean and the inverse scale's logarithm `log_scale`.
-    A full matrix and its mean stay: they come from the whole text, and small steps in them made the loss grow.
+    Trained are the centroids, a mean if there is one (`mean_shift`, in units of each channel's restored size), and the
+    transform: of a diagonal one the inverse scale's logarithm `log_scale`, of a full matrix the relative change `turn`
+    of its inverse, so that `inverse = (I + turn) inverse_0`. What is trained is what restores; what quantizes follows
+    as its inverse.
 
     Args:
         transform: float32 `[Hkv, D]`, `[Hkv, D, D]` or None, as in `LayerCodebook`.
@@ -44,34 +46,49 @@ class VectorSimulator(torch.nn.Module):
         super().__init__()
         kind = None if transform is None else "diagonal" if transform.dim() == 2 else "matrix"
         self.kind = kind
+        self.centroids = torch.nn.Parameter(centroids.float() * centroid_scale.view(-1, 1, 1, 1))
+        size = self.centroids.detach().square().sum(1).mean((1, 2)).sqrt().unsqueeze(-1)
         if kind == "diagonal":
             self.log_scale = torch.nn.Parameter(-transform.log())
+            size = size / transform
         elif kind == "matrix":
-            self.register_buffer("matrix", transform.clone())
-            self.register_buffer("inverse", torch.linalg.inv(transform.double()).float())
-        if mean is None or kind == "matrix":
-            self.register_buffer("mean", None if mean is None else mean.clone())
-        else:
-            self.mean = torch.nn.Parameter(mean.clone())
-        self.centroids = torch.nn.Parameter(centroids.float() * centroid_scale.view(-1, 1, 1, 1))
+            self.register_buffer("first_matrix", transform.clone())
+            self.register_buffer("first_inverse", torch.linalg.inv(transform.double()).float())
+            self.turn = torch.nn.Parameter(torch.zeros_like(transform))
+            size = size * self.first_inverse.norm(dim=1)
+        self.register_buffer("first_mean", None if mean is None else mean.clone())
+        self.register_buffer("mean_unit", None if mean is None else size.expand_as(mean).clone())
+        self.mean_shift = None if mean is None else torch.nn.Parameter(torch.zeros_like(mean))
+
+    def mean(self) -> torch.Tensor | None:
+        """Return the mean as it is now, float32 `[Hkv, D]`, or None."""
+        return None if self.first_mean is None else self.first_mean + self.mean_shift * self.mean_unit
+
+    def matrices(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the full matrix (without gradient) and its inverse as they are now, float32 `[Hkv, D, D]`."""
+        change = torch.eye(self.turn.shape[-1], device=self.turn.device) + self.turn
+        with torch.no_grad():
+            matrix = self.first_matrix @ torch.linalg.inv(change)
+        return matrix, change @ self.first_inverse
 
     def forward(self, states: torch.Tensor) -> torch.Tensor:
         """Return `states` `[B, Hkv, T, D]` after quantization, with the gradient of the identity towards `states`."""
-        vectors = states.detach().float()
-        if self.mean is not None:
-            vectors = vectors - self.mean.detach().unsqueeze(-2)
+        vectors, mean = states.detach().float(), self.mean()
+        if mean is not None:
+            vectors = vectors - mean.detach().unsqueeze(-2)
         if self.kind == "diagonal":
             rotation = hadamard_matrix(vectors.shape[-1]).to(vectors.device)
             vectors = (vectors * torch.exp(-self.log_scale.detach()).unsqueeze(-2)) @ rotation
         elif self.kind == "matrix":
-            vectors = vectors @ self.matrix
+            matrix, inverse = self.matrices()
+            vectors = vectors @ matrix
         restored = self._quantized(vectors)
         if self.kind == "diagonal":
             restored = (restored @ rotation) * self.log_scale.exp().unsqueeze(-2)
         elif self.kind == "matrix":
-            restored = restored @ self.inverse
-        if self.mean is not None:
-            restored = restored + self.mean.unsqueeze(-2)
+            restored = restored @ inverse
+        if mean is not None:
+            restored = restored + mean.unsqueeze(-2)
         return restored.to(states.dtype) + (states - states.detach())
 
     def _quantized(self, vectors: torch.Tensor) -> torch.Tensor:
@@ -127,11 +144,11 @@ class LayerSimulator(torch.nn.Module):
             if side.kind == "diagonal":
                 transform, inverse = torch.exp(-side.log_scale), side.log_scale.exp()
             elif side.kind == "matrix":
-                transform, inverse = side.matrix.clone(), side.inverse.clone()
+                transform = rounded_matrix(side.matrices()[0])
+                inverse = torch.linalg.inv(transform.double()).float()
                 if side is self.key:
                     inverse = inverse.transpose(-1, -2).contiguous()
-            mean = None if side.mean is None else side.mean.clone()
-            parts += [mean, transform, inverse, *round_to_int8(side.centroids)]
+            parts += [side.mean(), transform, inverse, *round_to_int8(side.centroids)]
         return LayerCodebook(*(None if part is None else part.detach().cpu() for part in parts))
 
 
