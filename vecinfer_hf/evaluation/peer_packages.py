@@ -105,12 +105,16 @@ class _Hqq(_Quantizer):
         self.layer = cache_utils.HQQQuantizedLayer(nbits=bits, axis_key=1, axis_value=1)
 
     def stored(self, states: torch.Tensor, side: int) -> tuple[torch.Tensor, int]:
+        tokens = states.shape[-2]
+        # Four rows share a byte, and the package refuses a number of rows that is no multiple of 4.
+        states = torch.cat([states, states[..., -1:, :].expand(*states.shape[:-2], -tokens % 4, -1)], dim=-2)
         self.layer.keys = states  # says where and in which dtype to compute
         # The package empties torch's allocator twice a call, which takes longer than its arithmetic on a GPU.
         with patch("torch.cuda.empty_cache"):
             coded = self.layer._quantize(states.contiguous(), (self.layer.axis_key, self.layer.axis_value)[side])
         codes, meta = coded
-        return self.layer._dequantize(coded), codes.nbytes + meta["scale"].nbytes + meta["zero"].nbytes
+        nbytes = codes.nbytes + meta["scale"].nbytes + meta["zero"].nbytes
+        return self.layer._dequantize(coded)[..., :tokens, :], nbytes
 
 
 class _TinyTurboquant(_Quantizer):
