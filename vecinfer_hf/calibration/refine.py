@@ -10,7 +10,6 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
-from contextlib import contextmanager
 from typing import NamedTuple
 
 import torch
@@ -165,14 +164,15 @@ def refine(
             room = max(1, (max_position or 0) - ids.shape[1] + 1)
             offset = int(torch.randint(room, (1,), generator=generator))
             positions = torch.arange(offset, offset + ids.shape[1], device=device).unsqueeze(0)
-            with _tensor_cores():
+            # Products of bfloat16 on a GPU: a step's choice of text makes more noise than their rounding.
+            with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
                 with torch.no_grad(), attention_function(model, plain_attention):
                     stock = _hidden(model, ids, positions)[:, first:-1]
                 with attention_function(model, attention):
                     coded = _hidden(model, ids, positions)[:, first:-1]
-                kl = _kl(model, stock, coded)
-                optimizer.zero_grad(set_to_none=True)
-                kl.backward()
+            kl = _kl(model, stock, coded)
+            optimizer.zero_grad(set_to_none=True)
+            kl.backward()
             optimizer.step()
             if progress is not None:
                 progress(kl.item())
@@ -180,17 +180,6 @@ def refine(
         for parameter in frozen:
             parameter.requires_grad_(True)
     return {index: layer.to_codebook() for index, layer in layers.items()}
-
-
-@contextmanager
-def _tensor_cores():
-    """Let a GPU multiply float32 in TF32: a step's text makes more noise than that rounding."""
-    before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("high")
-    try:
-        yield
-    finally:
-        torch.set_float32_matmul_precision(before)
 
 
 @torch.no_grad()

@@ -71,6 +71,7 @@ class VectorSimulator(torch.nn.Module):
             matrix = self.first_matrix @ torch.linalg.inv(change)
         return matrix, change @ self.first_inverse
 
+    @torch.autocast("cuda", enabled=False)
     def forward(self, states: torch.Tensor) -> torch.Tensor:
         """Return `states` `[B, Hkv, T, D]` after quantization, with the gradient of the identity towards `states`."""
         vectors, mean = states.detach().float(), self.mean()
