@@ -8,6 +8,7 @@ from tiny_models import tiny_inputs, tiny_model
 from transformers import DynamicCache
 
 from vecinfer_hf import VecInferCache
+from vecinfer_hf.cache_argument import cache_argument
 from vecinfer_hf.evaluation import cache_nbytes
 from vecinfer_hf.evaluation.tensors import tensors_in
 
@@ -17,7 +18,7 @@ def test_stock_cache_is_keys_and_values():
     cache = DynamicCache(config=model.config)
     assert cache_nbytes(cache) == 0
     with torch.no_grad():
-        model(tiny_inputs(2, 30), past_key_values=cache)
+        model(tiny_inputs(2, 30), **cache_argument(cache))
     assert cache_nbytes(cache) == 2 * 2 * 2 * 30 * 2 * 16 * 4  # layers, keys and values, rows, tokens, heads, channels
 
 
@@ -26,7 +27,7 @@ def test_vecinfer_cache_says_what_is_allocated():
     model.set_attn_implementation("vecinfer")
     cache = VecInferCache(model.config, random_codebook(model.config), residual_length=16)
     with torch.no_grad():
-        model(tiny_inputs(2, 90), past_key_values=cache)
+        model(tiny_inputs(2, 90), **cache_argument(cache))
     assert cache_nbytes(cache) == cache.nbytes > 0
 
 
@@ -34,7 +35,7 @@ def test_a_hidden_copy_of_the_keys_would_be_counted():
     model = tiny_model("llama")
     cache = VecInferCache(model.config, random_codebook(model.config), residual_length=16)
     with torch.no_grad():
-        model(tiny_inputs(1, 40), past_key_values=cache)
+        model(tiny_inputs(1, 40), **cache_argument(cache))
     before = cache_nbytes(cache)
     cache.layers[0].forgotten = {"states": [torch.zeros(100)]}
     assert cache_nbytes(cache) == before + 400

@@ -9,6 +9,7 @@ from tiny_models import tiny_inputs, tiny_model
 from transformers import DynamicCache
 
 from vecinfer_hf import VecInferCache
+from vecinfer_hf.cache_argument import cache_argument
 from vecinfer_hf.calibration.attention import attention_function, plain_attention, run_body
 from vecinfer_hf.calibration.refine import model_logits
 from vecinfer_hf.calibration.simulate import simulated_attention
@@ -67,8 +68,8 @@ def test_it_is_what_the_real_cache_gives(model, seen):
     needle_hits(model, [sample], {"vecinfer": layers}, sink_length=SINKS, residual_length=WINDOW)
     cache = VecInferCache(model.config, codebook, sink_length=SINKS, residual_length=WINDOW)
     with torch.no_grad(), attention_switch.attention_set_to(model, "vecinfer"):
-        model(sample.ids[None, :48], past_key_values=cache)
-        real = [model(token[None, None], past_key_values=cache).logits[0, -1] for token in sample.ids[48:-1]]
+        model(sample.ids[None, :48], **cache_argument(cache))
+        real = [model(token[None, None], **cache_argument(cache)).logits[0, -1] for token in sample.ids[48:-1]]
     torch.testing.assert_close(seen[0][0], torch.stack(real[-3:]), rtol=1e-3, atol=1e-3)
 
 
@@ -124,10 +125,10 @@ def test_a_continued_cache_leaves_the_first_as_it_was():
     model = tiny_model("gemma3")
     cache = DynamicCache(config=model.config)
     with torch.no_grad():
-        model(tiny_inputs(1, 40), past_key_values=cache)
+        model(tiny_inputs(1, 40), **cache_argument(cache))
         before = [layer.keys.clone() for layer in cache.layers]
         other = retrieval._continued(cache)
-        model(tiny_inputs(1, 5, seed=1), past_key_values=other)
+        model(tiny_inputs(1, 5, seed=1), **cache_argument(other))
     assert [layer.get_seq_length() for layer in cache.layers] == [40, 40]
     assert other.get_seq_length() == 45
     for layer, keys in zip(cache.layers, before, strict=True):

@@ -15,6 +15,7 @@ import torch
 from transformers import DynamicCache, PreTrainedModel
 
 from ..cache import VecInferCache
+from ..cache_argument import cache_argument
 from ..calibration.refine import model_logits
 from ..codebook import Codebook
 from .attention import attention_set_to
@@ -69,7 +70,7 @@ def judge_continuations(
             text = model.generate(
                 prompts,
                 attention_mask=torch.ones_like(prompts),
-                past_key_values=cache,
+                **cache_argument(cache),
                 max_new_tokens=new_tokens,
                 min_new_tokens=new_tokens,
                 do_sample=False,

@@ -11,6 +11,7 @@ import torch
 from transformers import DynamicCache, PreTrainedModel
 
 from ..cache import VecInferCache
+from ..cache_argument import cache_argument
 from ..codebook import Codebook
 from .attention import attention_set_to
 from .memory import cache_nbytes
@@ -81,7 +82,7 @@ def greedy_agreement(
             output = model.generate(
                 input_ids,
                 attention_mask=torch.ones_like(input_ids),
-                past_key_values=cache,
+                **cache_argument(cache),
                 max_new_tokens=max_new_tokens,
                 do_sample=False,
                 streamer=streamer,

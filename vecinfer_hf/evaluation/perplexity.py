@@ -16,6 +16,7 @@ import torch
 from transformers import Cache, DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
 
 from ..cache import VecInferCache
+from ..cache_argument import cache_argument
 from ..codebook import Codebook
 from ..online_codebook import ONLINE
 from .attention import attention_set_to
@@ -126,12 +127,12 @@ class _Side:
     def read(self, ids: torch.Tensor, cache: Cache) -> None:
         """Give the cache a prompt; nothing is predicted."""
         with attention_set_to(self.model, self.attention):
-            self.model.base_model(ids, past_key_values=cache, use_cache=True)
+            self.model.base_model(ids, **cache_argument(cache), use_cache=True)
 
     def logits(self, ids: torch.Tensor, cache: Cache) -> torch.Tensor:
         started = time.perf_counter()
         with attention_set_to(self.model, self.attention):
-            logits = self.model(ids, past_key_values=cache, use_cache=True).logits.float()
+            logits = self.model(ids, **cache_argument(cache), use_cache=True).logits.float()
         if logits.is_cuda:
             torch.cuda.synchronize()
         self.seconds += time.perf_counter() - started

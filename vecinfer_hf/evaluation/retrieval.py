@@ -2,7 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Needle retrieval: numbers hidden in a long text, one of them asked for afterwards. Owns the samples and their score.
 
-The form is RULER's (https://arxiv.org/abs/2404.06654, multi-key needles); words, numbers and places are drawn here.
+The form is RULER's (https://arxiv.org/abs/2404.06654, multi-key needles), asked by a sentence to complete, which base
+models and small chat models answer more often than a question; words, numbers and places are drawn here.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from typing import Any
 import torch
 from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
 
+from ..cache_argument import cache_argument
 from ..calibration.attention import attention_function, plain_attention
 from ..calibration.refine import model_logits
 from .intervals import paired_difference
@@ -28,7 +30,7 @@ _NOUNS = (
 )  # fmt: skip
 _NEEDLE = "\nThe special magic number for {word} is: {number}.\n"
 _BATCH_TOKENS = 65536
-_QUESTION = "\nWhat is the special magic number for {word}? The special magic number for {word} is:"
+_QUESTION = "\nThe special magic number for {word} is:"
 
 
 @dataclass(frozen=True)
@@ -177,13 +179,13 @@ def needle_hits(
             ids = torch.stack([samples[index].ids for index in part]).to(model.device)
             cache = DynamicCache(config=model.config)
             with attention_function(model, plain_attention):
-                model.base_model(input_ids=ids[:, :context], past_key_values=cache, use_cache=True)
+                model.base_model(input_ids=ids[:, :context], **cache_argument(cache), use_cache=True)
             for name, layers in methods.items():
                 attention = question_attention(layers, sink_length, residual_length)
                 with attention_function(model, attention):
                     # What the last token predicts is not asked for.
                     output = model.base_model(
-                        input_ids=ids[:, context:-1], past_key_values=_continued(cache), use_cache=True
+                        input_ids=ids[:, context:-1], **cache_argument(_continued(cache)), use_cache=True
                     )
                 logits = model_logits(model, output.last_hidden_state[:, -answer:])
                 for index, hit in zip(part, answered(logits, ids[:, -answer:]).tolist(), strict=True):
