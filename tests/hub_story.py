@@ -11,6 +11,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
 from vecinfer_hf import VecInferConfig
+from vecinfer_hf.cache_argument import returned_cache
 from vecinfer_hf.calibration import calibrate
 
 
@@ -40,11 +41,11 @@ def tokens_of(model):
     """40 greedy tokens after a prompt of 20, and whether codes were used."""
     prompt = tiny_inputs(1, 20, seed=5)
     out = model.generate(prompt, max_new_tokens=40, do_sample=False, return_dict_in_generate=True)
-    coded = getattr(out.past_key_values, "quantized_layers", [])
+    coded = getattr(returned_cache(out), "quantized_layers", [])
     return {
         "tokens": out.sequences[0, 20:].tolist(),
         "layers": len(coded),
-        "cache": type(out.past_key_values).__name__,
+        "cache": type(returned_cache(out)).__name__,
     }
 
 

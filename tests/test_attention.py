@@ -15,6 +15,7 @@ from transformers.cache_utils import DynamicCache
 
 from vecinfer_hf import VecInferCache
 from vecinfer_hf.attention import vecinfer_attention_forward
+from vecinfer_hf.cache_argument import cache_argument
 from vecinfer_hf.padding import UnsupportedMaskError
 
 
@@ -41,7 +42,7 @@ def run(model, ids, cache, pieces, mask=None):
             part = None if mask is None else mask[:, : at + tokens]
             positions = None if mask is None else (mask.cumsum(1) - 1).clamp_min(0)[:, at : at + tokens]
             output = model(
-                ids[:, at : at + tokens], attention_mask=part, position_ids=positions, past_key_values=cache
+                ids[:, at : at + tokens], attention_mask=part, position_ids=positions, **cache_argument(cache)
             )
             logits.append(output.logits)
             at += tokens
@@ -225,7 +226,7 @@ def test_foreign_masks_are_refused(change, as_float):
     if as_float:
         mask = torch.zeros(mask.shape).masked_fill(~mask, torch.finfo(torch.float32).min)
     with torch.no_grad(), pytest.raises(UnsupportedMaskError, match="stock cache"):
-        model(ids, attention_mask=mask, past_key_values=vecinfer_cache(model))
+        model(ids, attention_mask=mask, **cache_argument(vecinfer_cache(model)))
 
 
 def test_a_float_mask_of_causal_attention_is_honoured():
@@ -239,7 +240,7 @@ def test_a_float_mask_of_causal_attention_is_honoured():
     for each in (causal, additive):
         cache = vecinfer_cache(model, 8)
         with torch.no_grad():
-            logits = model(ids, attention_mask=each, position_ids=positions, past_key_values=cache).logits
+            logits = model(ids, attention_mask=each, position_ids=positions, **cache_argument(cache)).logits
         assert cache.layers[0].lengths == [30, 24]
         results.append(logits[mask.bool()])
     assert (results[0] - results[1]).abs().max() <= LOGIT_NOISE
@@ -252,7 +253,7 @@ def test_a_mask_that_changes_its_mind_is_refused(change):
     ids, mask = left_padded(tiny_inputs(2, 20), [0, 5])
     cache = vecinfer_cache(model)
     with torch.no_grad():
-        model(ids, attention_mask=mask, past_key_values=cache)
+        model(ids, attention_mask=mask, **cache_argument(cache))
         later = torch.cat([mask, mask.new_ones(2, 1)], 1)
         if change == "hidden":
             later[0, 0] = 0
@@ -261,14 +262,14 @@ def test_a_mask_that_changes_its_mind_is_refused(change):
         elif change == "hole":
             later[0, 12] = 0
         with pytest.raises(UnsupportedMaskError, match="mask"):
-            model(tiny_inputs(2, 1), attention_mask=None if change == "dropped" else later, past_key_values=cache)
+            model(tiny_inputs(2, 1), attention_mask=None if change == "dropped" else later, **cache_argument(cache))
         # Nothing is lost: the same call with the right mask goes on where the cache was.
         assert cache.get_seq_length() == 20
         right = torch.cat([mask, mask.new_ones(2, 1)], 1)
-        logits = model(tiny_inputs(2, 1), attention_mask=right, past_key_values=cache).logits
+        logits = model(tiny_inputs(2, 1), attention_mask=right, **cache_argument(cache)).logits
         fresh = vecinfer_cache(model)
-        model(ids, attention_mask=mask, past_key_values=fresh)
-        assert torch.equal(logits, model(tiny_inputs(2, 1), attention_mask=right, past_key_values=fresh).logits)
+        model(ids, attention_mask=mask, **cache_argument(fresh))
+        assert torch.equal(logits, model(tiny_inputs(2, 1), attention_mask=right, **cache_argument(fresh)).logits)
 
 
 def test_holes_in_a_first_prompt_are_honoured():
@@ -282,16 +283,16 @@ def test_holes_in_a_first_prompt_are_honoured():
     cache = vecinfer_cache(model, 8)
     positions = (mask.cumsum(1) - 1).clamp_min(0)
     with torch.no_grad():
-        logits = model(ids, attention_mask=mask, position_ids=positions, past_key_values=cache).logits
+        logits = model(ids, attention_mask=mask, position_ids=positions, **cache_argument(cache)).logits
         more = torch.cat([mask, mask.new_ones(3, 1)], 1)
         next_position = mask.sum(1, keepdim=True)
-        step = model(ids[:, :1], attention_mask=more, position_ids=next_position, past_key_values=cache).logits
+        step = model(ids[:, :1], attention_mask=more, position_ids=next_position, **cache_argument(cache)).logits
         for row in range(3):
             real = mask[row].bool()
             alone = vecinfer_cache(model, 8)
-            wanted = model(ids[row : row + 1, real], past_key_values=alone).logits
+            wanted = model(ids[row : row + 1, real], **cache_argument(alone)).logits
             assert (logits[row, real] - wanted[0]).abs().max() <= LOGIT_NOISE
-            wanted = model(ids[row : row + 1, :1], past_key_values=alone).logits
+            wanted = model(ids[row : row + 1, :1], **cache_argument(alone)).logits
             assert (step[row] - wanted[0]).abs().max() <= LOGIT_NOISE
 
 
@@ -326,14 +327,14 @@ def test_rows_of_a_padded_cache_keep_their_padding_and_their_length(name):
             mask = torch.nn.functional.pad(mask, (0, end - start), value=1)
             positions = (mask.cumsum(1) - 1)[:, start - end :]
             new = more[:, start:end].expand(mask.shape[0], -1)
-            logits.append(model(new, attention_mask=mask, position_ids=positions, past_key_values=cache).logits)
+            logits.append(model(new, attention_mask=mask, position_ids=positions, **cache_argument(cache)).logits)
         return torch.cat(logits, 1)
 
     with torch.no_grad():
         together = go_on(cache, mask[rows, : 60 - removed])
         for place, row in enumerate(rows):
             alone = vecinfer_cache(model, 8)
-            model(ids[row : row + 1, paddings[row] :], past_key_values=alone)
+            model(ids[row : row + 1, paddings[row] :], **cache_argument(alone))
             alone.crop(-removed)
             wanted = go_on(alone, torch.ones(1, 60 - paddings[row] - removed, dtype=torch.long))
             assert (together[place] - wanted[0]).abs().max() <= LOGIT_NOISE
@@ -355,7 +356,7 @@ def test_a_reset_cache_has_no_padding():
     for _ in range(2):
         cache.reset()
         with torch.no_grad():
-            model(ids, attention_mask=causal, past_key_values=cache)
+            model(ids, attention_mask=causal, **cache_argument(cache))
         assert cache.layers[0].lengths == [30, 21]
         assert cache.shared.padding.real_tokens(0, 30, 2) == [30, 21]
 

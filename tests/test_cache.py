@@ -15,6 +15,7 @@ from transformers.cache_utils import DynamicCache, QuantizedCache
 
 from vecinfer_hf import CodebookError, VecInferCache
 from vecinfer_hf.cache import logger
+from vecinfer_hf.cache_argument import cache_argument
 from vecinfer_hf.layer import VecInferLayer
 
 
@@ -146,9 +147,9 @@ def test_nbytes_equals_every_byte_that_is_reachable(attention, bits):
     codebook = random_codebook(model.config, bits, bits)
     cache = VecInferCache(model.config, codebook, residual_length=16, ops_backend="reference")
     with torch.no_grad():
-        output = model(tiny_inputs(2, 70), past_key_values=cache)
+        output = model(tiny_inputs(2, 70), **cache_argument(cache))
         for _ in range(3):
-            output = model(output.logits[:, -1:].argmax(-1), past_key_values=cache)
+            output = model(output.logits[:, -1:].argmax(-1), **cache_argument(cache))
     del output
     assert cache.nbytes == allocated_bytes(cache)
     # The walk does see a hidden copy.
@@ -173,7 +174,7 @@ def test_nothing_keeps_the_prompts_keys_or_values_alive(attention, monkeypatch):
 
     monkeypatch.setattr(VecInferCache, "update", watched)
     with torch.no_grad():
-        model(tiny_inputs(1, 70), past_key_values=cache)
+        model(tiny_inputs(1, 70), **cache_argument(cache))
     gc.collect()
     assert len(given) == 4
     assert not any(reference() is not None for reference in given)

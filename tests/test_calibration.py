@@ -13,6 +13,7 @@ from tiny_models import FAMILIES, tiny_inputs, tiny_model
 from transformers import DynamicCache
 
 from vecinfer_hf import Codebook, VecInferConfig, calibrate
+from vecinfer_hf.cache_argument import cache_argument
 from vecinfer_hf.calibration import allocate_bits, fit_online, refine, simulated_loss
 from vecinfer_hf.calibration.attention import attention_function
 from vecinfer_hf.calibration.fit import RECIPES, fit_layers, key_statistics, layer_errors, restore
@@ -110,7 +111,7 @@ def test_recorded_states_are_what_the_cache_holds_after_the_sinks(family):
         keys, values = [], []
         for row in rows:
             cache = DynamicCache(config=model.config)
-            model(row[None], past_key_values=cache)
+            model(row[None], **cache_argument(cache))
             keys.append(cache.layers[index].keys[0, :, 3:])
             values.append(cache.layers[index].values[0, :, 3:])
         # Same arithmetic, but SDPA and the model's own attention round differently in the layers below.

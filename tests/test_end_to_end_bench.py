@@ -13,6 +13,7 @@ from vecinfer_hf.benchmark.end_to_end import break_even, slope
 from vecinfer_hf.benchmark.measure import Row, measure_decode
 from vecinfer_hf.benchmark.models import LLAMA_8B, random_model, shape_config
 from vecinfer_hf.benchmark.report import markdown, plot, read_json
+from vecinfer_hf.cache_argument import cache_argument
 from vecinfer_hf.cli import main
 from vecinfer_hf.commands.bench import numbers
 
@@ -31,10 +32,10 @@ def test_a_filled_cache_is_one_that_has_seen_the_tokens(model, kind, tokens):
     cache, read = kind.make(model, 420), kind.make(model, 420)
     fill_randomly(cache, model, 2, tokens)
     with torch.no_grad():
-        model(tiny_inputs(2, tokens), past_key_values=read)
+        model(tiny_inputs(2, tokens), **cache_argument(read))
         lengths = []
         for each in (cache, read):
-            output = model(tiny_inputs(2, 1), attention_mask=torch.ones(2, tokens + 1), past_key_values=each)
+            output = model(tiny_inputs(2, 1), attention_mask=torch.ones(2, tokens + 1), **cache_argument(each))
             assert output.logits.isfinite().all()
             lengths.append(int(each.get_seq_length()))
         assert lengths == [tokens + 1] * 2

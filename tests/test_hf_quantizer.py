@@ -12,6 +12,7 @@ from transformers import AutoModel, AutoModelForCausalLM
 from transformers.quantizers.auto import AUTO_QUANTIZATION_CONFIG_MAPPING, AUTO_QUANTIZER_MAPPING
 
 from vecinfer_hf import CodebookError, VecInferCache, VecInferConfig
+from vecinfer_hf.cache_argument import returned_cache
 from vecinfer_hf.hf_quantizer import VecInferQuantizer
 
 
@@ -39,8 +40,8 @@ def test_weights_are_untouched_and_the_cache_is_on(saved):
         assert torch.equal(ours, theirs), name
         assert ours.dtype == torch.float32
     output = model.generate(tiny_inputs(1, 40), max_new_tokens=5, do_sample=False, return_dict_in_generate=True)
-    assert isinstance(output.past_key_values, VecInferCache)
-    assert output.past_key_values.layers[0].residual_length == 8
+    assert isinstance(returned_cache(output), VecInferCache)
+    assert returned_cache(output).layers[0].residual_length == 8
 
 
 def test_round_trip_through_disk_needs_no_arguments(saved):

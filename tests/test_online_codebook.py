@@ -8,6 +8,7 @@ from tiny_codebooks import random_codebook
 from tiny_models import FAMILIES, tiny_inputs, tiny_model
 
 from vecinfer_hf import CodebookError, VecInferCache
+from vecinfer_hf.cache_argument import returned_cache
 from vecinfer_hf.online_codebook import OnlineCodebook
 
 
@@ -34,7 +35,7 @@ def test_any_model_generates_without_calibration(family, length):
     mask[0, :3] = 0
     output = generate(model, {"input_ids": ids * mask, "attention_mask": mask})
     assert output.sequences.shape == (2, length + 30)
-    for layer in output.past_key_values.quantized_layers:
+    for layer in returned_cache(output).quantized_layers:
         assert not layer.codebook.needs_fit(layer.layer_idx)
         assert max(layer.quantized_lengths) == length + 29 - 4 - 16
 
@@ -71,7 +72,7 @@ def test_more_bits_fit_better():
 
 def test_two_caches_do_not_share_a_fit():
     model = tiny_model("llama")
-    caches = [generate(model, {"input_ids": tiny_inputs(1, 60, seed=seed)}).past_key_values for seed in (0, 1)]
+    caches = [returned_cache(generate(model, {"input_ids": tiny_inputs(1, 60, seed=seed)})) for seed in (0, 1)]
     codebooks = [cache.codebook for cache in caches]
     assert codebooks[0] is not codebooks[1]
     assert not torch.equal(codebooks[0].layers[0].key_centroids, codebooks[1].layers[0].key_centroids)

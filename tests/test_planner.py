@@ -12,6 +12,7 @@ from transformers import AutoModelForCausalLM
 from transformers.cache_utils import DynamicCache
 
 from vecinfer_hf import VecInferCache, VecInferConfig
+from vecinfer_hf.cache_argument import cache_argument
 from vecinfer_hf.cli import main
 from vecinfer_hf.commands.plan import parse_memory
 from vecinfer_hf.model_identity import full_attention_layers
@@ -31,7 +32,7 @@ def test_vecinfer_bytes_equal_the_allocated_ones(family, bits):
     tokens = SINKS + WINDOW + 3 * TILE
     cache = VecInferCache(model.config, codebook, residual_length=WINDOW, sink_length=SINKS)
     with torch.no_grad():
-        model(tiny_inputs(2, tokens), past_key_values=cache)
+        model(tiny_inputs(2, tokens), **cache_argument(cache))
     formats = VecInferConfig(key_bits=bits, value_bits=bits).formats(len(full_attention_layers(model.config)))
     plan = vecinfer_plan(model.config, formats, WINDOW, SINKS, torch.float32)
     # A stock sliding layer is a view of the whole prompt until the next token; count what it refers to.
@@ -47,7 +48,7 @@ def test_stock_bytes_equal_the_allocated_ones(family):
     model = tiny_model(family)
     cache = DynamicCache(config=model.config)
     with torch.no_grad():
-        model(tiny_inputs(2, 90), past_key_values=cache)
+        model(tiny_inputs(2, 90), **cache_argument(cache))
     allocated = sum(tensor.nbytes for layer in cache.layers for tensor in (layer.keys, layer.values))
     assert stock_plan(model.config, torch.float32).nbytes(90, batch_size=2) == allocated
 

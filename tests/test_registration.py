@@ -11,6 +11,7 @@ from transformers.generation import GenerationMixin
 from transformers.generation import configuration_utils as generation_configuration
 
 from vecinfer_hf import VecInferCache, VecInferConfig, disable, enable, registration
+from vecinfer_hf.cache_argument import CACHE_ARGUMENT, cache_argument, returned_cache
 
 
 @pytest.fixture
@@ -59,7 +60,7 @@ def test_without_the_hook_a_users_cache_still_works():
     model = tiny_model("llama")
     registration.uninstall()
     cache = VecInferCache(model.config, random_codebook(model.config), residual_length=8, ops_backend="reference")
-    output = model.generate(tiny_inputs(1, 40), max_new_tokens=10, do_sample=False, past_key_values=cache)
+    output = model.generate(tiny_inputs(1, 40), max_new_tokens=10, do_sample=False, **cache_argument(cache))
     assert output.shape == (1, 50)
     assert cache.layers[0].quantized_lengths == [49 - 12]
 
@@ -79,7 +80,7 @@ def test_a_transformers_that_has_moved_is_told_and_left_alone(moved, monkeypatch
     registration.logger.warning_once.cache_clear()
     registration.install()
     assert getattr(GenerationMixin, "_prepare_cache_for_generation", None) is hook
-    assert "past_key_values=VecInferCache(model.config, codebook) still works" in caplog.text
+    assert f"{CACHE_ARGUMENT}=VecInferCache(model.config, codebook) still works" in caplog.text
     monkeypatch.undo()
     assert GenerationMixin._prepare_cache_for_generation is original
 
@@ -107,7 +108,7 @@ def test_stock_generation_is_untouched():
     model = tiny_model("llama")
     before = model.config._attn_implementation
     output = model.generate(tiny_inputs(1, 20), max_new_tokens=5, do_sample=False, return_dict_in_generate=True)
-    assert not isinstance(output.past_key_values, VecInferCache)
+    assert not isinstance(returned_cache(output), VecInferCache)
     assert model.config._attn_implementation == before
     assert not hasattr(model, "_vecinfer_previous_attention")
 
@@ -129,7 +130,7 @@ def test_enabling_another_codebook_by_name_replaces_an_object(tmp_path):
     random_codebook(model.config, 2, 2).save_pretrained(tmp_path)
     enable(model, VecInferConfig(codebook=str(tmp_path), residual_length=8))
     output = model.generate(tiny_inputs(1, 30), max_new_tokens=3, do_sample=False, return_dict_in_generate=True)
-    assert output.past_key_values.codebook.bits_per_element == 2
+    assert returned_cache(output).codebook.bits_per_element == 2
 
 
 def test_a_codebook_object_is_not_saved_and_its_absence_is_told(tmp_path):

@@ -10,6 +10,7 @@ from tiny_models import tiny_inputs, tiny_model
 from transformers import CompileConfig
 
 from vecinfer_hf import VecInferCache
+from vecinfer_hf.cache_argument import cache_argument, returned_cache
 
 
 WINDOW = 16
@@ -94,11 +95,11 @@ def test_second_turn_on_a_static_cache():
     for options in ({"static": True, "max_cache_len": 200}, {}):
         cache = VecInferCache(model.config, codebook, residual_length=WINDOW, **options)
         inputs = padded_batch()
-        first = model.generate(**inputs, max_new_tokens=20, do_sample=False, past_key_values=cache)
+        first = model.generate(**inputs, max_new_tokens=20, do_sample=False, **cache_argument(cache))
         ids = torch.cat([first, tiny_inputs(2, 30, seed=5)], dim=1)
         mask = torch.cat([inputs["attention_mask"], torch.ones(2, ids.shape[1] - 70, dtype=torch.long)], dim=1)
         results.append(
-            model.generate(ids, attention_mask=mask, max_new_tokens=20, do_sample=False, past_key_values=cache)
+            model.generate(ids, attention_mask=mask, max_new_tokens=20, do_sample=False, **cache_argument(cache))
         )
     assert torch.equal(*results)
 
@@ -111,16 +112,16 @@ def test_crop_reset_and_addresses():
     model.set_attn_implementation("vecinfer")
     ids = tiny_inputs(1, 60)
     with torch.no_grad():
-        model(ids, past_key_values=cache)
+        model(ids, **cache_argument(cache))
         addresses = [tensor.data_ptr() for layer in cache.layers for tensor in layer.buffers]
-        expected = model(tiny_inputs(1, 1, seed=3), past_key_values=cache).logits
+        expected = model(tiny_inputs(1, 1, seed=3), **cache_argument(cache)).logits
         cache.crop(-1)
         # The token that left the window stays coded, so the window is one shorter: close, not equal.
-        again = model(tiny_inputs(1, 1, seed=3), past_key_values=cache).logits
+        again = model(tiny_inputs(1, 1, seed=3), **cache_argument(cache)).logits
         cache.reset()
         assert int(cache.get_seq_length()) == 0
-        model(ids, past_key_values=cache)
-        fresh = model(tiny_inputs(1, 1, seed=3), past_key_values=cache).logits
+        model(ids, **cache_argument(cache))
+        fresh = model(tiny_inputs(1, 1, seed=3), **cache_argument(cache)).logits
     assert torch.equal(fresh, expected)
     assert again.shape == expected.shape
     assert [tensor.data_ptr() for layer in cache.layers for tensor in layer.buffers] == addresses
@@ -130,13 +131,13 @@ def test_overflow_says_what_to_do():
     model = tiny_model("llama")
     cache = VecInferCache(model.config, random_codebook(model.config), static=True, max_cache_len=50)
     with pytest.raises(ValueError, match="60 tokens do not fit the static cache of max_cache_len 50"):
-        model.generate(tiny_inputs(1, 60), max_new_tokens=2, past_key_values=cache)
+        model.generate(tiny_inputs(1, 60), max_new_tokens=2, **cache_argument(cache))
 
 
 def test_a_static_cache_keeps_its_batch():
     model = tiny_model("llama")
     cache = VecInferCache(model.config, random_codebook(model.config), static=True, max_cache_len=50)
-    model.generate(tiny_inputs(2, 20), max_new_tokens=2, past_key_values=cache)
+    model.generate(tiny_inputs(2, 20), max_new_tokens=2, **cache_argument(cache))
     with pytest.raises(ValueError, match="2 rows cannot become one of 1"):
         cache.batch_select_indices(torch.tensor([0]))
     with pytest.raises(ValueError, match="cannot change its batch size"):
@@ -165,5 +166,5 @@ def test_max_cache_len_never_shrinks_between_calls():
         run(model, {"input_ids": tiny_inputs(1, length)}, tokens=5, return_dict_in_generate=True)
         for length in (60, 20)
     ]
-    sizes = [output.past_key_values.layers[0].max_cache_len for output in outputs]
+    sizes = [returned_cache(output).layers[0].max_cache_len for output in outputs]
     assert sizes[0] == sizes[1] >= 64

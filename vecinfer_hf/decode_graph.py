@@ -17,6 +17,7 @@ from transformers import PreTrainedModel
 from transformers.utils import logging
 
 from .cache import VecInferCache
+from .cache_argument import CACHE_ARGUMENT
 from .model_identity import text_config
 from .static_layer import VecInferStaticLayer
 
@@ -64,7 +65,7 @@ class DecodeGraphs:
         """The cache that was looked at last and can be captured."""
 
     def __call__(self, **inputs):
-        cache = inputs.get("past_key_values")
+        cache = inputs.get(CACHE_ARGUMENT)
         ids = inputs.get("input_ids")
         if self._given_up:
             return self.compiled(**inputs)
@@ -73,7 +74,7 @@ class DecodeGraphs:
         if ids is None or self._fit is None:
             return self.fallback(**inputs)
         if ids.shape[1] != 1:
-            # A chunk of the prompt: its attention looks at the host, so compiling it gains nothing.
+            # A chunk of the prompt or guessed tokens: their attention looks at the host, so compiling gains nothing.
             return self.model(**inputs)
         if inputs.get("output_hidden_states") or inputs.get("output_attentions") or torch.is_grad_enabled():
             # A replayed step writes its output over the last one's; generate takes copies of the logits alone.

@@ -21,6 +21,7 @@ from transformers.utils import logging
 
 from .attention import vecinfer_attention_forward
 from .cache import VecInferCache
+from .cache_argument import CACHE_ARGUMENT
 from .codebook import Codebook
 from .config import VecInferConfig, check_cache_config
 from .decode_graph import decode_call
@@ -63,7 +64,7 @@ def install() -> None:
     if problems:
         logger.warning_once(
             f'vecinfer: generate(cache_implementation="vecinfer") is not available with this transformers '
-            f"({'; '.join(problems)}). past_key_values=VecInferCache(model.config, codebook) still works; "
+            f"({'; '.join(problems)}). {CACHE_ARGUMENT}=VecInferCache(model.config, codebook) still works; "
             "please report it."
         )
         return
@@ -118,7 +119,7 @@ def _wrap(original):
 
     @functools.wraps(original)
     def prepare_cache_for_generation(self, generation_config, model_kwargs, *args, **kwargs):
-        given = model_kwargs.get("past_key_values")
+        given = model_kwargs.get(CACHE_ARGUMENT)
         if isinstance(given, VecInferCache):
             use_vecinfer_attention(self)
         if not _requested(generation_config) or generation_config.use_cache is False:
@@ -142,7 +143,7 @@ def _wrap(original):
             cache = make_cache(self, options)
             if options.get("static") and generation_config.prefill_chunk_size is not None:
                 _allocate_static_cache(self, cache, call["batch_size"])
-            model_kwargs["past_key_values"] = cache
+            model_kwargs[CACHE_ARGUMENT] = cache
         return original(self, generation_config, model_kwargs, *args, **kwargs)
 
     prepare_cache_for_generation._vecinfer_original = original

@@ -18,6 +18,7 @@ from transformers import AutoModelForCausalLM, GenerationConfig
 from transformers.cache_utils import DynamicCache
 
 from vecinfer_hf import CodebookError, VecInferCache, VecInferConfig, disable, enable
+from vecinfer_hf.cache_argument import CACHE_ARGUMENT, cache_argument, returned_cache
 
 
 LONG = {"residual_length": 512, "ops_backend": "reference"}
@@ -81,7 +82,7 @@ def test_with_codes_off_every_mode_gives_the_stock_tokens(mode, codebooks):
     torch.manual_seed(3)
     ours = model.generate(**inputs, **kwargs, **with_vecinfer(codebooks(model), LONG))
     if mode == "scores":
-        assert isinstance(ours.past_key_values, VecInferCache)
+        assert isinstance(returned_cache(ours), VecInferCache)
         stock, ours = stock.sequences, ours.sequences
     assert torch.equal(stock, ours)
 
@@ -114,7 +115,7 @@ def test_codes_are_really_used(codebooks):
     output = greedy(model, 60, input_ids=ids, return_dict_in_generate=True, **with_vecinfer(codebooks(model), SHORT))
     assert not torch.equal(greedy(model, 60, input_ids=ids), output.sequences)
     # 60 + 60 - 1 tokens, of which 4 sinks and 16 recent ones are exact.
-    assert output.past_key_values.layers[0].quantized_lengths == [119 - 20]
+    assert returned_cache(output).layers[0].quantized_lengths == [119 - 20]
     assert model.config._attn_implementation == "vecinfer"
 
 
@@ -136,12 +137,12 @@ def test_a_beam_of_one_idea_is_greedy_on_codes(codebooks):
     model = tiny_model("llama")
     ids = tiny_inputs(1, 60)
     cache = VecInferCache(model.config, codebooks(model), **SHORT)
-    output = greedy(model, 20, input_ids=ids, num_beams=3, past_key_values=cache)
+    output = greedy(model, 20, input_ids=ids, num_beams=3, **cache_argument(cache))
     assert output.shape == (1, 80)
     layer = cache.layers[0]
     alone = VecInferCache(model.config, codebooks(model), **SHORT)
     with torch.no_grad():
-        model(ids, past_key_values=alone)
+        model(ids, **cache_argument(alone))
     # The 40 tokens coded in the prefill are the first 32-token tile of all three rows, untouched by reordering.
     assert all(torch.equal(alone.layers[0].buffers.codes[0, :, 0], row[:, 0]) for row in layer.buffers.codes)
 
@@ -153,11 +154,11 @@ def test_second_turn_on_the_same_cache(codebooks):
         cache = DynamicCache(config=model.config)
         if options:
             cache = VecInferCache(model.config, codebooks(model), **options)
-        first = greedy(model, 30, input_ids=tiny_inputs(1, 40), past_key_values=cache)
+        first = greedy(model, 30, input_ids=tiny_inputs(1, 40), **cache_argument(cache))
         assert cache.get_seq_length() == 69
         # Without a mask generate would take a generated token 0 for padding.
         ids = torch.cat([first, tiny_inputs(1, 25, seed=9)], 1)
-        second = greedy(model, 30, input_ids=ids, attention_mask=torch.ones_like(ids), past_key_values=cache)
+        second = greedy(model, 30, input_ids=ids, attention_mask=torch.ones_like(ids), **cache_argument(cache))
         assert cache.get_seq_length() == 70 + 25 + 29
         results.append(second)
     assert torch.equal(results[0], results[1])
@@ -171,10 +172,10 @@ def test_second_turn_of_a_padded_batch(codebooks):
 
     def two_turns(ids, mask, more):
         cache = VecInferCache(model.config, codebooks(model), **SHORT)
-        first = greedy(model, 20, input_ids=ids, attention_mask=mask, past_key_values=cache)
+        first = greedy(model, 20, input_ids=ids, attention_mask=mask, **cache_argument(cache))
         ids = torch.cat([first, more], 1)
         mask = torch.nn.functional.pad(mask, (0, ids.shape[1] - mask.shape[1]), value=1)
-        return greedy(model, 20, input_ids=ids, attention_mask=mask, past_key_values=cache)
+        return greedy(model, 20, input_ids=ids, attention_mask=mask, **cache_argument(cache))
 
     more = tiny_inputs(2, 21, seed=4)
     together = two_turns(batch["input_ids"], batch["attention_mask"], more)
@@ -193,18 +194,18 @@ def test_a_prefix_is_cached_by_deepcopy(options, codebooks):
     cache = VecInferCache(model.config, codebooks(model), **options)
     model.set_attn_implementation("vecinfer")
     with torch.no_grad():
-        model(prefix, past_key_values=cache)
+        model(prefix, **cache_argument(cache))
     before = [tensor.clone() for tensor in cache.layers[1].buffers]
     for seed in (1, 2):
         ids = torch.cat([prefix, tiny_inputs(1, 30, seed=seed)], 1)
-        continued = greedy(model, input_ids=ids, past_key_values=copy.deepcopy(cache))
+        continued = greedy(model, input_ids=ids, **cache_argument(copy.deepcopy(cache)))
         if options is LONG:
             assert torch.equal(continued, greedy(model, input_ids=ids))
         else:
             fresh = VecInferCache(model.config, codebooks(model), **options)
             with torch.no_grad():
-                model(prefix, past_key_values=fresh)
-            assert torch.equal(continued, greedy(model, input_ids=ids, past_key_values=fresh))
+                model(prefix, **cache_argument(fresh))
+            assert torch.equal(continued, greedy(model, input_ids=ids, **cache_argument(fresh)))
     assert all(torch.equal(old, new) for old, new in zip(before, cache.layers[1].buffers, strict=True))
 
 
@@ -277,7 +278,7 @@ def test_every_way_to_ask_for_it_gives_the_same_tokens(codebooks, tmp_path):
             40, input_ids=ids,
         ),
         "user cache": greedy(
-            model, 40, input_ids=ids, past_key_values=VecInferCache(model.config, directory, **SHORT)
+            model, 40, input_ids=ids, **cache_argument(VecInferCache(model.config, directory, **SHORT))
         ),
     }  # fmt: skip
     loaded = AutoModelForCausalLM.from_pretrained(
@@ -306,14 +307,14 @@ def test_disable_gives_the_stock_cache_back(codebooks):
     assert model.generation_config.to_dict() == before
     output = greedy(model, input_ids=tiny_inputs(1, 60), return_dict_in_generate=True)
     assert torch.equal(output.sequences, stock)
-    assert isinstance(output.past_key_values, DynamicCache)
+    assert isinstance(returned_cache(output), DynamicCache)
     disable(model)
 
 
 def test_a_users_cache_wins_over_a_default_one(codebooks):
     model = enable(tiny_model("llama"), VecInferConfig(codebook=codebooks(tiny_model("llama")), **SHORT))
     cache = DynamicCache(config=model.config)
-    output = greedy(model, input_ids=tiny_inputs(1, 60), past_key_values=cache)
+    output = greedy(model, input_ids=tiny_inputs(1, 60), **cache_argument(cache))
     assert cache.get_seq_length() == 89
     assert torch.equal(output, greedy(disable(model), input_ids=tiny_inputs(1, 60)))
 
@@ -397,7 +398,7 @@ def test_low_precision_models_generate(family, dtype, codebooks):
     output = greedy(
         model, 40, **padded_batch(), return_dict_in_generate=True, **with_vecinfer(codebooks(model), SHORT)
     )
-    layer = output.past_key_values.quantized_layers[0]
+    layer = returned_cache(output).quantized_layers[0]
     assert layer.buffers.window_keys.dtype == dtype
     assert output.sequences.shape == (3, 70)
 
@@ -461,9 +462,9 @@ def test_models_that_cannot_have_it_are_refused_unchanged(name, how, codebooks):
 def test_both_a_cache_and_a_cache_implementation_is_an_error(codebooks):
     model = tiny_model("llama")
     for cache in (DynamicCache(config=model.config), VecInferCache(model.config, codebooks(model))):
-        with pytest.raises(ValueError, match="past_key_values"):
+        with pytest.raises(ValueError, match=CACHE_ARGUMENT):
             greedy(
-                model, 5, input_ids=tiny_inputs(1, 10), past_key_values=cache,
+                model, 5, input_ids=tiny_inputs(1, 10), **cache_argument(cache),
                 **with_vecinfer(codebooks(model), {}),
             )  # fmt: skip
 

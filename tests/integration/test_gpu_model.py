@@ -9,6 +9,7 @@ import torch
 
 from vecinfer_hf import VecInferCache
 from vecinfer_hf.assets import load_text
+from vecinfer_hf.cache_argument import cache_argument, returned_cache
 from vecinfer_hf.registration import use_vecinfer_attention
 
 
@@ -37,9 +38,9 @@ def teacher_forced_logits(model, ids, backend, prompt):
     use_vecinfer_attention(model)
     logits = []
     with torch.no_grad():
-        model(ids[:, :prompt], past_key_values=cache)
+        model(ids[:, :prompt], **cache_argument(cache))
         for start in range(prompt, ids.shape[1], CHUNK):
-            logits.append(model(ids[:, start : start + CHUNK], past_key_values=cache).logits.float())
+            logits.append(model(ids[:, start : start + CHUNK], **cache_argument(cache)).logits.float())
     return torch.cat(logits, dim=1), cache
 
 
@@ -96,7 +97,7 @@ def test_generate_uses_the_kernels_by_itself(model, text_ids):
         cache_config={"codebook": CODEBOOK},
         return_dict_in_generate=True,
     )
-    layer = output.past_key_values.quantized_layers[0]
+    layer = returned_cache(output).quantized_layers[0]
     assert layer.ops.__name__ == "vecinfer_hf.ops.kernels"
     assert layer.buffers.quantized_lengths.tolist() == layer.quantized_lengths
 

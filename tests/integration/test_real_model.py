@@ -9,6 +9,7 @@ from transformers import CompileConfig
 from transformers.cache_utils import DynamicCache
 
 from vecinfer_hf import VecInferCache
+from vecinfer_hf.cache_argument import cache_argument
 
 
 pytestmark = pytest.mark.realmodel
@@ -47,14 +48,14 @@ def test_codes_off_is_the_stock_text(smollm2, smollm2_tokenizer, texts):
     inputs = prompt(smollm2_tokenizer, texts)
     stock = generate(smollm2, inputs)
     assert stock.shape[1] == inputs["input_ids"].shape[1] + TOKENS
-    assert torch.equal(stock, generate(smollm2, inputs, past_key_values=long_window(smollm2)))
+    assert torch.equal(stock, generate(smollm2, inputs, **cache_argument(long_window(smollm2))))
 
 
 @pytest.mark.parametrize("tokens", [50, pytest.param(TOKENS, marks=pytest.mark.slow)])
 def test_codes_off_is_the_stock_text_with_beams(smollm2, smollm2_tokenizer, tokens):
     inputs = prompt(smollm2_tokenizer, TEXTS[1:2])
     stock = generate(smollm2, inputs, tokens, num_beams=3)
-    assert torch.equal(stock, generate(smollm2, inputs, tokens, num_beams=3, past_key_values=long_window(smollm2)))
+    assert torch.equal(stock, generate(smollm2, inputs, tokens, num_beams=3, **cache_argument(long_window(smollm2))))
 
 
 def test_codes_off_is_the_stock_text_in_a_second_turn(smollm2, smollm2_tokenizer):
@@ -62,7 +63,7 @@ def test_codes_off_is_the_stock_text_in_a_second_turn(smollm2, smollm2_tokenizer
     for cache in (DynamicCache(config=smollm2.config), long_window(smollm2)):
         inputs = dict(prompt(smollm2_tokenizer, TEXTS[1:2]))
         for more in ("\nAnd then?", None):
-            output = generate(smollm2, inputs, TOKENS // 2, past_key_values=cache)
+            output = generate(smollm2, inputs, TOKENS // 2, **cache_argument(cache))
             results.append(output)
             if more:
                 ids = torch.cat([output, smollm2_tokenizer(more, return_tensors="pt")["input_ids"]], 1)
@@ -73,10 +74,10 @@ def test_codes_off_is_the_stock_text_in_a_second_turn(smollm2, smollm2_tokenizer
 
 def test_a_padded_row_generates_the_same_100_tokens_as_the_row_alone_at_two_bits(smollm2, smollm2_tokenizer):
     inputs = prompt(smollm2_tokenizer, TEXTS)
-    together = generate(smollm2, inputs, 100, past_key_values=two_bits(smollm2))[:, inputs["input_ids"].shape[1] :]
+    together = generate(smollm2, inputs, 100, **cache_argument(two_bits(smollm2)))[:, inputs["input_ids"].shape[1] :]
     for row, text in enumerate(TEXTS):
         alone = prompt(smollm2_tokenizer, [text])
-        tokens = generate(smollm2, alone, 100, past_key_values=two_bits(smollm2))
+        tokens = generate(smollm2, alone, 100, **cache_argument(two_bits(smollm2)))
         assert torch.equal(tokens[0, alone["input_ids"].shape[1] :], together[row]), f"row {row}"
 
 
@@ -85,7 +86,7 @@ def test_one_call_chunks_and_single_tokens_give_the_same_codes(smollm2, smollm2_
     ids = prompt(smollm2_tokenizer, [TEXT])["input_ids"]
     stock = DynamicCache(config=smollm2.config)
     with torch.no_grad():
-        smollm2(ids, past_key_values=stock)
+        smollm2(ids, **cache_argument(stock))
     caches = []
     smollm2.set_attn_implementation("sdpa")
     for step in (ids.shape[1], 17, 1):
@@ -115,5 +116,5 @@ def test_a_compiled_static_cache_gives_the_tokens_of_the_dynamic_one(smollm2, sm
     static = VecInferCache(
         smollm2.config, "SmolLM2-135M-Instruct/2bit", residual_length=32, static=True, max_cache_len=400
     )
-    compiled = generate(smollm2, inputs, 100, past_key_values=static, compile_config=config)
-    assert torch.equal(compiled, generate(smollm2, inputs, 100, past_key_values=two_bits(smollm2)))
+    compiled = generate(smollm2, inputs, 100, **cache_argument(static), compile_config=config)
+    assert torch.equal(compiled, generate(smollm2, inputs, 100, **cache_argument(two_bits(smollm2))))

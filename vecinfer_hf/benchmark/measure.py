@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass
 import torch
 from transformers import PreTrainedModel, StoppingCriteria, StoppingCriteriaList
 
+from ..cache_argument import cache_argument
 from .caches import CacheKind, fill_randomly
 
 
@@ -171,7 +172,7 @@ def measure_decode(
             model.generate(
                 ids,
                 attention_mask=torch.ones_like(ids),
-                past_key_values=shared,
+                **cache_argument(shared),
                 max_new_tokens=new_tokens,
                 do_sample=False,
                 stopping_criteria=StoppingCriteriaList([clock]),
@@ -213,7 +214,7 @@ def measure_prefill(
         ids = torch.randint(vocabulary, (batch_size, context), generator=generator).to(model.device)
         # The first prompt of a process also loads kernels.
         warm = kind.make(model, WARM_UP_PROMPT + 1)
-        model.generate(ids[:, :WARM_UP_PROMPT], past_key_values=warm, max_new_tokens=1, disable_compile=True)
+        model.generate(ids[:, :WARM_UP_PROMPT], **cache_argument(warm), max_new_tokens=1, disable_compile=True)
         del warm
         cache = kind.make(model, context + 1)
         options = {} if chunk_size is None else {"prefill_chunk_size": chunk_size}
@@ -222,7 +223,7 @@ def measure_prefill(
         model.generate(
             ids,
             attention_mask=torch.ones_like(ids),
-            past_key_values=cache,
+            **cache_argument(cache),
             max_new_tokens=1,
             do_sample=False,
             disable_compile=True,
@@ -261,7 +262,7 @@ def measure_chunk(model: PreTrainedModel, kind: CacheKind, context: int) -> Row:
         for _ in range(2):
             synchronize(model.device)
             start = time.perf_counter()
-            model(ids, past_key_values=cache, logits_to_keep=1)
+            model(ids, **cache_argument(cache), logits_to_keep=1)
             synchronize(model.device)
             row.seconds = time.perf_counter() - start
         row.cache_bytes = cache_nbytes(cache)

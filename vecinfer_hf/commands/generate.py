@@ -11,6 +11,7 @@ import torch
 import typer
 from transformers import PreTrainedTokenizerBase, TextStreamer
 
+from ..cache_argument import returned_cache
 from .console import errors, size
 from .loading import (
     CodebookName,
@@ -74,7 +75,7 @@ def generate(
         return_dict_in_generate=True,
         **sampling,
     )
-    cache = result.past_key_values
+    cache = returned_cache(result)
     errors.print(
         f"{result.sequences.shape[1] - ids.shape[1]} tokens; cache of {cache.get_seq_length()} tokens: "
         f"{size(cache.nbytes)}, stock {size(cache.stock_nbytes())}",
