@@ -69,7 +69,7 @@ def stock_method(model: PreTrainedModel) -> Method:
 def peer_methods(
     model: PreTrainedModel, sink_length: int, plain: Mapping[int, PeerSimulator] | None = None
 ) -> tuple[list[Method], list[str]]:
-    """Return the rows of all peers, and a line for each that is left out because its package is missing.
+    """Return the rows of all peers, and a line for each that is left out because its package is missing or fails.
 
     Args:
         model: the model.
@@ -78,7 +78,7 @@ def peer_methods(
     """
     indices = full_attention_layers(model.config)
     dim = head_dim(text_config(model.config))
-    packages, missing = package_peers(dim)
+    packages, missing = package_peers(dim, model.device)
     methods = []
     if plain is None:
         missing.append("plain product quantization: needs text to fit (--plain TEXT, the codebook's own)")

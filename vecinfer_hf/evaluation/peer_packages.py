@@ -26,7 +26,7 @@ _SAMPLE_TOKENS = 1024
 """Tokens of the random states whose storage is counted: a multiple of every block length."""
 
 
-def package_peers(head_dim: int) -> tuple[dict[str, PeerSimulator], list[str]]:
+def package_peers(head_dim: int, device: torch.device | str = "cpu") -> tuple[dict[str, PeerSimulator], list[str]]:
     """Return the peers that are installed, by name, and a line for each that is left out, saying why.
 
     quanto and hqq run in transformers' `QuantizedCache` layers with its default groups of 64; hqq along axis 1, as
@@ -36,6 +36,7 @@ def package_peers(head_dim: int) -> tuple[dict[str, PeerSimulator], list[str]]:
 
     Args:
         head_dim: channels of a head; true bits are counted on bfloat16 states of this size.
+        device: where they will run, and are tried.
     """
     candidates: list[tuple[str, str, str, Callable[[], _Quantizer]]] = [
         ("quanto, 2 bits", "optimum.quanto", "optimum-quanto", lambda: _Quanto(2)),
@@ -47,11 +48,14 @@ def package_peers(head_dim: int) -> tuple[dict[str, PeerSimulator], list[str]]:
     for name, module, package, make in candidates:
         if package != "tiny-turboquant" and head_dim % _GROUP:
             missing.append(f"{name}: heads of {head_dim} channels are not whole groups of {_GROUP}")
-        elif _installed(module):
-            quantizer = make()
-            peers[name] = PeerSimulator(quantizer.key, quantizer.value, quantizer.bits(head_dim))
-        else:
+        elif not _installed(module):
             missing.append(f"{name}: not installed (pip install {package})")
+        else:
+            try:
+                quantizer = make()
+                peers[name] = PeerSimulator(quantizer.key, quantizer.value, quantizer.bits(head_dim, device))
+            except Exception as error:  # other people's code, which may not know this torch, Python or device
+                missing.append(f"{name}: does not run here ({type(error).__name__}: {error})")
     return peers, missing
 
 
@@ -74,9 +78,9 @@ class _Quantizer:
     def value(self, states: torch.Tensor) -> torch.Tensor:
         return self.stored(states, 1)[0]
 
-    def bits(self, head_dim: int) -> float:
+    def bits(self, head_dim: int, device: torch.device | str) -> float:
         """True bits per element: all bytes stored for bfloat16 states, codes, scales and offsets."""
-        states = torch.randn(1, 1, _SAMPLE_TOKENS, head_dim, dtype=torch.bfloat16)
+        states = torch.randn(1, 1, _SAMPLE_TOKENS, head_dim, dtype=torch.bfloat16, device=device)
         return sum(8 * self.stored(states, side)[1] / states.numel() for side in (0, 1)) / 2
 
 
