@@ -9,9 +9,9 @@ import torch
 from tiny_codebooks import random_codebook
 from tiny_models import tiny_inputs, tiny_model
 
-from vecinfer_hf.evaluation.compare import compare
+from vecinfer_hf.evaluation.compare import compare, margins
 from vecinfer_hf.evaluation.methods import own_method, peer_methods
-from vecinfer_hf.evaluation.peers import kivi, lloyd_max_levels, rotated_lloyd_max, uniform_per_token
+from vecinfer_hf.evaluation.peers import fp8, kivi, lloyd_max_levels, rotated_lloyd_max, uniform_per_token
 from vecinfer_hf.evaluation.retrieval import needle_samples
 
 
@@ -94,3 +94,51 @@ def test_impossible_samples_are_refused():
         needle_samples(WordTokenizer(), "a b c", 100, 99, 1)
     with pytest.raises(ValueError, match="choose another length"):
         needle_samples(WordTokenizer(), "a b c", 100, 1, 1)
+
+
+def test_margins_are_against_the_best_peer_of_few_bits():
+    def row(name, bits, ratio, kl, agreement):
+        values = {"perplexity_ratio": ratio, "kl_divergence": kl, "top1_agreement": agreement}
+        return {"name": name, "bits": bits, **values}
+
+    rows = [
+        row("vecinfer", 2.0, 1.01, 0.02, 0.95),
+        row("a", 2.5, 1.05, 0.01, 0.90),
+        row("b", 3.0, 1.04, 0.09, 0.91),
+        row("too many bits", 3.25, 1.00, 0.00, 0.99),
+    ]
+    found = {"name": "vecinfer", "bits": 2.0, "share": 0.8}
+    other = {"name": "a", "bits": 2.5, "share": 0.9}
+    stock = {"name": "stock cache", "bits": 2.9, "share": 1.0}
+    got = margins(rows, [{"length": 4096, "keys": 4, "rows": [stock, found, other]}])
+    assert [(entry["best_peer"], round(entry["margin"], 6)) for entry in got] == [
+        ("b", 0.03),
+        ("a", -0.01),
+        ("b", 0.04),
+        ("a", -0.1),
+    ]
+    assert got[3]["measure"] == "needles found, 4096 tokens, 4 keys"
+    # Without a peer there is nothing to be better than.
+    assert margins(rows[:1]) == []
+
+
+def test_sinks_stay_exact_and_out_of_the_groups():
+    states = torch.randn(1, 1, 68, 32)
+    states[:, :, :4] *= 1000
+    for peer in (kivi(2, 32), uniform_per_token(2, 32), fp8()):
+        restored = peer.after_sinks(4).key(states)
+        assert torch.equal(restored[:, :, :4], states[:, :, :4])
+        assert torch.equal(restored[:, :, 4:], peer.key(states[:, :, 4:]))
+    # Four huge tokens in a group of 32 widen its steps.
+    spoiled, kept = (
+        (peer.key(states) - states)[:, :, 4:32].square().mean() for peer in (kivi(2, 32), kivi(2, 32).after_sinks(4))
+    )
+    assert spoiled > 100 * kept
+
+
+def test_fp8_errs_by_a_sixteenth_at_most():
+    states = torch.randn(2, 3, 50, 16)
+    error = (fp8().key(states) - states).abs()
+    # e4m3 has 3 bits of fraction: half a step is 1/16 of a number; below 2**-6 of the scale steps are absolute.
+    scale = states.abs().amax() / 448
+    assert (error <= states.abs() / 16 + scale * 2**-10 + 1e-7).all()
