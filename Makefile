@@ -35,7 +35,7 @@ test: $(SETUP)
 OLDEST := $(VENV)-oldest
 OLDEST_SETUP := $(OLDEST)/.installed
 OLDEST_TESTS = $(wildcard tests/test_cache.py tests/test_attention.py tests/test_registration.py tests/test_hf_quantizer.py \
-	tests/test_static_layer.py tests/integration tests/test_hub_push_pull.py tests/test_discovery.py)
+	tests/test_static_layer.py tests/test_cache_name.py tests/integration tests/test_hub_push_pull.py tests/test_discovery.py)
 
 $(OLDEST_SETUP): pyproject.toml
 	test -x $(OLDEST)/bin/python || $(PYTHON) -m venv $(OLDEST)

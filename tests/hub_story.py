@@ -11,7 +11,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
 from vecinfer_hf import VecInferConfig
-from vecinfer_hf.cache_argument import returned_cache
+from vecinfer_hf.cache_name import returned_cache
 from vecinfer_hf.calibration import calibrate
 
 

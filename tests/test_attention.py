@@ -15,7 +15,7 @@ from transformers.cache_utils import DynamicCache
 
 from vecinfer_hf import VecInferCache
 from vecinfer_hf.attention import vecinfer_attention_forward
-from vecinfer_hf.cache_argument import cache_argument
+from vecinfer_hf.cache_name import cache_argument
 from vecinfer_hf.padding import UnsupportedMaskError
 
 

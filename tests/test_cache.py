@@ -15,7 +15,7 @@ from transformers.cache_utils import DynamicCache, QuantizedCache
 
 from vecinfer_hf import CodebookError, VecInferCache
 from vecinfer_hf.cache import logger
-from vecinfer_hf.cache_argument import cache_argument
+from vecinfer_hf.cache_name import cache_argument
 from vecinfer_hf.layer import VecInferLayer
 
 

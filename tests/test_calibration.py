@@ -13,7 +13,7 @@ from tiny_models import FAMILIES, tiny_inputs, tiny_model
 from transformers import DynamicCache
 
 from vecinfer_hf import Codebook, VecInferConfig, calibrate
-from vecinfer_hf.cache_argument import cache_argument
+from vecinfer_hf.cache_name import cache_argument
 from vecinfer_hf.calibration import allocate_bits, fit_online, refine, simulated_loss
 from vecinfer_hf.calibration.attention import attention_function
 from vecinfer_hf.calibration.fit import RECIPES, fit_layers, key_statistics, layer_errors, restore

@@ -12,7 +12,7 @@ from transformers import AutoModel, AutoModelForCausalLM
 from transformers.quantizers.auto import AUTO_QUANTIZATION_CONFIG_MAPPING, AUTO_QUANTIZER_MAPPING
 
 from vecinfer_hf import CodebookError, VecInferCache, VecInferConfig
-from vecinfer_hf.cache_argument import returned_cache
+from vecinfer_hf.cache_name import returned_cache
 from vecinfer_hf.hf_quantizer import VecInferQuantizer
 
 

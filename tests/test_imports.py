@@ -15,7 +15,7 @@ import vecinfer_hf
 PACKAGE = Path(vecinfer_hf.__file__).parent
 # A file may import, when it is imported, only from ranks below its own.
 RANKS = [
-    {"formats", "version", "padding", "kmeans", "cache_argument"},
+    {"formats", "version", "padding", "kmeans", "cache_name"},
     {"handle", "config", "packing", "transforms", "quantizer", "model_identity", "ops.types", "hub_errors"},
     {"codebook_files", "ops.blockwise", "ops.store"},
     {"codebook", "ops.reference", "exact_attention"},

@@ -74,6 +74,9 @@ def test_a_model_without_full_attention_has_no_layers():
         (transformers.DeepseekV3Config(num_hidden_layers=2), "deepseek_v3 caches latent"),
         (transformers.DeepseekV2Config(num_hidden_layers=2), "deepseek_v2 caches latent"),
         (transformers.Gemma3nTextConfig(), "shares keys and values between layers"),
+        # Dory and Inkling2 Loop exist only in newer versions of transformers.
+        (tiny_config("llama", n_recurrent_loops=2), "runs layers several times"),
+        (tiny_config("llama", loop_num_passes=3), "runs layers several times"),
     ],
     ids=lambda value: getattr(value, "model_type", None),
 )

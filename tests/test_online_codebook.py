@@ -8,7 +8,7 @@ from tiny_codebooks import random_codebook
 from tiny_models import FAMILIES, tiny_inputs, tiny_model
 
 from vecinfer_hf import CodebookError, VecInferCache
-from vecinfer_hf.cache_argument import returned_cache
+from vecinfer_hf.cache_name import returned_cache
 from vecinfer_hf.online_codebook import OnlineCodebook
 
 

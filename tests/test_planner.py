@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM
 from transformers.cache_utils import DynamicCache
 
 from vecinfer_hf import VecInferCache, VecInferConfig
-from vecinfer_hf.cache_argument import cache_argument
+from vecinfer_hf.cache_name import cache_argument
 from vecinfer_hf.cli import main
 from vecinfer_hf.commands.plan import parse_memory
 from vecinfer_hf.model_identity import full_attention_layers

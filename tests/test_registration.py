@@ -11,7 +11,7 @@ from transformers.generation import GenerationMixin
 from transformers.generation import configuration_utils as generation_configuration
 
 from vecinfer_hf import VecInferCache, VecInferConfig, disable, enable, registration
-from vecinfer_hf.cache_argument import CACHE_ARGUMENT, cache_argument, returned_cache
+from vecinfer_hf.cache_name import CACHE_ARGUMENT, cache_argument, returned_cache
 
 
 @pytest.fixture

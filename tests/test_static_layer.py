@@ -10,10 +10,12 @@ from tiny_models import tiny_inputs, tiny_model
 from transformers import CompileConfig
 
 from vecinfer_hf import VecInferCache
-from vecinfer_hf.cache_argument import cache_argument, returned_cache
+from vecinfer_hf.cache_name import cache_argument, returned_cache
 
 
 WINDOW = 16
+EAGER = {"prefill_chunk_size", "prompt_lookup_num_tokens"}
+"""Options of generate with which forwards of several tokens are compiled, too; their attention breaks the graph."""
 
 
 def padded_batch(rows: int = 2, length: int = 70) -> dict[str, torch.Tensor]:
@@ -25,9 +27,9 @@ def padded_batch(rows: int = 2, length: int = 70) -> dict[str, torch.Tensor]:
 
 
 def run(model, inputs, tokens=40, static=True, compiled=False, **kwargs):
-    """Greedy tokens with a 2-bit cache of a window of 16; compiled means one full graph, on the CPU."""
+    """Greedy tokens with a 2-bit cache of a window of 16; compiled means one full graph on the CPU, but see EAGER."""
     if compiled:
-        config = CompileConfig(backend="aot_eager", mode="default", fullgraph="prefill_chunk_size" not in kwargs)
+        config = CompileConfig(backend="aot_eager", mode="default", fullgraph=EAGER.isdisjoint(kwargs))
         config._compile_all_devices = True
         kwargs["compile_config"] = config
     cache_config = {"residual_length": WINDOW, "static": static, **kwargs.pop("cache_config", {})}
@@ -86,6 +88,19 @@ def test_chunked_prefill_of_a_padded_batch(chunk):
     expected = run(model, inputs, static=False, prefill_chunk_size=chunk)
     assert torch.equal(run(model, inputs, prefill_chunk_size=chunk), expected)
     assert torch.equal(run(model, inputs, prefill_chunk_size=chunk, compiled=True), expected)
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+def test_prompt_lookup_may_guess_past_the_end_of_the_text(compiled):
+    """The last guesses of a text that repeats itself go further than its last token."""
+    torch._dynamo.reset()
+    model = tiny_model("llama", num_hidden_layers=1)
+    model._vecinfer_codebook = random_codebook(model.config)
+    ids = tiny_inputs(1, 6).repeat(1, 9)
+    inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+    options = {"prompt_lookup_num_tokens": 2, "tokens": 8}
+    static = run(model, inputs, compiled=compiled, **options)
+    assert torch.equal(static, run(model, inputs, static=False, **options))
 
 
 def test_second_turn_on_a_static_cache():

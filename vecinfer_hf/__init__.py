@@ -7,6 +7,7 @@ Importing this package registers "vecinfer" with transformers and changes nothin
 
 from . import registration
 from .cache import VecInferCache
+from .cache_name import cache_argument
 from .calibration import calibrate
 from .codebook import Codebook, CodebookError
 from .config import VecInferConfig
@@ -21,6 +22,7 @@ __all__ = [
     "VecInferCache",
     "VecInferConfig",
     "__version__",
+    "cache_argument",
     "calibrate",
     "disable",
     "enable",

@@ -17,7 +17,7 @@ from transformers import PreTrainedModel
 from transformers.utils import logging
 
 from .cache import VecInferCache
-from .cache_argument import CACHE_ARGUMENT
+from .cache_name import CACHE_ARGUMENT
 from .model_identity import text_config
 from .static_layer import VecInferStaticLayer
 

@@ -15,6 +15,10 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.cache_utils import DynamicCache, DynamicLayer
 
 
+_LOOPS = ("n_recurrent_loops", "loop_num_passes")
+"""Config fields that say how often a model (Dory, Inkling2 Loop; transformers 5.24) runs some of its layers."""
+
+
 def text_config(config: PreTrainedConfig) -> PreTrainedConfig:
     """Return the config of the language model inside `config` (itself for a text model)."""
     return config.get_text_config(decoder=True)
@@ -48,6 +52,12 @@ def unsupported_reason(config: PreTrainedConfig) -> str | None:
             f"{config.model_type} shares keys and values between layers (num_kv_shared_layers="
             f"{config.num_kv_shared_layers}), which is not supported. Use the stock cache for it"
         )
+    for name in _LOOPS:
+        if (getattr(config, name, None) or 1) > 1:
+            return (
+                f"{config.model_type} runs layers several times, each time with a cache of their own ({name}="
+                f"{getattr(config, name)}), which is not supported. Use the stock cache for it"
+            )
     return None
 
 

@@ -21,7 +21,7 @@ from transformers.utils import logging
 
 from .attention import vecinfer_attention_forward
 from .cache import VecInferCache
-from .cache_argument import CACHE_ARGUMENT
+from .cache_name import CACHE_ARGUMENT
 from .codebook import Codebook
 from .config import VecInferConfig, check_cache_config
 from .decode_graph import decode_call
@@ -110,7 +110,9 @@ def _requested(generation_config) -> bool:
 def _size_static_cache(model, generation_config, call: dict[str, Any], options: dict[str, Any]) -> None:
     """Set `max_cache_len` to what this call needs, but never below an earlier one: a new size compiles again."""
     previous = getattr(model, "_previous_max_cache_length", -1)
-    options["max_cache_len"] = max(call["max_cache_length"], options.get("max_cache_len") or 0, previous)
+    # Prompt lookup guesses on past the end of the text, and its guesses are in the cache until they are refused.
+    needed = call["max_cache_length"] + (call["generation_config"].prompt_lookup_num_tokens or 0)
+    options["max_cache_len"] = max(needed, options.get("max_cache_len") or 0, previous)
     model._previous_max_cache_length = options["max_cache_len"]
 
 

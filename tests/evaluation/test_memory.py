@@ -8,7 +8,7 @@ from tiny_models import tiny_inputs, tiny_model
 from transformers import DynamicCache
 
 from vecinfer_hf import VecInferCache
-from vecinfer_hf.cache_argument import cache_argument
+from vecinfer_hf.cache_name import cache_argument
 from vecinfer_hf.evaluation import cache_nbytes
 from vecinfer_hf.evaluation.tensors import tensors_in
 

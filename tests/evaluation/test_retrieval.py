@@ -9,7 +9,7 @@ from tiny_models import tiny_inputs, tiny_model
 from transformers import DynamicCache
 
 from vecinfer_hf import VecInferCache
-from vecinfer_hf.cache_argument import cache_argument
+from vecinfer_hf.cache_name import cache_argument
 from vecinfer_hf.calibration.attention import attention_function, plain_attention, run_body
 from vecinfer_hf.calibration.refine import model_logits
 from vecinfer_hf.calibration.simulate import simulated_attention

@@ -9,7 +9,7 @@ import torch
 
 from vecinfer_hf import VecInferCache
 from vecinfer_hf.assets import load_text
-from vecinfer_hf.cache_argument import cache_argument, returned_cache
+from vecinfer_hf.cache_name import cache_argument, returned_cache
 from vecinfer_hf.registration import use_vecinfer_attention
 
 

@@ -11,7 +11,7 @@ import torch
 import typer
 from transformers import PreTrainedTokenizerBase, TextStreamer
 
-from ..cache_argument import returned_cache
+from ..cache_name import returned_cache
 from .console import errors, size
 from .loading import (
     CodebookName,

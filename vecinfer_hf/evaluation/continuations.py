@@ -15,7 +15,7 @@ import torch
 from transformers import DynamicCache, PreTrainedModel
 
 from ..cache import VecInferCache
-from ..cache_argument import cache_argument
+from ..cache_name import cache_argument
 from ..calibration.refine import model_logits
 from ..codebook import Codebook
 from .attention import attention_set_to

@@ -11,7 +11,7 @@ import torch
 from transformers import DynamicCache, PreTrainedModel
 
 from ..cache import VecInferCache
-from ..cache_argument import cache_argument
+from ..cache_name import cache_argument
 from ..codebook import Codebook
 from .attention import attention_set_to
 from .memory import cache_nbytes

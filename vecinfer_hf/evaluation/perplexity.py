@@ -16,7 +16,7 @@ import torch
 from transformers import Cache, DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
 
 from ..cache import VecInferCache
-from ..cache_argument import cache_argument
+from ..cache_name import cache_argument
 from ..codebook import Codebook
 from ..online_codebook import ONLINE
 from .attention import attention_set_to

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
 
-from ..cache_argument import cache_argument
+from ..cache_name import cache_argument
 from ..calibration.attention import attention_function, plain_attention
 from ..calibration.refine import model_logits
 from .intervals import paired_difference
