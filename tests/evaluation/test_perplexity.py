@@ -10,6 +10,7 @@ from tiny_codebooks import random_codebook
 from tiny_models import tiny_inputs, tiny_model
 
 from vecinfer_hf.evaluation import evaluate_perplexity, text_windows
+from vecinfer_hf.online_codebook import OnlineCodebook
 
 
 class LetterTokenizer:
@@ -116,3 +117,40 @@ def test_chunks_longer_than_a_decode_step_are_refused(model, chunk_length):
 def test_one_token_has_nothing_to_predict(model):
     with pytest.raises(ValueError, match="at least 2"):
         evaluate_perplexity(model, tiny_inputs(1, 1), random_codebook(model.config))
+
+
+def test_a_prompt_is_read_but_not_counted(model):
+    windows = tiny_inputs(2, 50)
+    with torch.no_grad():
+        logits = model(windows[:, :-1]).logits[:, 20:]
+    loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), windows[:, 21:].flatten())
+    codebook = random_codebook(model.config)
+    result = evaluate_perplexity(model, windows, codebook, chunk_length=7, prompt_length=20, residual_length=64)
+    assert math.log(result.perplexity_stock) == pytest.approx(loss.item(), rel=1e-5)
+    assert (result.tokens, result.prompt_length) == (2 * 29, 20)
+    assert result.kl_divergence == pytest.approx(0, abs=1e-6)
+    with pytest.raises(ValueError, match="prompt of 49 have nothing to predict"):
+        evaluate_perplexity(model, windows, codebook, prompt_length=49)
+
+
+def test_an_online_codebook_is_fitted_to_each_batch_anew(model, monkeypatch):
+    windows = tiny_inputs(3, 120)
+    with pytest.raises(ValueError, match="is fitted to a prompt"):
+        evaluate_perplexity(model, windows, "online")
+    fitted = []
+    own = OnlineCodebook.fit
+
+    def fit(self, index, keys, *rest):
+        fitted.append((index, keys.shape[2]))
+        own(self, index, keys, *rest)
+
+    monkeypatch.setattr(OnlineCodebook, "fit", fit)
+    options = {"prompt_length": 80, "residual_length": 8, "sink_length": 2}
+    result = evaluate_perplexity(model, windows, "online", batch_size=1, **options)
+    # Two layers, three windows; to the prompt, not to the first chunk.
+    assert [index for index, _ in fitted] == [0, 1] * 3
+    assert all(length > 60 for _, length in fitted)
+    assert result.kl_divergence > 0
+    # Codes fitted to the prompt are far better than random ones.
+    random = evaluate_perplexity(model, windows, random_codebook(model.config), batch_size=1, **options)
+    assert result.kl_divergence < 0.5 * random.kl_divergence
