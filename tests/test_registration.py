@@ -11,7 +11,7 @@ from transformers.generation import GenerationMixin
 from transformers.generation import configuration_utils as generation_configuration
 
 from vecinfer_hf import VecInferCache, VecInferConfig, disable, enable, registration
-from vecinfer_hf.cache_name import CACHE_ARGUMENT, cache_argument, returned_cache
+from vecinfer_hf.cache_name import cache_argument, returned_cache
 
 
 @pytest.fixture
@@ -66,7 +66,7 @@ def test_without_the_hook_a_users_cache_still_works():
 
 
 @pytest.mark.usefixtures("_installed_again")
-@pytest.mark.parametrize("moved", ["list", "missing", "parameters"])
+@pytest.mark.parametrize("moved", ["list", "missing", "parameters", "cache"])
 def test_a_transformers_that_has_moved_is_told_and_left_alone(moved, monkeypatch, caplog):
     registration.uninstall()
     original = GenerationMixin._prepare_cache_for_generation
@@ -74,13 +74,15 @@ def test_a_transformers_that_has_moved_is_told_and_left_alone(moved, monkeypatch
         monkeypatch.setattr(generation_configuration, "ALL_CACHE_IMPLEMENTATIONS", ["dynamic"])
     elif moved == "missing":
         monkeypatch.delattr(GenerationMixin, "_prepare_cache_for_generation")
+    elif moved == "cache":
+        monkeypatch.setattr(GenerationMixin, "prepare_inputs_for_generation", lambda self, ids, memory: None)
     else:
         monkeypatch.setattr(GenerationMixin, "_prepare_cache_for_generation", lambda self, config, cache: None)
     hook = getattr(GenerationMixin, "_prepare_cache_for_generation", None)
     registration.logger.warning_once.cache_clear()
     registration.install()
     assert getattr(GenerationMixin, "_prepare_cache_for_generation", None) is hook
-    assert f"{CACHE_ARGUMENT}=VecInferCache(model.config, codebook) still works" in caplog.text
+    assert "a VecInferCache(model.config, codebook) still works" in caplog.text
     monkeypatch.undo()
     assert GenerationMixin._prepare_cache_for_generation is original
 

@@ -49,6 +49,8 @@ def self_check() -> list[str]:
         problems.append(f"GenerationMixin.{_HOOK} is missing")
     elif tuple(inspect.signature(hook).parameters)[: len(_PARAMETERS)] != _PARAMETERS:
         problems.append(f"GenerationMixin.{_HOOK} takes other parameters than {_PARAMETERS}")
+    if CACHE_ARGUMENT not in inspect.signature(GenerationMixin.prepare_inputs_for_generation).parameters:
+        problems.append(f"GenerationMixin.prepare_inputs_for_generation takes no {CACHE_ARGUMENT}")
     if not callable(getattr(PreTrainedModel, _COMPILE_HOOK, None)):
         problems.append(f"PreTrainedModel.{_COMPILE_HOOK} is missing")
     return problems
@@ -64,7 +66,7 @@ def install() -> None:
     if problems:
         logger.warning_once(
             f'vecinfer: generate(cache_implementation="vecinfer") is not available with this transformers '
-            f"({'; '.join(problems)}). {CACHE_ARGUMENT}=VecInferCache(model.config, codebook) still works; "
+            f"({'; '.join(problems)}). Giving generate a VecInferCache(model.config, codebook) still works; "
             "please report it."
         )
         return
