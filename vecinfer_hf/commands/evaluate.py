@@ -14,6 +14,7 @@ import transformers
 import typer
 
 from ..assets import load_text
+from ..assets.tasks import TASKS, load_task
 from ..codebook import Codebook
 from ..evaluation import (
     compare,
@@ -26,7 +27,9 @@ from ..evaluation import (
     peer_methods,
     plain_layers,
     retrieval_report,
+    score_answers,
     stock_method,
+    task_report,
     text_windows,
 )
 from ..evaluation.compare import PEER_BITS
@@ -34,7 +37,14 @@ from ..model_identity import full_attention_layers
 from ..online_codebook import ONLINE
 from ..version import __version__
 from .console import print_json, progress_bar
-from .evaluate_tables import print_continuations, print_margins, print_peers, print_perplexity, print_retrieval
+from .evaluate_tables import (
+    print_continuations,
+    print_margins,
+    print_peers,
+    print_perplexity,
+    print_retrieval,
+    print_tasks,
+)
 from .loading import (
     AsJson,
     CodebookName,
@@ -83,6 +93,10 @@ def evaluate(
         list[int] | None, typer.Option(min=200, help="Tokens of each such text; repeatable; default 2048.")
     ] = None,
     needle_keys: Annotated[int, typer.Option(min=1, help="Numbers hidden in each, one of them asked for.")] = 4,
+    tasks: Annotated[
+        list[str] | None, typer.Option(help=f"Also answer few-shot questions, repeatable: {', '.join(TASKS)}.")
+    ] = None,
+    task_questions: Annotated[int, typer.Option(min=1, help="Questions of each task.")] = 100,
     output_file: Annotated[Path | None, typer.Option("--output", "-o", help="Also write the JSON here.")] = None,
     revision: Revision = None,
     residual_length: ResidualLength = None,
@@ -97,12 +111,14 @@ def evaluate(
     Peers and retrieval are simulated in one pass, which a test holds equal to the real cache.
     """
     online = codebook == ONLINE
-    if online and (peers or needles):
+    if online and (peers or needles or tasks):
         raise ValueError(
-            'codebook "online" is fitted inside a real cache, but --peers and --needles simulate one; leave them out.'
+            'codebook "online" is fitted inside a real cache, but --peers, --needles and --tasks simulate one; leave '
+            "them out."
         )
     if plain and not peers:
         raise ValueError("--plain adds a row to the peers; give --peers too.")
+    questions = {name: load_task(name, task_questions) for name in tasks or ()}
     content = load_text(text)
     loaded, tokenizer = load_model(model, dtype, device)
     options = cache_options(revision, residual_length, sink_length, ops_backend)
@@ -133,7 +149,7 @@ def evaluate(
         with progress_bar("Generation", 1) as advance:
             report["generation"] = judge_continuations(loaded, prompts, codebook, generation_tokens, **options)
             advance(1)
-    if peers or needles:
+    if peers or needles or tasks:
         own = Codebook.from_pretrained(codebook, **({"revision": revision} if revision else {}))
         lengths = {"sink_length": result.sink_length, "residual_length": result.residual_length}
         methods = [own_method(loaded, own)]
@@ -161,6 +177,9 @@ def evaluate(
             }
             for length in needle_length or [2048]
         ]
+    report["tasks"] = {
+        name: _task(loaded, tokenizer, name, asked, methods[0].layers, lengths) for name, asked in questions.items()
+    }
     if peers:
         report["margins"] = margins(report["peers"], report.get("retrieval", ()))
     if output_file is not None:
@@ -175,6 +194,8 @@ def evaluate(
         print_peers(report["peers"], report["left_out"])
     for part in report.get("retrieval", ()):
         print_retrieval(part)
+    if tasks:
+        print_tasks(report["tasks"])
     if peers:
         print_margins(report["margins"], PEER_BITS)
 
@@ -204,3 +225,13 @@ def _retrieval(model, samples, methods, lengths: dict[str, int]) -> list[dict[st
     with progress_bar(f"Retrieval, {len(samples[0].ids)} tokens", len(samples)) as advance:
         hits = needle_hits(model, samples, {row.name: row.layers for row in methods}, **lengths, progress=advance)
     return retrieval_report(hits, {row.name: row.bits for row in methods}, methods[0].name)
+
+
+def _task(model, tokenizer, name: str, questions, layers, lengths: dict[str, int]) -> dict[str, Any]:
+    """The answers to one task's questions with the stock cache and with the codebook."""
+    pairs = [(question.context, answer) for question in questions for answer in question.answers]
+    with progress_bar(f"Task {name}", 2 * len(pairs)) as advance:
+        stock, coded = (
+            score_answers(model, tokenizer, pairs, own, **lengths, progress=advance) for own in (None, layers)
+        )
+    return task_report(questions, stock, coded)

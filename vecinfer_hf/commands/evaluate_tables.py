@@ -97,6 +97,34 @@ def print_retrieval(part: Mapping[str, Any]) -> None:
     )
 
 
+def print_tasks(report: Mapping[str, Mapping[str, Any]]) -> None:
+    """Print what `task_report` returned of each task."""
+    print_table(
+        "Few-shot questions, every token reading codes",
+        (
+            "task",
+            "questions",
+            "right, stock",
+            "vecinfer",
+            "95 % of the difference",
+            "bits per byte, stock",
+            "vecinfer",
+        ),
+        [
+            (
+                f"{name} ({row['measure']})",
+                str(row["questions"]),
+                f"{100 * row['stock']['share']:.1f} %",
+                f"{100 * row['vecinfer']['share']:.1f} %",
+                f"{100 * row['low']:+.1f} to {100 * row['high']:+.1f}",
+                f"{row['stock']['bits_per_byte']:.4f}",
+                f"{row['vecinfer']['bits_per_byte']:.4f}",
+            )
+            for name, row in report.items()
+        ],
+    )
+
+
 def print_margins(rows: Sequence[Mapping[str, Any]], peer_bits: float) -> None:
     """Print what `margins` returned."""
     print_table(

@@ -15,6 +15,7 @@ from .methods import Method, own_method, peer_methods, stock_method
 from .perplexity import PerplexityResult, evaluate_perplexity, text_windows
 from .plain import plain_layers
 from .retrieval import needle_hits, needle_samples, retrieval_report
+from .tasks import score_answers, task_report
 
 
 __all__ = [
@@ -34,6 +35,8 @@ __all__ = [
     "peer_methods",
     "plain_layers",
     "retrieval_report",
+    "score_answers",
     "stock_method",
+    "task_report",
     "text_windows",
 ]
