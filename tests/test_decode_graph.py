@@ -11,6 +11,7 @@ from transformers.cache_utils import StaticCache
 
 from vecinfer_hf import VecInferCache
 from vecinfer_hf import decode_graph as module
+from vecinfer_hf.cache_name import cache_argument
 
 
 def static_cache(model, size=64):
@@ -33,9 +34,21 @@ def test_inputs_are_taken_apart_and_put_together():
 
 def test_on_a_cpu_transformers_decides():
     model = tiny_model("llama")
-    fallback = object()
-    assert module.decode_call(model, None, fallback) is fallback
+    call = module.decode_call(model, None, lambda **inputs: "compiled")
+    assert not isinstance(call, module.DecodeGraphs)
+    assert call(input_ids=tiny_inputs(1, 1), **cache_argument(static_cache(model))) == "compiled"
     assert "on cpu" in module.graph_problem(model, static_cache(model))
+
+
+def test_several_tokens_over_codes_are_not_compiled():
+    model = tiny_model("llama")
+    call = module.decode_call(model, None, lambda **inputs: "compiled")
+    ids, cache = tiny_inputs(1, 3), static_cache(model)
+    with torch.no_grad():
+        output = call(input_ids=ids, **cache_argument(cache))
+    assert output.logits.shape == (1, 3, 97)
+    assert cache.get_seq_length() == 3
+    assert call(input_ids=ids, **cache_argument(StaticCache(config=model.config, max_cache_len=64))) == "compiled"
 
 
 class OnCuda:

@@ -149,6 +149,22 @@ def _joined(inputs: dict[str, Any], tensors: dict[str, torch.Tensor]) -> dict[st
     return joined
 
 
+def _compiled_for_single_tokens(model: PreTrainedModel, compiled: Callable) -> Callable:
+    """Return a call of `compiled`, but of `model` itself where several tokens attend over codes.
+
+    Such tokens (a chunk of the prompt, the guesses of assisted generation) look at the host in every layer. The pieces
+    in which they would be compiled share one function since transformers 5.24, and use up what torch compiles of it.
+    """
+
+    def call(**inputs):
+        ids = inputs.get("input_ids")
+        if isinstance(inputs.get(CACHE_ARGUMENT), VecInferCache) and ids is not None and ids.shape[1] != 1:
+            return model(**inputs)
+        return compiled(**inputs)
+
+    return call
+
+
 def decode_call(model: PreTrainedModel, compile_config: Any, fallback: Callable) -> Callable:
     """Return what `generate` shall call for decode steps of a model whose attention is "vecinfer".
 
@@ -157,6 +173,7 @@ def decode_call(model: PreTrainedModel, compile_config: Any, fallback: Callable)
         compile_config: the user's CompileConfig, or None. Whoever gives one gets transformers' own way.
         fallback: what transformers would have called.
     """
+    fallback = _compiled_for_single_tokens(model, fallback)
     if compile_config is not None or model.device.type != "cuda":
         return fallback
     if not hasattr(model, "_vecinfer_compiled_call"):

@@ -167,7 +167,7 @@ def _wrap_compiled_call(original):
 
 
 def _allocate_static_cache(model, cache: VecInferCache, batch_size: int) -> None:
-    """Allocate before a chunked prefill, which generate compiles: inside the graph there would be no fixed address."""
+    """Allocate before a chunked prefill, which may be compiled: inside the graph there would be no fixed address."""
     shape = model._get_static_cache_init_shape()
     if shape is not None:
         num_heads, head_dim = shape
