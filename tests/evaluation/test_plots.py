@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from vecinfer_hf.codebook import shipped_codebooks
-from vecinfer_hf.evaluation.plots import plot_quality
+from vecinfer_hf.evaluation.plots import plot_peers, plot_quality
 
 
 RESULTS = shipped_codebooks() / "SmolLM2-135M-Instruct" / "results.json"
@@ -20,7 +20,20 @@ def test_shipped_results_are_drawn(tmp_path):
     assert (tmp_path / "plot.png").read_bytes().startswith(b"\x89PNG")
 
 
+@pytest.mark.parametrize("lengths", [(), (2048, 8192)])
+def test_a_report_is_drawn(tmp_path, lengths):
+    pytest.importorskip("matplotlib")
+    rows = [("vecinfer", 2.0, 0.98), ("a peer", 2.5, 4.5), ("another", 3.0, 1.1)]
+    peers = [{"name": n, "bits": bits, "perplexity_ratio": ratio, "kl_divergence": 0.1} for n, bits, ratio in rows]
+    found = [{"name": name, "share": 0.5} for name in ("stock cache", *(row[0] for row in rows))]
+    retrieval = [{"length": length, "samples": 10, "rows": found} for length in lengths]
+    plot_peers({"peers": peers, "retrieval": retrieval}, tmp_path / "plot.png")
+    assert (tmp_path / "plot.png").read_bytes().startswith(b"\x89PNG")
+
+
 def test_without_matplotlib_the_message_has_the_remedy(monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     with pytest.raises(ModuleNotFoundError, match="pip install matplotlib"):
         plot_quality({}, tmp_path / "plot.png")
+    with pytest.raises(ModuleNotFoundError, match="pip install matplotlib"):
+        plot_peers({"peers": []}, tmp_path / "plot.png")

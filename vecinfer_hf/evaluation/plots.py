@@ -2,8 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Plots of measured quality: perplexity against true bits, and what each layer's keys and values cost and get.
 
-`python -m vecinfer_hf.evaluation.plots RESULTS.json PLOT.png` draws the results.json of a directory in quant_configs.
-Owns no measurement.
+`python -m vecinfer_hf.evaluation.plots RESULTS.json PLOT.png` draws the results.json of a directory in quant_configs,
+or what `vecinfer evaluate --peers --output RESULTS.json` wrote. Owns no measurement.
 """
 
 from __future__ import annotations
@@ -28,11 +28,7 @@ def plot_quality(results: Mapping[str, Any], path: str | Path, bits: str = "2.0"
     Raises:
         ModuleNotFoundError: without matplotlib.
     """
-    try:
-        from matplotlib.figure import Figure
-    except ModuleNotFoundError as error:
-        raise ModuleNotFoundError("Plots need matplotlib: pip install matplotlib.", name="matplotlib") from error
-    figure = Figure(figsize=(15, 4.2), layout="constrained")
+    figure = _figure((15, 4.2))
     quality, cost, chosen = figure.subplots(1, 3)
 
     rows = sorted(results["table"], key=lambda row: row["bits"])
@@ -63,5 +59,56 @@ def plot_quality(results: Mapping[str, Any], path: str | Path, bits: str = "2.0"
     figure.savefig(path, dpi=120)
 
 
+def plot_peers(report: Mapping[str, Any], path: str | Path) -> None:
+    """Draw a codebook among its peers: what each loses, and what it still finds, against its true bits.
+
+    Args:
+        report: what `vecinfer evaluate --peers` wrote; its retrieval, if there, gets one plot per length.
+        path: where to; the suffix chooses the format.
+
+    Raises:
+        ModuleNotFoundError: without matplotlib.
+    """
+    measured = {row["name"]: row for row in report["peers"]}
+    panels = [
+        (
+            "perplexity, excess over the stock cache",
+            {n: row["perplexity_ratio"] - 1 for n, row in measured.items()},
+            None,
+        ),
+        ("KL divergence, nats per token", {n: row["kl_divergence"] for n, row in measured.items()}, None),
+    ]
+    for part in report.get("retrieval", ()):
+        shares = {row["name"]: row["share"] for row in part["rows"]}
+        title = f"needles found, {part['length']} tokens, n = {part['samples']}"
+        panels.append((title, {name: shares[name] for name in measured}, shares["stock cache"]))
+    figure = _figure((4.2 * len(panels), 4.6))
+    for axes, (title, values, stock) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
+        for name, value in values.items():
+            marker, color = ("o", "black") if name == "vecinfer" else ("s", None)
+            # Below 0.0001 a loss is rounding, and a logarithm has no place for 0.
+            shown = value if stock is not None else max(value, 1e-4)
+            axes.plot(measured[name]["bits"], shown, marker, color=color, label=name)
+        axes.set(xlabel="true bits per element", title=title)
+        if stock is None:
+            axes.set(yscale="log")
+        else:
+            axes.axhline(stock, color="gray", linestyle=":", label="stock cache")
+            axes.set(ylim=(-0.03, 1.03))
+    handles, labels = axes.get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=4, fontsize=7)
+    figure.savefig(path, dpi=120)
+
+
+def _figure(size: tuple[float, float]):
+    """Return an empty figure of so many inches."""
+    try:
+        from matplotlib.figure import Figure
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError("Plots need matplotlib: pip install matplotlib.", name="matplotlib") from error
+    return Figure(figsize=size, layout="constrained")
+
+
 if __name__ == "__main__":
-    plot_quality(json.loads(Path(sys.argv[1]).read_text(encoding="utf-8")), sys.argv[2])
+    content = json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))
+    (plot_peers if "peers" in content else plot_quality)(content, sys.argv[2])
