@@ -140,3 +140,21 @@ def test_fp8_is_transformers_own():
     keys, values = cache.update(states[:, :, :1], states[:, :, :1], 0)
     assert torch.equal(keys[:, :, :40], fp8().key(states))
     assert torch.equal(values[:, :, :40], fp8().value(2 * states))
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("name", ["quanto, 2 bits", "quanto, 4 bits", "hqq, 2 bits", "tiny-turboquant, K2V2"])
+def test_a_gpu_reads_back_what_the_cpu_reads_back(name, states):
+    peers, missing = package_peers(64, "cuda")
+    if name not in peers:
+        assert any("not installed" in line for line in missing if line.startswith(name)), missing
+        pytest.skip(f"needs the package of {name}")
+    for side in ("key", "value"):
+        gpu, cpu = getattr(peers[name], side)(states.cuda()).cpu(), getattr(peers[name], side)(states)
+        if "hqq" in name:
+            # It searches in float16 on a GPU: other scales, but errors of the same size.
+            errors = [(read - states).square().mean().item() for read in (gpu, cpu)]
+            assert errors[0] == pytest.approx(errors[1], rel=0.1)
+        else:
+            # A value in the middle of two codes may fall either way.
+            assert (gpu - cpu).abs().gt(1e-4).float().mean() < 1e-3

@@ -133,3 +133,20 @@ def test_a_continued_cache_leaves_the_first_as_it_was():
     assert other.get_seq_length() == 45
     for layer, keys in zip(cache.layers, before, strict=True):
         assert torch.equal(layer.keys, keys)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("family", ["llama", "gemma3"])
+def test_a_gpu_finds_what_the_cpu_finds(family, seen):
+    """float32 on both; the batches differ, one sample on the CPU and all of a length on the GPU."""
+    model = tiny_model(family)
+    codebook = random_codebook(model.config)
+    samples = [NeedleSample(ids, 80, 4) for ids in tiny_inputs(3, 100)]
+    for device in ("cpu", "cuda"):
+        model.to(device)
+        layers = own_method(model, codebook).layers
+        needle_hits(model, samples, {"stock": {}, "own": layers}, sink_length=SINKS, residual_length=WINDOW)
+    cpu, gpu = seen[:6], seen[6:]
+    assert len(gpu) == 2
+    for method, rows in enumerate(gpu):
+        torch.testing.assert_close(rows.cpu(), torch.cat(cpu[method::2]), rtol=1e-3, atol=1e-3)
