@@ -9,6 +9,7 @@ import torch
 from tiny_codebooks import random_codebook
 from tiny_models import tiny_inputs, tiny_model
 
+from vecinfer_hf.evaluation import paired_difference
 from vecinfer_hf.evaluation.compare import compare, margins
 from vecinfer_hf.evaluation.methods import own_method, peer_methods
 from vecinfer_hf.evaluation.peers import fp8, kivi, lloyd_max_levels, rotated_lloyd_max, uniform_per_token
@@ -107,9 +108,9 @@ def test_margins_are_against_the_best_peer_of_few_bits():
         row("b", 3.0, 1.04, 0.09, 0.91),
         row("too many bits", 3.25, 1.00, 0.00, 0.99),
     ]
-    found = {"name": "vecinfer", "bits": 2.0, "share": 0.8}
-    other = {"name": "a", "bits": 2.5, "share": 0.9}
-    stock = {"name": "stock cache", "bits": 2.9, "share": 1.0}
+    found = {"name": "vecinfer", "bits": 2.0, "share": 0.8, "hits": 8, "missed": [0, 1]}
+    other = {"name": "a", "bits": 2.5, "share": 0.9, "hits": 9, "missed": [1]}
+    stock = {"name": "stock cache", "bits": 2.9, "share": 1.0, "hits": 10, "missed": []}
     got = margins(rows, [{"length": 4096, "keys": 4, "rows": [stock, found, other]}])
     assert [(entry["best_peer"], round(entry["margin"], 6)) for entry in got] == [
         ("b", 0.03),
@@ -118,6 +119,8 @@ def test_margins_are_against_the_best_peer_of_few_bits():
         ("a", -0.1),
     ]
     assert got[3]["measure"] == "needles found, 4096 tokens, 4 keys"
+    # One sample of ten is the peer's alone.
+    assert (got[3]["low"], got[3]["high"]) == paired_difference(0, 1, 10)[1:]
     # Without a peer there is nothing to be better than.
     assert margins(rows[:1]) == []
 

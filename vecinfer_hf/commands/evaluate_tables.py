@@ -136,7 +136,7 @@ def print_margins(rows: Sequence[Mapping[str, Any]], peer_bits: float) -> None:
                 f"{row['own']:.4f}",
                 f"{row['peer']:.4f}",
                 row["best_peer"],
-                f"{row['margin']:+.4f}",
+                f"{row['margin']:+.4f}" + (f" ({row['low']:+.3f} to {row['high']:+.3f})" if "low" in row else ""),
             )
             for row in rows
         ],

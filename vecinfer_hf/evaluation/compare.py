@@ -14,6 +14,7 @@ import torch
 from transformers import PreTrainedModel
 
 from ..calibration.refine import simulated_loss, stock_states
+from .intervals import paired_difference
 from .methods import OWN, STOCK, Method
 
 
@@ -84,7 +85,8 @@ def margins(
 
     Returns:
         One dict per measure: measure, own, best_peer, peer (its value), margin. The margin is positive where the
-        codebook is better: perplexity ratio and KL as a difference, agreement and retrieval as a difference of shares.
+        codebook is better: perplexity ratio and KL as a difference, agreement and retrieval as a difference of shares,
+        which for retrieval comes with its 95 % interval on the same samples, low and high.
     """
 
     def margin(measure: str, key: str, candidates: Sequence[Mapping[str, Any]], less: bool) -> dict[str, Any] | None:
@@ -100,6 +102,7 @@ def margins(
             "best_peer": best["name"],
             "peer": best[key],
             "margin": sign * (own[key] - best[key]),
+            **(_interval(own, best) if key == "share" else {}),
         }
 
     found = [margin(key, key, rows, less) for key, less in _LESS_IS_BETTER.items()]
@@ -108,3 +111,11 @@ def margins(
         for part in retrieval
     ]
     return [entry for entry in found if entry is not None]
+
+
+def _interval(own: Mapping[str, Any], peer: Mapping[str, Any]) -> dict[str, float]:
+    """The interval of the difference of two rows of `retrieval_report`."""
+    own_missed, peer_missed = set(own["missed"]), set(peer["missed"])
+    samples = own["hits"] + len(own_missed)
+    _, low, high = paired_difference(len(peer_missed - own_missed), len(own_missed - peer_missed), samples)
+    return {"low": low, "high": high}
