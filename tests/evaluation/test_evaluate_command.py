@@ -44,6 +44,29 @@ def test_peers_and_needles_are_printed_and_written(
     assert "Numbers" in out
 
 
+def test_plain_product_quantization_names_its_text(tiny_model_directory, book, tmp_path):
+    calibration = ("--text", book, "--fast", "--sequence-length", 256, "--residual-length", 32)
+    assert run("calibrate", tiny_model_directory, "--output", tmp_path / "codebook", *calibration) == 0
+    other = tmp_path / "other.txt"
+    other.write_text(book.read_text()[7:])
+    arguments = ("evaluate", tiny_model_directory, "-c", tmp_path / "codebook", "--text", book, "--max-windows", 1)
+    arguments += ("--window-length", 100, "--output", tmp_path / "report.json")
+    assert run(*arguments, "--peers", "--plain", book, "--plain", other) == 0
+    report = json.loads((tmp_path / "report.json").read_text())
+    assert [text["same_as_codebook"] for text in report["plain_texts"]] == [True, False]
+    assert report["peers"][1]["name"] == "plain product quantization, 2 bits"
+    assert not any("plain" in line for line in report["left_out"])
+    assert run(*arguments, "--plain", book) == 2
+
+
+def test_what_cannot_be_asked_together_is_refused(capsys, tiny_model_directory, book):
+    arguments = ("evaluate", tiny_model_directory, "-c", "online", "--text", book, "--window-length", 300)
+    assert run(*arguments, "--max-windows", 1, "--peers") == 2
+    assert "leave them out" in capsys.readouterr().err.replace("\n", " ")
+    assert run(*arguments, "--max-windows", 1, "--json") == 0
+    assert json.loads(capsys.readouterr().out)["prompt_length"] == 150
+
+
 def test_fast_calibration_runs_no_gradients(tiny_model_directory, book, tmp_path):
     arguments = ("calibrate", tiny_model_directory, "--output", tmp_path / "codebook", "--text", book, "--fast")
     assert run(*arguments, "--sequence-length", 256, "--residual-length", 32) == 0

@@ -154,7 +154,9 @@ def evaluate(
         lengths = {"sink_length": result.sink_length, "residual_length": result.residual_length}
         methods = [own_method(loaded, own)]
     if peers:
-        fitted = _plain(loaded, tokenizer, plain, own)
+        texts = {name: load_text(name) for name in plain or ()}
+        report["plain_texts"] = _compared_texts(texts, own)
+        fitted = _plain(loaded, tokenizer, texts, own)
         others, report["left_out"] = peer_methods(loaded, result.sink_length, fitted)
         methods += others
         with progress_bar("Peers", len(methods) * windows.numel()) as advance:
@@ -211,11 +213,17 @@ def _machine(model) -> dict[str, str]:
     }
 
 
-def _plain(model, tokenizer, names: list[str] | None, codebook: Codebook):
-    """Plain product quantization fitted to the texts named, or None."""
-    if not names:
+def _compared_texts(texts: dict[str, str], codebook: Codebook) -> list[dict[str, Any]]:
+    """What plain product quantization is fitted to, and whether the codebook was made from the same text."""
+    known = {source.get("sha256") for source in codebook.provenance.get("texts", ())}
+    sums = {name: hashlib.sha256(text.encode()).hexdigest() for name, text in texts.items()}
+    return [{"name": name, "sha256": sha256, "same_as_codebook": sha256 in known} for name, sha256 in sums.items()]
+
+
+def _plain(model, tokenizer, texts: dict[str, str], codebook: Codebook):
+    """Plain product quantization fitted to the texts, or None without any."""
+    if not texts:
         return None
-    texts = {name: load_text(name) for name in names}
     with progress_bar("Plain product quantization", len(full_attention_layers(model.config))) as advance:
         return plain_layers(model, tokenizer, texts, codebook.config, progress=advance)
 
