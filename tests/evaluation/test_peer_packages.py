@@ -49,6 +49,7 @@ def test_a_package_that_fails_is_left_out_with_its_error(monkeypatch):
     monkeypatch.setattr(peer_packages, "_Quanto", broken)
     monkeypatch.setattr(peer_packages, "_Hqq", broken)
     monkeypatch.setitem(sys.modules, "tiny_turboquant", None)
+    monkeypatch.setitem(sys.modules, "tiny_turboquant.cache", None)
     peers, missing = package_peers(64)
     assert peers == {}
     assert "quanto, 2 bits: does not run here (RuntimeError: unknown device)" in missing
