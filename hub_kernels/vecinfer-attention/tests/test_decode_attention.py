@@ -157,10 +157,12 @@ def test_small_weights_do_not_vanish(kernel, gap):
     book.value_centroids.zero_()
     book.value_centroids[:, :, 0], book.value_centroids[:, :, 1] = -127, 127
     codes = torch.ones_like(cache.codes)
-    # 16 warps share the list: a spike in the first tile of each run. Token 0 of a tile has these places.
+    # 16 warps share the list. What starting a row and the exact token weigh moves a run's start by a few tiles from
+    # the even division, so a spike 8 tiles behind that lies among the first dozen of the 256 tiles of every run, and
+    # all that follow are small beside it. Token 0 of a tile has these places.
     places = torch.tensor([decode_cases.oracle.position("key", 0, s, 32) for s in range(32)])
     values = torch.tensor([1024 + decode_cases.oracle.position("value", 0, s, 32) for s in range(32)])
-    for tile in range(1, 4096, 256):
+    for tile in range(8, 4096, 256):
         codes[0, 0, tile, places] = 0
         codes[0, 0, tile, values] = 0
     cache.codes = codes
