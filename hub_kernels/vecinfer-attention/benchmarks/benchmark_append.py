@@ -40,7 +40,7 @@ def main() -> None:
     print("|---|---|---|---|---|")
     cases = [("d4b8", "diagonal", batch, tokens) for batch in (1, 8, 64) for tokens in (1, 16)]
     cases += [("d4b8x2", "diagonal", 1, 1), ("d8b8", "diagonal", 1, 1), ("d8b12", "diagonal", 1, 1)]
-    cases += [("d4b8", "full", 1, 1)]
+    cases += [("d4b8", "full", batch, tokens) for batch, tokens in ((1, 1), (1, 16), (8, 1), (64, 1))]
     for fmt, transform, batch, tokens in cases:
         value_transform = "full" if transform == "full" else None
         calls = []

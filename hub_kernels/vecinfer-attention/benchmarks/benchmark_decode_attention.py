@@ -47,6 +47,7 @@ class Row:
     residual_length: int = 128
     path: str = ""
     heads: int = 8
+    transform: str = "diagonal"  # of queries; "full": of queries and outputs
 
 
 MAIN = [Row(1, 196608), Row(8, 32768), Row(32, 8192), Row(64, 4096), Row(1, 32768)]
@@ -60,6 +61,7 @@ MORE = [
     Row(4, 32768, head_dim=256),
     Row(8, 32768, path="portable"),
     Row(1, 4096, "d2b8", path="general"),
+    *(Row(batch, length, transform="full") for batch, length in ((1, 196608), (8, 32768), (64, 4096), (1, 32768))),
 ]
 
 
@@ -72,6 +74,11 @@ def decode_path(name: str):
     os.environ.pop("VECINFER_DECODE_PATH", None)
 
 
+def value_transform(row: Row) -> str | None:
+    """Return the values' transform; the paper's recipe has none."""
+    return "full" if row.transform == "full" else None
+
+
 def caches(row: Row) -> list[Cache]:
     """Return caches of one shape and codebook, enough to go round L2."""
     first = Cache(
@@ -82,6 +89,8 @@ def caches(row: Row) -> list[Cache]:
         key=row.bits,
         value=row.bits,
         residual_length=row.residual_length,
+        transform=row.transform,
+        value_transform=value_transform(row),
     )
     found = [first]
     for _ in range(max(2, math.ceil(ROTATE / first.codes.numel())) - 1):
@@ -111,7 +120,8 @@ def operator_time(row: Row, kernel, sets: list[Cache]) -> float:
 def operator_error(row: Row, kernel, cache: Cache) -> float:
     """Return the relative error of the first row and kv head against the float64 oracle."""
     one = Cache([row.length], heads=1, group=row.group, head_dim=row.head_dim, key=row.bits, value=row.bits,
-                residual_length=row.residual_length)  # fmt: skip
+                residual_length=row.residual_length, transform=row.transform,
+                value_transform=value_transform(row))  # fmt: skip
     with decode_path(row.path):
         out, _ = one.run(kernel)
     return relative_error(out[0], one.expected(0)[0])
@@ -150,8 +160,9 @@ def main() -> None:
     torch.manual_seed(0)
     bandwidth = timing.copy_bandwidth()
     print(timing.header())
-    print(f"{'B':>3} {'L':>6} {'D':>3} {'G':>2} {'R':>3} {'format':7} {'path':8} {'us':>7} {'code MB':>8} {'GB/s':>5} "
-          f"{'copy':>5} {'all':>5} {'peer us':>8} {'peer':5} {'faster':>6} {'error':>7}", flush=True)  # fmt: skip
+    print(f"{'B':>3} {'L':>6} {'D':>3} {'G':>2} {'R':>3} {'format':7} {'path':8} {'transform':9} {'us':>7} "
+          f"{'code MB':>8} {'GB/s':>5} {'copy':>5} {'all':>5} {'peer us':>8} {'peer':5} {'faster':>6} "
+          f"{'error':>7}", flush=True)  # fmt: skip
     for row in MAIN if options.quick else MAIN + MORE:
         sets = caches(row)
         code_bytes = sum(-(-coded // 32) for coded in sets[0].quantized) * row.heads * sets[0].codes.shape[3]
@@ -165,9 +176,10 @@ def main() -> None:
             peer, name = peer_time(row.batch, row.length, row.heads, row.group, row.head_dim)
             torch.cuda.empty_cache()
         print(f"{row.batch:3} {row.length:6} {row.head_dim:3} {row.group:2} {row.residual_length:3} {row.bits:7} "
-              f"{row.path or 'hopper':8} {time * 1e6:7.1f} {code_bytes / 1e6:8.1f} {code_bytes / time / 1e9:5.0f} "
-              f"{code_bytes / time / bandwidth:5.2f} {(code_bytes + exact) / time / bandwidth:5.2f} "
-              f"{peer * 1e6:8.1f} {name:5} {peer / time:6.2f} {error:7.1e}", flush=True)  # fmt: skip
+              f"{row.path or 'hopper':8} {row.transform:9} {time * 1e6:7.1f} {code_bytes / 1e6:8.1f} "
+              f"{code_bytes / time / 1e9:5.0f} {code_bytes / time / bandwidth:5.2f} "
+              f"{(code_bytes + exact) / time / bandwidth:5.2f} {peer * 1e6:8.1f} {name:5} {peer / time:6.2f} "
+              f"{error:7.1e}", flush=True)  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -72,7 +72,7 @@ def main() -> None:
     states = [torch.randn(1, HEADS, tokens, HEAD_DIM, device="cuda", dtype=torch.bfloat16) for _ in range(2)]
     numbers = int32(0), int32(tokens), int32(0)
     multiprocessors = torch.cuda.get_device_properties(0).multi_processor_count
-    cases = [(fmt, "diagonal") for fmt in FORMATS] + [("d4b8", "full")]
+    cases = [(fmt, "diagonal") for fmt in FORMATS] + [(fmt, "full") for fmt in ("d4b8", "d4b8x2", "d8b8")]
     for fmt, transform in cases:
         codebook = random_codebook(HEADS, HEAD_DIM, fmt, fmt, transform, None if transform == "diagonal" else "full")
         form = format_of(codebook.key_centroids)
