@@ -24,6 +24,7 @@ def work() -> None:
     kernel = load()
     for key, value, head_dim, transform in (
         ("d4b8", "d4b8", 128, "diagonal"),
+        ("d4b8", "d4b8", 128, "full"),
         ("d4b8x2", "d8b12", 80, "full"),
         ("d2b8", "d8b10", 64, "diagonal"),
     ):
