@@ -81,6 +81,25 @@ def test_lengths(kernel, tokens, starts):
     check(kernel, cases.random_codebook(2, 128, "d4b8", "d8b10"), tokens=tokens, starts=list(starts))
 
 
+@pytest.mark.parametrize("transform", ["diagonal", "full"])
+@pytest.mark.parametrize("value", ["d4b8", "d4b8x2", "d8b12"])
+def test_many_tokens_at_once_or_in_pieces(kernel, transform, value):
+    """Blocks have one warp where tokens are few and eight where there are thousands; codes do not depend on that."""
+    heads, tokens, piece = 4, 5000, 100
+    value_transform = "full" if transform == "full" else None
+    codebook = cases.random_codebook(heads, 128, "d4b8", value, transform, value_transform, means=True)
+    states = cases.random_states(1, heads, tokens, 128, torch.bfloat16)
+    whole, parts = (cases.random_codes(1, heads, -(-tokens // 32), codebook, 128) for _ in range(2))
+    args = cases.write_args(codebook)
+    kernel.quantize(states, states * 2, whole, int32(0), int32(tokens), int32(0), *args)
+    for start in range(0, tokens, piece):
+        part = states[:, :, start : start + piece]
+        kernel.quantize(part, part * 2, parts, int32(start), int32(piece), int32(0), *args)
+    for side in ("key", "value"):
+        got, want = (oracle.read_codes(codes, *cases.formats(codebook), 128, side) for codes in (whole, parts))
+        assert torch.equal(got[:, :, :tokens], want[:, :, :tokens])
+
+
 def test_far_inputs(kernel):
     """Every input outside the range of the fast search: the exact search alone decides."""
     for fmt in FORMATS:
