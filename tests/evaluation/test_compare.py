@@ -12,8 +12,8 @@ from tiny_models import tiny_inputs, tiny_model
 from vecinfer_hf.evaluation import paired_difference
 from vecinfer_hf.evaluation.compare import compare, margins
 from vecinfer_hf.evaluation.methods import own_method, peer_methods
+from vecinfer_hf.evaluation.needles import needle_samples
 from vecinfer_hf.evaluation.peers import fp8, kivi, lloyd_max_levels, rotated_lloyd_max, uniform_per_token
-from vecinfer_hf.evaluation.retrieval import needle_samples
 
 
 class WordTokenizer:
@@ -88,6 +88,20 @@ def test_samples_hold_their_needles_and_repeat_themselves():
         assert place is not None
         assert words[place - 2] == asked
         assert place < sample.context_length
+
+
+def test_questions_about_one_text_ask_for_different_numbers():
+    tokenizer = WordTokenizer()
+    haystack = " ".join(f"w{i}" for i in range(500))
+    samples = needle_samples(tokenizer, haystack, 200, 4, 7, seed=5, questions=3)
+    assert len(samples) == 7
+    contexts = [tuple(sample.ids[: sample.context_length].tolist()) for sample in samples]
+    assert contexts[0] == contexts[1] == contexts[2] != contexts[3] == contexts[5] != contexts[6]
+    assert len({tuple(sample.ids.tolist()) for sample in samples}) == 7
+    # The first question of a text is the one that is asked alone, of the same text.
+    assert torch.equal(samples[0].ids, needle_samples(tokenizer, haystack, 200, 4, 1, seed=5)[0].ids)
+    with pytest.raises(ValueError, match="questions is 5; it must be 1 to 4"):
+        needle_samples(tokenizer, haystack, 200, 4, 7, questions=5)
 
 
 def test_impossible_samples_are_refused():

@@ -16,7 +16,8 @@ from vecinfer_hf.calibration.simulate import simulated_attention
 from vecinfer_hf.evaluation import attention as attention_switch
 from vecinfer_hf.evaluation import retrieval
 from vecinfer_hf.evaluation.methods import own_method, peer_methods
-from vecinfer_hf.evaluation.retrieval import NeedleSample, answered, needle_hits, retrieval_report
+from vecinfer_hf.evaluation.needles import NeedleSample
+from vecinfer_hf.evaluation.retrieval import answered, needle_hits, retrieval_report
 
 
 SINKS, WINDOW = 2, 16
@@ -45,16 +46,22 @@ def test_one_context_for_all_methods_gives_what_a_whole_pass_gives(model, seen):
     codebook = random_codebook(model.config)
     methods = {"stock": {}, **{row.name: row.layers for row in peer_methods(model, SINKS)[0]}}
     methods["vecinfer"] = own_method(model, codebook).layers
-    samples = [NeedleSample(ids, 80, 4) for ids in tiny_inputs(3, 100)]
-    needle_hits(model, samples, methods, sink_length=SINKS, residual_length=WINDOW, batch_tokens=200)
+    # Groups of 32 tokens end with the context, so that they are those of the whole text.
+    context = SINKS + 64
+    samples = [NeedleSample(ids, context, 4) for ids in tiny_inputs(3, context + 33)]
+    needle_hits(model, samples, methods, sink_length=SINKS, residual_length=WINDOW, batch_tokens=2 * context)
     batches = [slice(0, 2), slice(2, 3)]
     assert len(seen) == len(batches) * len(methods)
     ids = torch.stack([sample.ids for sample in samples])
+    assert ids.shape[1] - context > WINDOW
     got = iter(seen)
     with torch.no_grad():
         for rows in batches:
             for name, layers in methods.items():
-                attention = simulated_attention(layers, SINKS, WINDOW, 1, 80) if layers else plain_attention
+                if name.startswith("fp8"):  # one scale for the context, another one for the whole text
+                    next(got)
+                    continue
+                attention = simulated_attention(layers, SINKS, WINDOW, 1, context) if layers else plain_attention
                 with attention_function(model, attention):
                     hidden = run_body(model, ids[rows, :-1])[:, -4:]
                 # float32 rounding of other matrix shapes; random models amplify it.
@@ -105,6 +112,31 @@ def test_samples_of_other_lengths_keep_their_places():
     }
 
 
+@pytest.mark.parametrize("batch_tokens", [1, 1000])
+def test_several_questions_about_one_text_are_answered_as_each_alone(model, seen, batch_tokens):
+    layers = own_method(model, random_codebook(model.config)).layers
+    contexts, ends = tiny_inputs(3, 50), tiny_inputs(8, 12, seed=1)
+    samples = []
+    for number, end in enumerate(ends):
+        # Two to three questions a text, of two lengths, in mixed order.
+        samples.append(NeedleSample(torch.cat([contexts[number % 3], end[: 10 + number % 2]]), 50, 3))
+    options = {"sink_length": SINKS, "residual_length": WINDOW}
+    together = needle_hits(model, samples, {"own": layers}, batch_tokens=batch_tokens, **options)
+    order = [
+        index
+        for contexts_of in retrieval._batches(samples, batch_tokens)
+        for _, part in retrieval._questions(samples, contexts_of)
+        for index in part
+    ]
+    assert sorted(order) == list(range(8))
+    found = dict(zip(order, torch.cat(seen), strict=True))
+    seen.clear()
+    alone = [needle_hits(model, [sample], {"own": layers}, **options)["own"][0] for sample in samples]
+    assert together["own"] == alone
+    for index, logits in enumerate(seen):
+        torch.testing.assert_close(found[index], logits[0], rtol=1e-3, atol=1e-3)
+
+
 def test_a_sample_counts_only_if_every_token_is_right():
     answers = torch.tensor([[1, 2], [1, 2], [3, 2]])
     logits = torch.eye(4)[torch.tensor([[1, 2], [1, 3], [1, 2]])]
@@ -127,7 +159,7 @@ def test_a_continued_cache_leaves_the_first_as_it_was():
     with torch.no_grad():
         model(tiny_inputs(1, 40), **cache_argument(cache))
         before = [layer.keys.clone() for layer in cache.layers]
-        other = retrieval._continued(cache)
+        other = retrieval._continued(cache, torch.tensor([0]))
         model(tiny_inputs(1, 5, seed=1), **cache_argument(other))
     assert [layer.get_seq_length() for layer in cache.layers] == [40, 40]
     assert other.get_seq_length() == 45

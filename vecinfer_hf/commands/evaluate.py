@@ -93,6 +93,9 @@ def evaluate(
         list[int] | None, typer.Option(min=200, help="Tokens of each such text; repeatable; default 2048.")
     ] = None,
     needle_keys: Annotated[int, typer.Option(min=1, help="Numbers hidden in each, one of them asked for.")] = 4,
+    needle_questions: Annotated[
+        int, typer.Option(min=1, help="Questions about each text, each for another number; they cost little more.")
+    ] = 1,
     tasks: Annotated[
         list[str] | None, typer.Option(help=f"Also answer few-shot questions, repeatable: {', '.join(TASKS)}.")
     ] = None,
@@ -169,10 +172,11 @@ def evaluate(
                 "text": needle_text,
                 "length": length,
                 "keys": needle_keys,
+                "questions": needle_questions,
                 "samples": needles,
                 "rows": _retrieval(
                     loaded,
-                    needle_samples(tokenizer, haystack, length, needle_keys, needles),
+                    needle_samples(tokenizer, haystack, length, needle_keys, needles, questions=needle_questions),
                     [stock, *methods],
                     lengths,
                 ),
@@ -230,7 +234,7 @@ def _plain(model, tokenizer, texts: dict[str, str], codebook: Codebook):
 
 def _retrieval(model, samples, methods, lengths: dict[str, int]) -> list[dict[str, Any]]:
     """One row per method, the stock cache first."""
-    with progress_bar(f"Retrieval, {len(samples[0].ids)} tokens", len(samples)) as advance:
+    with progress_bar(f"Retrieval, about {len(samples[0].ids)} tokens", len(samples)) as advance:
         hits = needle_hits(model, samples, {row.name: row.layers for row in methods}, **lengths, progress=advance)
     return retrieval_report(hits, {row.name: row.bits for row in methods}, methods[0].name)
 

@@ -12,9 +12,10 @@ from .generation import GenerationResult, greedy_agreement
 from .intervals import paired_difference
 from .memory import cache_nbytes
 from .methods import Method, own_method, peer_methods, stock_method
+from .needles import needle_samples
 from .perplexity import PerplexityResult, evaluate_perplexity, text_windows
 from .plain import plain_layers
-from .retrieval import needle_hits, needle_samples, retrieval_report
+from .retrieval import needle_hits, retrieval_report
 from .tasks import score_answers, task_report
 
 

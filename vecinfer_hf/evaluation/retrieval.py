@@ -1,107 +1,27 @@
 # SPDX-FileCopyrightText: 2026 The vecinfer_hf authors
 # SPDX-License-Identifier: Apache-2.0
-"""Needle retrieval: numbers hidden in a long text, one of them asked for afterwards. Owns the samples and their score.
+"""Needle retrieval: which of the numbers hidden in long texts a model finds, with each cache. Owns the measurement.
 
-The form is RULER's (https://arxiv.org/abs/2404.06654, multi-key needles), asked by a sentence to complete, which base
-models and small chat models answer more often than a question; words, numbers and places are drawn here.
+needles.py makes the texts.
 """
 
 from __future__ import annotations
 
 import copy
-import random
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
-from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import DynamicCache, PreTrainedModel
 
 from ..cache_name import cache_argument
 from ..calibration.attention import attention_function, plain_attention
 from ..calibration.refine import model_logits
 from .intervals import paired_difference
+from .needles import NeedleSample
 
 
-_NOUNS = (
-    "anchor", "basket", "candle", "desert", "engine", "forest", "garden", "hammer", "island", "jacket", "kettle",
-    "ladder", "mirror", "needle", "orchard", "pencil", "quarry", "river", "saddle", "temple", "umbrella", "valley",
-    "window", "yogurt",
-)  # fmt: skip
-_NEEDLE = "\nThe special magic number for {word} is: {number}.\n"
 _BATCH_TOKENS = 65536
-_QUESTION = "\nThe special magic number for {word} is:"
-
-
-@dataclass(frozen=True)
-class NeedleSample:
-    """One text with its question and answer.
-
-    Args:
-        ids: int64 `[T]`: context, question, answer.
-        context_length: tokens of the context, which is there before anything is asked.
-        answer_length: last tokens, the number.
-    """
-
-    ids: torch.Tensor
-    context_length: int
-    answer_length: int
-
-
-def needle_samples(
-    tokenizer: PreTrainedTokenizerBase, haystack: str, length: int, keys: int, count: int, seed: int = 0
-) -> list[NeedleSample]:
-    """Return samples of exactly `length` tokens, each with `keys` numbers for different words hidden in its context.
-
-    The same seed gives the same samples. Every sample cuts another piece of the haystack.
-
-    Args:
-        tokenizer: the model's tokenizer.
-        haystack: text to hide them in, of more than `length` tokens.
-        length: tokens of context, question and answer together.
-        keys: numbers hidden, one of which is asked for.
-        count: samples.
-        seed: seed of words, numbers, places and pieces.
-
-    Raises:
-        ValueError: if the haystack or the length is too short, or there are more keys than words.
-    """
-    if not 1 <= keys <= len(_NOUNS):
-        raise ValueError(f"keys is {keys}; it must be 1 to {len(_NOUNS)}.")
-
-    def encode(text: str) -> list[int]:
-        return tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
-
-    draw = random.Random(seed)
-    hay = encode(haystack)
-    first = tokenizer("")["input_ids"][:1]
-    bos = first if first and first[0] == tokenizer.bos_token_id else []
-    samples = []
-    for _ in range(count):
-        words = draw.sample(_NOUNS, keys)
-        numbers = [str(draw.randrange(10**6, 10**7)) for _ in words]
-        needles = [
-            encode(_NEEDLE.format(word=word, number=number)) for word, number in zip(words, numbers, strict=True)
-        ]
-        question = encode(_QUESTION.format(word=words[0]))
-        answer = encode(_QUESTION.format(word=words[0]) + " " + numbers[0])[len(question) :]
-        room = length - len(bos) - sum(map(len, needles)) - len(question) - len(answer)
-        if room < keys or room > len(hay):
-            raise ValueError(
-                f"Samples of {length} tokens leave {room} for a haystack that has {len(hay)} tokens; "
-                "choose another length or a longer text."
-            )
-        start = draw.randrange(len(hay) - room + 1)
-        piece = hay[start : start + room]
-        draw.shuffle(needles)
-        places = sorted(draw.sample(range(room), keys))
-        context, last = list(bos), 0
-        for place, needle in zip(places, needles, strict=True):
-            context += piece[last:place] + needle
-            last = place
-        context += piece[last:]
-        samples.append(NeedleSample(torch.tensor(context + question + answer), len(context), len(answer)))
-    return samples
 
 
 def retrieval_report(
@@ -155,7 +75,9 @@ def needle_hits(
 
     The context is read in one call, exactly; question and answer then read codes for all of it but the sinks and the
     exact window, as a question does that is asked about a stored text. What a method changes reaches the prediction
-    only through the question's tokens, so the context runs once for all methods.
+    only through the question's tokens, so a context runs once for all methods and all questions about it, and is
+    quantized once by each method. (Tokens of a peer's last group of tokens are exact where the context does not fill
+    it.)
 
     Args:
         model: the model, unchanged afterwards.
@@ -163,36 +85,71 @@ def needle_hits(
         methods: name -> (layer index -> `LayerSimulator` or `PeerSimulator`); empty layers for the stock cache.
         sink_length: exact first tokens.
         residual_length: exact recent tokens, the query's own included.
-        batch_tokens: tokens of a batch of samples, at most; default 65536 on an accelerator, one sample on a CPU.
+        batch_tokens: tokens of a batch of contexts, at most; default 65536 on an accelerator, one context on a CPU.
         progress: called with the number of samples after each batch.
     """
     if batch_tokens is None:
         batch_tokens = 1 if model.device.type == "cpu" else _BATCH_TOKENS
-    alike: dict[tuple[int, int, int], list[int]] = {}
-    for index, sample in enumerate(samples):
-        alike.setdefault((len(sample.ids), sample.context_length, sample.answer_length), []).append(index)
     hits: dict[str, list[bool]] = {name: [False] * len(samples) for name in methods}
-    for (length, context, answer), indices in alike.items():
-        size = max(1, batch_tokens // length)
-        for start in range(0, len(indices), size):
-            part = indices[start : start + size]
-            ids = torch.stack([samples[index].ids for index in part]).to(model.device)
-            cache = DynamicCache(config=model.config)
-            with attention_function(model, plain_attention):
-                model.base_model(input_ids=ids[:, :context], **cache_argument(cache), use_cache=True)
-            for name, layers in methods.items():
-                attention = question_attention(layers, sink_length, residual_length)
+    for contexts in _batches(samples, batch_tokens):
+        first = [samples[indices[0]] for indices in contexts]
+        ids = torch.stack([sample.ids[: sample.context_length] for sample in first]).to(model.device)
+        cache = DynamicCache(config=model.config)
+        with attention_function(model, plain_attention):
+            model.base_model(input_ids=ids, **cache_argument(cache), use_cache=True)
+        for name, layers in methods.items():
+            coded = {
+                index: (layer.key(cache.layers[index].keys), layer.value(cache.layers[index].values))
+                for index, layer in layers.items()
+            }
+            for rows, part in _questions(samples, contexts):
+                texts = torch.stack([samples[index].ids[ids.shape[1] :] for index in part]).to(model.device)
+                chosen = torch.tensor(rows, device=model.device)
+                states = {index: tuple(side.index_select(0, chosen) for side in pair) for index, pair in coded.items()}
+                attention = question_attention(layers, states, sink_length, residual_length)
                 with attention_function(model, attention):
                     # What the last token predicts is not asked for.
                     output = model.base_model(
-                        input_ids=ids[:, context:-1], **cache_argument(_continued(cache)), use_cache=True
+                        input_ids=texts[:, :-1], **cache_argument(_continued(cache, chosen)), use_cache=True
                     )
+                answer = samples[part[0]].answer_length
                 logits = model_logits(model, output.last_hidden_state[:, -answer:])
-                for index, hit in zip(part, answered(logits, ids[:, -answer:]).tolist(), strict=True):
+                for index, hit in zip(part, answered(logits, texts[:, -answer:]).tolist(), strict=True):
                     hits[name][index] = hit
-            if progress is not None:
-                progress(len(part))
+        if progress is not None:
+            progress(sum(map(len, contexts)))
     return hits
+
+
+def _batches(samples: Sequence[NeedleSample], batch_tokens: int) -> list[list[list[int]]]:
+    """Batches of contexts of one length; of each context the samples that ask about it."""
+    about: dict[tuple[int, ...], list[int]] = {}
+    for index, sample in enumerate(samples):
+        about.setdefault(tuple(sample.ids[: sample.context_length].tolist()), []).append(index)
+    alike: dict[int, list[list[int]]] = {}
+    for context, indices in about.items():
+        alike.setdefault(len(context), []).append(indices)
+    batches = []
+    for length, contexts in alike.items():
+        size = max(1, batch_tokens // length)
+        batches += [contexts[start : start + size] for start in range(0, len(contexts), size)]
+    return batches
+
+
+def _questions(samples: Sequence[NeedleSample], contexts: list[list[int]]) -> list[tuple[list[int], list[int]]]:
+    """Samples that run at once: for each group the rows of the batch of contexts, and the samples."""
+    groups: dict[tuple[int, int], list[tuple[int, int]]] = {}
+    for row, indices in enumerate(contexts):
+        for index in indices:
+            sample = samples[index]
+            groups.setdefault((len(sample.ids), sample.answer_length), []).append((row, index))
+    parts = []
+    for pairs in groups.values():
+        # Not more rows than contexts: each holds a copy of its keys and values.
+        for start in range(0, len(pairs), len(contexts)):
+            rows, part = zip(*pairs[start : start + len(contexts)], strict=True)
+            parts.append((list(rows), list(part)))
+    return parts
 
 
 def answered(logits: torch.Tensor, answers: torch.Tensor) -> torch.Tensor:
@@ -207,41 +164,55 @@ def answered(logits: torch.Tensor, answers: torch.Tensor) -> torch.Tensor:
 
 
 def question_attention(
-    layers: Mapping[int, torch.nn.Module], sink_length: int, residual_length: int
+    layers: Mapping[int, torch.nn.Module],
+    coded: Mapping[int, tuple[torch.Tensor, torch.Tensor]],
+    sink_length: int,
+    residual_length: int,
 ) -> Callable[..., torch.Tensor]:
     """Return an attention function for the last few tokens of a text whose exact keys and values are in a stock cache.
 
     Args:
         layers: layer index -> what quantizes it; all other layers are exact.
+        coded: layer index -> keys and values of the context `[B, Hkv, C, D]` after quantization.
         sink_length: exact first tokens.
         residual_length: exact recent tokens, the query's own included.
     """
     masks: dict[tuple, torch.Tensor] = {}
 
-    def split(queries: int, tokens: int, device: torch.device) -> torch.Tensor:
-        """Which of the exact and of the quantized tokens each query reads, bool `[1, 1, queries, 2 tokens]`."""
+    def split(queries: int, tokens: int, stored: int, device: torch.device) -> torch.Tensor:
+        """Which of the exact and of the quantized tokens each query reads, bool `[1, 1, queries, tokens + stored]`."""
         if (queries, tokens) not in masks:
             key = torch.arange(tokens, device=device)
             query = torch.arange(tokens - queries, tokens, device=device).unsqueeze(1)
             near = (key > query - residual_length) | (key < sink_length)
             causal = key <= query
-            masks.clear()
-            masks[queries, tokens] = torch.cat([causal & near, causal & ~near], dim=1)[None, None]
+            masks[queries, tokens] = torch.cat([causal & near, (causal & ~near)[:, :stored]], dim=1)[None, None]
         return masks[queries, tokens]
+
+    def quantized_end(quantize: Callable, states: torch.Tensor, context: int) -> torch.Tensor:
+        """The tokens after the context; the sinks go along because peers leave the first tokens as they are."""
+        part = torch.cat([states[:, :, :sink_length], states[:, :, context:]], dim=2)
+        return quantize(part)[:, :, sink_length:]
 
     def attention(module, query, key, value, attention_mask, scaling, **kwargs):
         layer = layers.get(module.layer_idx)
         if layer is None:
             return plain_attention(module, query, key, value, attention_mask, scaling, **kwargs)
-        keys, values = torch.cat([key, layer.key(key)], dim=2), torch.cat([value, layer.value(value)], dim=2)
-        mask = split(query.shape[2], key.shape[2], key.device)
+        keys, values = coded[module.layer_idx]
+        if query.shape[2] > residual_length:
+            # So long a question leaves the exact window itself.
+            keys = torch.cat([keys, quantized_end(layer.key, key, keys.shape[2])], dim=2)
+            values = torch.cat([values, quantized_end(layer.value, value, values.shape[2])], dim=2)
+        mask = split(query.shape[2], key.shape[2], keys.shape[2], key.device)
+        keys, values = torch.cat([key, keys], dim=2), torch.cat([value, values], dim=2)
         return plain_attention(module, query, keys, values, mask, scaling, **kwargs)
 
     return attention
 
 
-def _continued(cache: DynamicCache) -> DynamicCache:
-    """Return a cache that goes on from `cache` and leaves it as it is: layers grow by making new tensors."""
+def _continued(cache: DynamicCache, rows: torch.Tensor) -> DynamicCache:
+    """Return a cache that goes on from rows of `cache` and leaves it as it is: layers grow by making new tensors."""
     copied = copy.copy(cache)
     copied.layers = [copy.copy(layer) for layer in cache.layers]
+    copied.batch_select_indices(rows)
     return copied
