@@ -131,7 +131,8 @@ def assert_nearest(
 
     The kernel rounds x to x' = x + e and finds a nearest centroid of x', so it reaches at most the least distance plus
     2 |e|. Rounding is to 1 / (16 / d) of the scale, or to fp16's 11 bits (twice, with two codes) for far inputs; the
-    fp32 transform adds D * 2^-23 of the vector's size, stretched by a full matrix (hence the norm of its rows).
+    fp32 transform adds D * 2^-23 of the vector's size, stretched by a full matrix (hence the norm of its rows). The
+    factors of a full matrix's product have 16 bits: at most 2^-16 of the vector's size more.
     """
     x = oracle.forward(states, weight, mean)
     dim = centroids.shape[3]
@@ -139,6 +140,7 @@ def assert_nearest(
     size = x.unflatten(-1, (-1, dim)).norm(dim=-1)
     stretch = 1.0 if weight is None else weight.double().flatten(0, -2).norm(dim=-1).amax()
     whole = (states.double().norm(dim=-1) + (0 if mean is None else mean.double().norm(dim=-1)[:, None])) * stretch
-    error = 0.5 * step * dim**0.5 + size * 2.0**-10 * (size > 1024 * step) + whole[..., None] * x.shape[-1] * 2.0**-23
+    rounding = x.shape[-1] * 2.0**-23 + (2.0**-16 if weight is not None and weight.dim() == 3 else 0)
+    error = 0.5 * step * dim**0.5 + size * 2.0**-10 * (size > 1024 * step) + whole[..., None] * rounding
     for reached, best in oracle.greedy_distances(x, codes, centroids, scale):
         assert (reached <= best + 2 * error).all(), (reached - best - 2 * error).max()

@@ -5,8 +5,11 @@
 // normalises.
 #pragma once
 
+#include <type_traits>
+
 #include "hadamard.cuh"
 #include "softmax_state.cuh"
+#include "split_matrix.cuh"
 #include "work_plan.cuh"
 
 namespace vecinfer {
@@ -97,21 +100,50 @@ __device__ __forceinline__ void hadamard_across_lanes(float (&x)[kLaneDims], int
   }
 }
 
-// Shared memory of a block: what its warps gathered, or a row in front of a full transform.
-__host__ __device__ constexpr int combine_warp_floats(int lane_dims) {
+// Slices of a block that transforms its rows by a full matrix, so that it has kMatrixWarps warps.
+constexpr int kMatrixSlices = kMatrixWarps / kRowTile;
+
+// Shared memory of a block: what each of its warps gathered. With a full transform: rows in front
+// of it, its matrix, and its own place, where what was gathered lies before.
+__host__ __device__ constexpr int gathered_floats(int lane_dims) {
   return 32 * (2 * lane_dims + 3);
 }
+template <int kLaneDims, bool kFull>
+constexpr int combine_floats(int slices) {
+  const int gathered = slices * kRowTile * gathered_floats(kLaneDims);
+  if (!kFull) return gathered;
+  using Matrix = SplitMatrix<kLaneDims>;
+  return kRowTile * 32 * kLaneDims + Matrix::kStagedFloats +
+         (gathered > Matrix::kPartialFloats ? gathered : Matrix::kPartialFloats);
+}
+
+// In the place of a full transform where there is none.
+struct NoMatrix {
+  static constexpr int kStagedFloats = 0;
+  __device__ NoMatrix(const float*, int, int, float*) {}
+};
 
 // Grid (tiles of 4 rows, Hkv, B), block (32, 4, slices): a warp per row and slice; slices share the
-// row's records. Shared memory: combine_warp_floats for each warp. kLaneDims: D / 32, rounded up.
-template <int kLaneDims>
+// row's records. kLaneDims: D / 32, rounded up. kFull: the output transform is a full matrix, and
+// there are kMatrixSlices.
+template <int kLaneDims, bool kFull>
 __global__ void combine_kernel(const __grid_constant__ DecodeParams p) {
   extern __shared__ float shared[];
-  const int lane = threadIdx.x, slice = threadIdx.z, slices = blockDim.z;
+  using Matrix = std::conditional_t<kFull, SplitMatrix<kLaneDims>, NoMatrix>;
+  constexpr int kRowFloats = 32 * kLaneDims;
+  const int lane = threadIdx.x, warp = threadIdx.z * kRowTile + threadIdx.y;
+  const int slice = threadIdx.z, slices = blockDim.z;
   const int row = blockIdx.x * kRowTile + threadIdx.y, head = blockIdx.y, b = blockIdx.z;
+  const bool finishes = slice == 0 && row < p.rows;
   const int dims = p.head_dim;
   const int row_group = row / p.rows_per_group, local_row = row - row_group * p.rows_per_group;
-  float* const own = shared + (slice * kRowTile + threadIdx.y) * combine_warp_floats(kLaneDims);
+  float* const rows = shared + Matrix::kStagedFloats;
+  float* const gathered_place = rows + (kFull ? kRowTile * kRowFloats : 0);
+  float* const own = gathered_place + warp * gathered_floats(kLaneDims);
+  const Transform& transform = p.value.transform;
+  // Asked for before the main kernel has ended.
+  const Matrix matrix(transform.weight + static_cast<int64_t>(head) * dims * dims, dims, warp,
+                      shared);
 
   HeadPlan plan(p);
   plan.finish(p);
@@ -171,10 +203,11 @@ __global__ void combine_kernel(const __grid_constant__ DecodeParams p) {
       }
     }
     __syncthreads();
-    if (slice != 0) return;
+    if (!kFull && slice != 0) return;
+    const int others = slice == 0 ? slices : 0;
 #pragma unroll 1
-    for (int s = 1; s < slices; ++s) {
-      const float* theirs = own + s * kRowTile * combine_warp_floats(kLaneDims) + lane;
+    for (int s = 1; s < others; ++s) {
+      const float* theirs = own + s * kRowTile * gathered_floats(kLaneDims) + lane;
       gathered.raise(theirs[0]);
 #pragma unroll
       for (int part = 0; part < 2; ++part) {
@@ -185,11 +218,11 @@ __global__ void combine_kernel(const __grid_constant__ DecodeParams p) {
       }
     }
   }
-  if (row >= p.rows) return;
+  if (!kFull && !finishes) return;
 
   const int query_head = head * p.group + p.by_query_tokens.divide(row);
   float total_weight = gathered.weight[0] + gathered.weight[1];
-  if (p.attention_sinks != nullptr) {
+  if (p.attention_sinks != nullptr && finishes) {
     const float sink = p.attention_sinks[query_head] * kLog2E;
     gathered.raise(sink);
     total_weight = gathered.weight[0] + gathered.weight[1] + rescale(sink, gathered.maximum);
@@ -200,8 +233,19 @@ __global__ void combine_kernel(const __grid_constant__ DecodeParams p) {
 #pragma unroll
   for (int i = 0; i < kLaneDims; ++i) out[i] = gathered.sum[0][i] * inverse;
 
-  const Transform& transform = p.value.transform;
-  if (transform.kind == TransformKind::kDiagonal) {
+  if constexpr (kFull) {
+    float* const partial = gathered_place;
+    if (slice == 0) {
+#pragma unroll
+      for (int i = 0; i < kLaneDims; ++i) rows[warp * kRowFloats + lane + 32 * i] = out[i];
+    }
+    __syncthreads();
+    matrix.multiply(rows, kRowFloats, partial);
+    __syncthreads();
+    if (!finishes) return;
+#pragma unroll
+    for (int i = 0; i < kLaneDims; ++i) out[i] = matrix.total(partial, threadIdx.y, lane + 32 * i);
+  } else if (transform.kind == TransformKind::kDiagonal) {
     const int block = hadamard_block(dims);
     hadamard_across_lanes(out, block);
     const float norm = hadamard_norm(block);
@@ -209,22 +253,6 @@ __global__ void combine_kernel(const __grid_constant__ DecodeParams p) {
     for (int i = 0; i < kLaneDims; ++i) {
       const int dim = min(lane + 32 * i, dims - 1);
       out[i] *= norm * transform.weight[head * dims + dim];
-    }
-  } else if (transform.kind == TransformKind::kFull) {
-    __syncwarp();
-#pragma unroll
-    for (int i = 0; i < kLaneDims; ++i) {
-      own[lane + 32 * i] = out[i];
-      out[i] = 0.f;
-    }
-    __syncwarp();
-    const float* weight = transform.weight + static_cast<int64_t>(head) * dims * dims;
-    for (int j = 0; j < dims; ++j) {
-#pragma unroll
-      for (int i = 0; i < kLaneDims; ++i) {
-        const int dim = min(lane + 32 * i, dims - 1);
-        out[i] = fmaf(own[j], __ldg(weight + j * dims + dim), out[i]);
-      }
     }
   }
 

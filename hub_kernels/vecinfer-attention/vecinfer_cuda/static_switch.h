@@ -18,3 +18,21 @@
       return __VA_ARGS__();                    \
     }                                          \
   }()
+
+// Elements of a head per lane, rounded up: D / 32.
+#define LANE_DIMS_SWITCH(head_dim, NAME, ...) \
+  [&] {                                       \
+    if ((head_dim) <= 64) {                   \
+      constexpr int NAME = 2;                 \
+      return __VA_ARGS__();                   \
+    } else if ((head_dim) <= 96) {            \
+      constexpr int NAME = 3;                 \
+      return __VA_ARGS__();                   \
+    } else if ((head_dim) <= 128) {           \
+      constexpr int NAME = 4;                 \
+      return __VA_ARGS__();                   \
+    } else {                                  \
+      constexpr int NAME = 8;                 \
+      return __VA_ARGS__();                   \
+    }                                         \
+  }()

@@ -47,6 +47,14 @@ __device__ __forceinline__ uint4 load_stored(const uint16_t* source, bool aligne
   return make_uint4(word[0], word[1], word[2], word[3]);
 }
 
+// Two elements.
+__device__ __forceinline__ float2 unpack_pair(uint32_t word, bool bf16) {
+  if (bf16) {
+    return make_float2(__uint_as_float(word << 16), __uint_as_float(word & 0xffff0000u));
+  }
+  return __half22float2(*reinterpret_cast<const __half2*>(&word));
+}
+
 __device__ __forceinline__ void unpack_states(const uint4& stored, bool bf16, float (&x)[kLane]) {
   const uint32_t word[4] = {stored.x, stored.y, stored.z, stored.w};
   if (bf16) {

@@ -10,6 +10,7 @@
 #include "../decode_attention_traits.cuh"
 #include "../heuristics.h"
 #include "../query_transform.cuh"
+#include "../static_switch.h"
 #include "sides.h"
 
 namespace vecinfer {
@@ -93,17 +94,35 @@ class Workspace {
   int64_t size_ = 0;
 };
 
-const void* combine_function(int lane_dims) {
-  switch (lane_dims) {
-    case 2:
-      return reinterpret_cast<const void*>(&combine_kernel<2>);
-    case 3:
-      return reinterpret_cast<const void*>(&combine_kernel<3>);
-    case 4:
-      return reinterpret_cast<const void*>(&combine_kernel<4>);
-    default:
-      return reinterpret_cast<const void*>(&combine_kernel<8>);
-  }
+// Transforms the queries in front of the main kernel by a full matrix.
+template <int kLaneDims>
+void launch_query_matrix(DecodeParams& p, cudaStream_t stream) {
+  void* arguments[] = {&p};
+  launch(reinterpret_cast<const void*>(&query_matrix_kernel<kLaneDims>),
+         dim3(p.padded_rows() / kRowTile * p.batch, p.kv_heads), 32 * kMatrixWarps,
+         query_matrix_floats<kLaneDims>() * 4, false, arguments, stream);
+}
+
+// The same for a diagonal transform.
+void launch_query_diagonal(DecodeParams& p, const Device& device, cudaStream_t stream) {
+  const int rows = query_block_rows(p.head_dim);
+  int chunks = (p.batch * p.kv_heads * p.padded_rows() + rows - 1) / rows;
+  void* arguments[] = {&p, &chunks};
+  launch(reinterpret_cast<const void*>(&query_diagonal_kernel),
+         std::min(4 * device.multiprocessors, chunks), kQueryThreads, 0, false, arguments, stream);
+}
+
+// Merges the main kernel's records.
+template <int kLaneDims, bool kFull>
+void launch_combine(DecodeParams& p, const Device& device, cudaStream_t stream) {
+  const int row_tiles = (p.rows + kRowTile - 1) / kRowTile;
+  const int slices = kFull ? kMatrixSlices
+                           : combine_slices(p.splits, p.batch, p.batch * p.kv_heads * row_tiles,
+                                            device.multiprocessors);
+  void* arguments[] = {&p};
+  launch(reinterpret_cast<const void*>(&combine_kernel<kLaneDims, kFull>),
+         dim3(row_tiles, p.kv_heads, p.batch), dim3(32, kRowTile, slices),
+         combine_floats<kLaneDims, kFull>(slices) * 4, device.major >= 9, arguments, stream);
 }
 
 void check_codebook_scores(double softmax_scale, double softcap) {
@@ -211,8 +230,7 @@ std::tuple<Tensor, Tensor> decode_attention(
   p.query_limit = query_limit(p.head_dim, p.key.format.num_codes);
 
   // The int8 kernel applies diagonal transforms to its queries itself.
-  const bool full = p.key.transform.kind == TransformKind::kFull;
-  const bool transforms_first = general || full;
+  const bool transforms_first = general || p.key.transform.kind == TransformKind::kFull;
   const int64_t padded_rows = batch * heads * p.padded_rows();
   const int64_t pairs = heads * p.row_groups, record_bytes = p.record_floats() * 4;
   Workspace workspace;
@@ -230,27 +248,21 @@ std::tuple<Tensor, Tensor> decode_attention(
   p.aside = reinterpret_cast<float*>(base + at_aside);
 
   const cudaStream_t stream = current_stream(query);
-  const bool dependent = device.major >= 9;
-  if (transforms_first) {
-    const int query_rows = query_block_rows(p.head_dim);
-    int chunks =
-        static_cast<int>(full ? (p.padded_rows() + query_rows - 1) / query_rows * batch * heads
-                              : (padded_rows + query_rows - 1) / query_rows);
-    const int query_shared = full ? 2 * ((query_rows + 7) / 8 * 8) * p.head_dim * 4 : 0;
-    void* query_arguments[] = {&p, &chunks};
-    launch(full ? reinterpret_cast<const void*>(&query_transform_kernel<true>)
-                : reinterpret_cast<const void*>(&query_transform_kernel<false>),
-           std::min(4 * device.multiprocessors, chunks), kQueryThreads, query_shared, false,
-           query_arguments, stream);
-  }
-  void* arguments[] = {&p};
-  launch(kernel.function, dim3(p.splits, p.row_groups, heads), kernel.warps * 32,
-         kernel.shared_bytes, dependent && transforms_first, arguments, stream);
-  const int row_tiles = (p.rows + kRowTile - 1) / kRowTile, lane_dims = (p.head_dim + 31) / 32;
-  const int slices = combine_slices(p.splits, p.batch, static_cast<int>(batch * heads) * row_tiles,
-                                    device.multiprocessors);
-  launch(combine_function(lane_dims), dim3(row_tiles, heads, batch), dim3(32, kRowTile, slices),
-         kRowTile * slices * combine_warp_floats(lane_dims) * 4, dependent, arguments, stream);
+  LANE_DIMS_SWITCH(p.head_dim, kLaneDims, [&] {
+    if (p.key.transform.kind == TransformKind::kFull) {
+      launch_query_matrix<kLaneDims>(p, stream);
+    } else if (transforms_first) {
+      launch_query_diagonal(p, device, stream);
+    }
+    void* arguments[] = {&p};
+    launch(kernel.function, dim3(p.splits, p.row_groups, heads), kernel.warps * 32,
+           kernel.shared_bytes, device.major >= 9 && transforms_first, arguments, stream);
+    if (p.value.transform.kind == TransformKind::kFull) {
+      launch_combine<kLaneDims, true>(p, device, stream);
+    } else {
+      launch_combine<kLaneDims, false>(p, device, stream);
+    }
+  });
   return {out, lse};
 }
 

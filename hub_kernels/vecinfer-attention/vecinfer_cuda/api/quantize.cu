@@ -11,31 +11,49 @@
 namespace vecinfer {
 namespace {
 
-// Tiles one block takes, so that the codebook's operands are made once for several; fewer where
-// tiles are few.
-constexpr int kTilesPerBlock = 4;
+// Tiles one warp takes, so that what a block shares is made once for several; fewer where tiles are
+// few.
+constexpr int kTilesPerWarp = 4;
 constexpr int kBlocksPerMultiprocessor = 16;
+
+int attribute(cudaDeviceAttr name, const Tensor& tensor) {
+  int value = 0;
+  VECINFER_CUDA_CHECK(cudaDeviceGetAttribute(&value, name, tensor.get_device_index()));
+  return value;
+}
 
 void launch(const QuantizeParams& params, int num_sides, int64_t batch, const Tensor& device,
             cudaStream_t stream) {
   const Side& side = params.sides[params.first_side];
   const Side& last = params.sides[params.first_side + num_sides - 1];
-  const int shared = std::max(QuantizeLayout(side, params.head_dim).total(),
-                              QuantizeLayout(last, params.head_dim).total());
-  int multiprocessors = 0;
-  VECINFER_CUDA_CHECK(cudaDeviceGetAttribute(&multiprocessors, cudaDevAttrMultiProcessorCount,
-                                             device.get_device_index()));
+  const QuantizeLayout layouts[2] = {QuantizeLayout(side, params.head_dim),
+                                     QuantizeLayout(last, params.head_dim)};
+  const auto shared = [&](int warps) {
+    return std::max(layouts[0].block_bytes() + warps * layouts[0].warp_bytes(),
+                    layouts[1].block_bytes() + warps * layouts[1].warp_bytes());
+  };
+  const int multiprocessors = attribute(cudaDevAttrMultiProcessorCount, device);
+  const int room = attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin, device);
   // A row's tokens may start inside a tile.
   const int64_t tiles = (params.num_tokens + kTile - 1) / kTile + 1;
-  const int64_t work = tiles * params.num_heads * num_sides * batch;
-  const int64_t per_block =
-      std::clamp<int64_t>(work / (multiprocessors * kBlocksPerMultiprocessor), 1, kTilesPerBlock);
-  const dim3 grid(static_cast<unsigned>((tiles + per_block - 1) / per_block),
+  const int64_t rows = batch * params.num_heads * num_sides;
+  // Fewer warps where there is no room for more, or too few tiles for all multiprocessors.
+  int warps = kQuantizeWarps;
+  while (warps > 1 && (shared(warps) > room || tiles * rows < warps * multiprocessors)) warps /= 2;
+  const int64_t rounds = (tiles + warps - 1) / warps;
+  const int64_t per_block = std::clamp<int64_t>(
+      rounds * rows / (multiprocessors * kBlocksPerMultiprocessor), 1, kTilesPerWarp);
+  const dim3 grid(static_cast<unsigned>((rounds + per_block - 1) / per_block),
                   params.num_heads * num_sides, static_cast<unsigned>(batch));
+  const bool full =
+      side.transform.kind == TransformKind::kFull || last.transform.kind == TransformKind::kFull;
   SUBVECTOR_DIM_SWITCH(side.format.subvector_dim, kDim, [&] {
-    VECINFER_CUDA_CHECK(cudaFuncSetAttribute(quantize_kernel<kDim>,
-                                             cudaFuncAttributeMaxDynamicSharedMemorySize, shared));
-    quantize_kernel<kDim><<<grid, kQuantizeThreads, shared, stream>>>(params);
+    const auto kernel = full ? quantize_kernel<kDim, true> : quantize_kernel<kDim, false>;
+    VECINFER_CUDA_CHECK(
+        cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, shared(warps)));
+    VECINFER_CUDA_CHECK(cudaFuncSetAttribute(kernel, cudaFuncAttributePreferredSharedMemoryCarveout,
+                                             cudaSharedmemCarveoutMaxShared));
+    kernel<<<grid, 32 * warps, shared(warps), stream>>>(params);
   });
   VECINFER_CUDA_CHECK(cudaGetLastError());
 }
