@@ -109,9 +109,16 @@ def test_no_sinks_and_other_windows(kernel, path):
     check(Cache([140, 500, 2000], ring=3), kernel)  # after a crop
 
 
-def test_many_rows_of_unequal_length(kernel, path):
+@pytest.mark.parametrize("transform", ["diagonal", "full"])
+def test_many_rows_of_unequal_length(kernel, path, transform):
     lengths = torch.randint(0, 1200, (70,)).tolist()
-    check(Cache(lengths, heads=1, group=2, head_dim=64), kernel)
+    check(Cache(lengths, heads=1, group=2, head_dim=64, transform=transform, value_transform=transform), kernel)
+
+
+@pytest.mark.parametrize("head_dim", [64, 80, 96, 256])
+def test_full_transforms_of_other_head_sizes(kernel, path, head_dim):
+    cache = Cache(LENGTHS, head_dim=head_dim, group=3, transform="full", value_transform="full", means=True)
+    check(cache, kernel)
 
 
 @pytest.mark.parametrize("num_splits", [1, 2, 5, 33, 132])
