@@ -18,7 +18,7 @@
 
 #include <climits>
 
-#include "codebook.cuh"
+#include "decode_attention_products.cuh"
 #include "decode_attention_query.cuh"
 #include "softmax_state.cuh"
 #include "tile_ring.cuh"
@@ -29,6 +29,7 @@ template <class Traits>
 class CodeAttention {
   using Key = typename Traits::Key;
   using Value = typename Traits::Value;
+  using Products = CodeProducts<Traits>;
   static constexpr int kRowTiles = Traits::kRowTiles;
   static constexpr int kHeadDim = Traits::kHeadDim;
   static constexpr int kQueryWords = kHeadDim / 16;
@@ -126,39 +127,12 @@ class CodeAttention {
     }
   }
 
-  template <int kLevel>
-  __device__ __forceinline__ void multiply_keys(const uint32_t* codes, int (&s)[kRowTiles][2][4]) {
-    constexpr int kPart = kHeadDim / Key::kDim / 4;  // sub-vectors of a token in one lane
-    const uint32_t base = Codebook<Traits>::template lane_base<Key::kDim>();
-#pragma unroll
-    for (int step = 0; step < kHeadDim / 32; ++step) {
-#pragma unroll
-      for (int half = 0; half < 2; ++half) {
-        uint32_t low[2], high[2];  // rows lane / 4 and 8 more
-        const int index = step * 8 / Key::kDim;
-        const int place[2] = {half * 2 * kPart + index, (half * 2 + 1) * kPart + index};
-#pragma unroll
-        for (int i = 0; i < 8 / Key::kDim; ++i) {
-          constexpr int kWords = Key::kDim / 4;
-          Codebook<Traits>::template look_up<kLevel, Key::kDim>(
-              low + i * kWords, codes[(place[0] + i) / 4], (place[0] + i) % 4, base);
-          Codebook<Traits>::template look_up<kLevel, Key::kDim>(
-              high + i * kWords, codes[(place[1] + i) / 4], (place[1] + i) % 4, base);
-        }
-#pragma unroll
-        for (int tile = 0; tile < kRowTiles; ++tile) {
-          mma_s8s8(s[tile][half], low[0], high[0], low[1], high[1], query_[tile][2 * step],
-                   query_[tile][2 * step + 1]);
-        }
-      }
-    }
-  }
-
   // Scores of 32 tokens into score_; token of score_[.][i] is lane / 4 + 8 i.
   __device__ __forceinline__ void score(const uint32_t* keys, int tile_index) {
     int s[kRowTiles][2][4] = {};
-    multiply_keys<0>(keys, s);
-    if constexpr (Key::kLevels == 2) multiply_keys<1>(keys + Traits::kKeyBytes / 4, s);
+    Products::template multiply_keys<0>(keys, query_, s);
+    if constexpr (Key::kLevels == 2)
+      Products::template multiply_keys<1>(keys + Traits::kKeyBytes / 4, query_, s);
     int t[kRowTiles][4];
     bool exceeds = tile_index == stop_;
 #pragma unroll
@@ -249,52 +223,6 @@ class CodeAttention {
     return fmaf(256.f, static_cast<float>(sums[2 * i]), static_cast<float>(sums[2 * i + 1]));
   }
 
-  template <int kLevel>
-  __device__ __forceinline__ void multiply_values(const uint32_t* codes,
-                                                  const uint32_t (&weights)[kRowTiles][2]) {
-    constexpr int kPart = kHeadDim / Value::kDim / 8;
-    constexpr int kWords = Value::kDim / 4;
-    const uint32_t base = Codebook<Traits>::template lane_base<Value::kDim>();
-#pragma unroll
-    for (int part = 0; part < kPart; ++part) {
-      uint32_t x[2][4][kWords];  // [half][token]
-#pragma unroll
-      for (int half = 0; half < 2; ++half) {
-#pragma unroll
-        for (int token = 0; token < 4; ++token) {
-          const int place = (half * 4 + token) * kPart + part;
-          Codebook<Traits>::template look_up<Key::kLevels + kLevel, Value::kDim>(
-              x[half][token], codes[place / 4], place % 4, base);
-        }
-      }
-#pragma unroll
-      for (int word = 0; word < kWords; ++word) {
-        uint32_t a[2][4];  // [half][dimension]: 4 tokens
-#pragma unroll
-        for (int half = 0; half < 2; ++half) {
-          const uint32_t x0 = x[half][0][word], x1 = x[half][1][word];
-          const uint32_t x2 = x[half][2][word], x3 = x[half][3][word];
-          const uint32_t low01 = permute_bytes(x0, x1, 0x5140);
-          const uint32_t high01 = permute_bytes(x0, x1, 0x7362);
-          const uint32_t low23 = permute_bytes(x2, x3, 0x5140);
-          const uint32_t high23 = permute_bytes(x2, x3, 0x7362);
-          a[half][0] = permute_bytes(low01, low23, 0x5410);
-          a[half][1] = permute_bytes(low01, low23, 0x7632);
-          a[half][2] = permute_bytes(high01, high23, 0x5410);
-          a[half][3] = permute_bytes(high01, high23, 0x7632);
-        }
-        const int block = (part * kWords + word) * 2;
-#pragma unroll
-        for (int tile = 0; tile < kRowTiles; ++tile) {
-          mma_s8u8(out_[tile][block], a[0][0], a[0][1], a[1][0], a[1][1], weights[tile][0],
-                   weights[tile][1]);
-          mma_s8u8(out_[tile][block + 1], a[0][2], a[0][3], a[1][2], a[1][3], weights[tile][0],
-                   weights[tile][1]);
-        }
-      }
-    }
-  }
-
   // Weights of score_, and their product with the tile's values.
   __device__ __forceinline__ void accumulate(const uint32_t* values) {
     const float magic = __uint_as_float(kMagic | (dither_ & 0xff));
@@ -320,9 +248,9 @@ class CodeAttention {
       weights[tile][1] = transpose_8x8(permute_bytes(fixed[2], fixed[3], 0x5162));
       mma_s8u8(sums_[tile], kOnes, 0, kOnes, 0, weights[tile][0], weights[tile][1]);
     }
-    multiply_values<0>(values, weights);
+    Products::template multiply_values<0>(values, weights, out_);
     if constexpr (Value::kLevels == 2) {
-      multiply_values<1>(values + Traits::kValueBytes / 4, weights);
+      Products::template multiply_values<1>(values + Traits::kValueBytes / 4, weights, out_);
     }
   }
 
