@@ -47,7 +47,7 @@ def test_metadata_and_digest(variant):
     assert (variant / f"{metadata.id}.abi3.so").is_file()
 
 
-def test_import_without_a_gpu():
+def test_import_without_a_gpu(variant):
     module = load()
     assert module.__all__ == ["append", "decode_attention", "dequantize", "quantize"]
 
