@@ -260,7 +260,7 @@ def test_full_matrices_are_refined_with_their_centroids():
     refined = refine(model, {0: general}, lambda _: IDS[None, :60], 6, learning_rate=1.0, residual_length=8)[0]
     identity = refined.key_transform.transpose(1, 2) @ refined.query_transform
     torch.testing.assert_close(identity, torch.eye(16).expand(2, 16, 16), rtol=0, atol=1e-4)
-    # Stored as float16 without loss. Six steps of at most 0.003 turn a rotation's elements by no more than 16 times that.
+    # Stored as float16 without loss. Six steps of at most 0.003 move elements of a rotation by 16 times that at most.
     assert torch.equal(refined.key_transform.half().float(), refined.key_transform)
     moved = (refined.key_transform - general.key_transform).abs().max()
     assert 1e-3 < moved < 6 * 0.003 * 16

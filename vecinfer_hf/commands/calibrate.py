@@ -42,7 +42,7 @@ def calibrate(
         float | None, typer.Option(help="Mean bits to spread over layers, keys and values where they matter (slow).")
     ] = None,
     refine_steps: Annotated[
-        int, typer.Option(min=0, help="Gradient steps that fit the centroids to the model's output (slow).")
+        int, typer.Option(min=0, help="Gradient steps against the model's output, best 70 or more (for a GPU).")
     ] = 0,
     recipe: Annotated[str, typer.Option(help="default, query (no gradients), or paper.")] = DEFAULT.recipe,
     fast: Annotated[
