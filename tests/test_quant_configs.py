@@ -16,8 +16,8 @@ from vecinfer_hf.evaluation import text_windows
 
 ROOT = shipped_codebooks()
 NAMES = sorted(str(path.parent.relative_to(ROOT)) for path in ROOT.glob("*/*/config.json"))
-# Perplexity ratios that the package promises at 2048 tokens of a text from another source.
-LIMITS = {4.0: 1.02, 2.0: 1.012, 1.5: 1.025}
+# Perplexity ratios that the package promises at 2048 tokens of a text from another source, used as the codebook says.
+LIMITS = {4.0: 1.01, 2.0: 1.012, 1.5: 1.025, 1.0: 1.06}
 
 
 def test_the_four_widths_are_there_and_small():
@@ -58,10 +58,12 @@ def test_each_card_has_measured_quality(name):
     for row in rows:
         assert f"{row['perplexity_ratio']:.4g}" in card
     assert f"{rows[0]['perplexity_ratio']:.4f}" in table
+    own_sinks = codebook.config.sink_length
     short = [row for row in rows if row["text"] == "wiki" and row["window_length"] == 2048]
+    short = [row for row in short if row.get("sink_length", own_sinks) == own_sinks]
     assert short
     for row in short:
-        assert row["perplexity_ratio"] <= LIMITS.get(codebook.bits_per_element, 2)
+        assert row["perplexity_ratio"] <= LIMITS[codebook.bits_per_element]
 
 
 # Held out from calibration; the limits are twice the KL divergence per token that was measured on 8 longer windows.
