@@ -8,7 +8,7 @@ Owns the order of the steps, progress and provenance; the steps are the other fi
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import datetime, timezone
@@ -29,6 +29,7 @@ from ..version import __version__
 from .allocate import CANDIDATE_BITS, allocate_bits, measure_sensitivity, mix_sides, predicted_sensitivity
 from .fit import RECIPES, error_sample, fit_layers, layer_errors
 from .gradients import record_gradients
+from .mixture import TextMixture, text_mixture
 from .recorder import LayerStates, record_states
 from .refine import refine
 from .windows import calibration_windows
@@ -36,14 +37,13 @@ from .windows import calibration_windows
 
 logger = logging.get_logger(__name__)
 
-REFINE_LENGTH = 2048
-"""Tokens of a piece of text in refinement; every sixth step takes a whole calibration window instead."""
+RECALL = 0.5
+"""Share of the text that asks for facts in it (see recall.py) where there are gradients."""
 REFINE_BATCH = 4
 """Pieces per refinement step on a GPU; on a CPU one."""
 GRADIENT_TOKENS, GRADIENT_TOKENS_CPU = 131072, 32768
 """Tokens that the recipe "default" reads at most: a backward pass costs twice a forward pass."""
 _CODED_SHARE = 0.25
-_LONG_EVERY = 6
 _SENSITIVITY_TOKENS = 4096
 
 
@@ -55,6 +55,7 @@ def calibrate(
     *,
     allocate: float | None = None,
     refine_steps: int = 0,
+    recall: float | None = None,
     progress: bool = True,
 ) -> Codebook:
     """Make a codebook for `model` from text.
@@ -77,6 +78,10 @@ def calibrate(
         refine_steps: steps of refinement by gradient against the unquantized model, a quarter of a second each on a
             GPU for a small model and half a minute on two CPU cores; 0 for none. It reads all of the text. 70 steps
             halved the loss of 1 bit and took a third off the KL divergence of 2 bits (quant_configs/README.md).
+        recall: share of the text that asks for facts scattered over it (recall.py), from 0 to below 1; default 0.5
+            for the recipe "default" and 0 for the others, which have no use for it but in refinement. None of it
+            without a tokenizer, or in windows of less than 512 tokens. It brings back most of what retrieval from
+            long texts loses (quant_configs/README.md).
         progress: show progress bars on standard error.
 
     Returns:
@@ -101,19 +106,22 @@ def calibrate(
             code_format.num_subvectors(head_size)
     windows, sources = calibration_windows(tokenizer_or_ids, texts, config.sequence_length, config.num_tokens)
     config = _with_a_possible_recipe(config, windows.shape[1])
+    if recall is None:
+        recall = RECALL if config.recipe == "default" else 0.0
+    text = text_mixture(windows, None if texts is None else tokenizer_or_ids, recall, config.seed)
     training = model.training
     model.eval()
     try:
         with _bars(progress) as bar:
-            states = _recorded(model, windows, indices, config, bar)
+            states = _recorded(model, text, indices, config, bar)
             provenance: dict[str, Any] = {}
             if allocate is None:
                 layers = _fit(states, dict(zip(indices, formats, strict=True)), config, bar, "Fitting")
             else:
-                layers, config = _allocated(model, states, windows, config, allocate, bar, provenance)
+                layers, config = _allocated(model, states, text, config, allocate, bar, provenance)
             states = {index: error_sample(layer_states) for index, layer_states in states.items()}
             if refine_steps:
-                layers = _refined(model, layers, windows, config, refine_steps, bar)
+                layers = _refined(model, layers, text, config, refine_steps, bar)
             errors = _errors(states, layers)
     finally:
         model.train(training)
@@ -122,6 +130,7 @@ def calibrate(
         "tokens": windows.numel(),
         "sequence_length": windows.shape[1],
         "refine_steps": refine_steps,
+        "recall": text.share,
         **provenance,
         "vecinfer_hf": __version__,
         "torch": torch.__version__,
@@ -161,13 +170,14 @@ def _with_a_possible_recipe(config: VecInferConfig, length: int) -> VecInferConf
     return replace(config, recipe="query")
 
 
-def _recorded(model, windows, indices, config, bar) -> dict[int, LayerStates]:
+def _recorded(model, text: TextMixture, indices, config, bar) -> dict[int, LayerStates]:
     """What the recipe needs to see of the layers: with gradients for "default"."""
     options = {"sink_length": config.sink_length, "num_samples": config.num_samples, "seed": config.seed}
     if config.recipe != "default":
-        return record_states(model, windows, indices, **options, progress=bar("Reading text", windows.numel()))
+        advance = bar("Reading text", text.windows.numel())
+        return record_states(model, text.windows, indices, **options, progress=advance)
     most = GRADIENT_TOKENS_CPU if model.device.type == "cpu" else GRADIENT_TOKENS
-    windows = windows[:: -(-len(windows) // max(1, most // windows.shape[1]))]
+    windows = text.some_windows(max(1, most // text.windows.shape[1]))
     return record_gradients(
         model,
         windows,
@@ -209,7 +219,7 @@ def _fit(
     )
 
 
-def _allocated(model, states, windows, config, average_bits, bar, provenance):
+def _allocated(model, states, text: TextMixture, config, average_bits, bar, provenance):
     """Fit every candidate, measure, choose, and return the layers and the config that names the choice."""
     candidates = {}
     for bits in CANDIDATE_BITS:
@@ -219,12 +229,11 @@ def _allocated(model, states, windows, config, average_bits, bar, provenance):
     if predicted:
         sensitivity = predicted_sensitivity(states, candidates)
     else:
-        length = min(REFINE_LENGTH, windows.shape[1])
-        wanted = max(1, _SENSITIVITY_TOKENS // length)
+        pieces = text.some_pieces(max(1, _SENSITIVITY_TOKENS // text.pieces.shape[1]))
         sensitivity = measure_sensitivity(
             model,
             candidates,
-            windows[:: -(-len(windows) // wanted), :length],
+            pieces,
             sink_length=config.sink_length,
             residual_length=config.residual_length,
             progress=bar("Measuring sensitivity", 2 * len(states) * len(CANDIDATE_BITS)),
@@ -236,33 +245,19 @@ def _allocated(model, states, windows, config, average_bits, bar, provenance):
     return mix_sides(candidates, layer_bits), replace(config, layer_bits=layer_bits)
 
 
-def _refined(model, layers, windows, config, num_steps, bar) -> dict[int, LayerCodebook]:
+def _refined(model, layers, text: TextMixture, config, num_steps, bar) -> dict[int, LayerCodebook]:
     advance = bar("Refining", num_steps)
     return refine(
         model,
         layers,
-        _refinement_text(windows, config.seed, 1 if model.device.type == "cpu" else REFINE_BATCH),
+        text.drawing(1 if model.device.type == "cpu" else REFINE_BATCH, config.seed),
         num_steps,
         sink_length=config.sink_length,
         residual_length=config.residual_length,
-        max_position=_last_position(model, config, windows),
+        max_position=_last_position(model, config, text.windows),
         seed=config.seed,
         progress=lambda _: advance(1),
     )
-
-
-def _refinement_text(windows: torch.Tensor, seed: int, batch_size: int) -> Callable[[int], torch.Tensor]:
-    """Return the function that draws a step's text: short pieces, and every sixth step a whole window if longer."""
-    length = min(REFINE_LENGTH, windows.shape[1])
-    pieces = windows[:, : windows.shape[1] // length * length].reshape(-1, length)
-    generator = torch.Generator().manual_seed(seed)
-
-    def draw(step: int) -> torch.Tensor:
-        if windows.shape[1] > length and step % _LONG_EVERY == _LONG_EVERY - 1:
-            return windows[torch.randint(len(windows), (1,), generator=generator)]
-        return pieces[torch.randint(len(pieces), (batch_size,), generator=generator)]
-
-    return draw
 
 
 def _errors(states: dict[int, LayerStates], layers: dict[int, LayerCodebook]) -> list[dict[str, float | int]]:

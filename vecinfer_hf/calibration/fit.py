@@ -43,6 +43,8 @@ def fit_layers(
     formats: Mapping[int, tuple[CodeFormat, CodeFormat]],
     *,
     recipe: str = "default",
+    transforms: Mapping[int, tuple[SideTransform, SideTransform]] | None = None,
+    weighted: bool | None = None,
     num_iterations: int = 20,
     seed: int = 0,
     progress: Callable[[int], None] | None = None,
@@ -59,6 +61,9 @@ def fit_layers(
         states: layer index -> what `record_states`, or for "default" `record_gradients`, kept of it.
         formats: layer index -> code formats of keys and values.
         recipe: one of `RECIPES`.
+        transforms: layer index -> transforms of keys and values, instead of the recipe's.
+        weighted: whether k-means weights tokens by what their errors cost, which takes gradients; default as the
+            recipe does.
         num_iterations: k-means iterations.
         seed: seed of sampling and seeding.
         progress: as for `kmeans`, with 1 per problem and iteration.
@@ -66,7 +71,9 @@ def fit_layers(
     Raises:
         ValueError: for an unknown recipe.
     """
-    transforms = {index: side_transforms(states[index], pair, recipe) for index, pair in formats.items()}
+    if transforms is None:
+        transforms = {index: side_transforms(states[index], pair, recipe) for index, pair in formats.items()}
+    weighted = recipe == "default" if weighted is None else weighted
     groups: dict[tuple[int, CodeFormat], list[int]] = {}
     for index, pair in formats.items():
         for side, code_format in enumerate(pair):
@@ -77,8 +84,10 @@ def fit_layers(
         step = max(1, _GROUP_PROBLEMS // heads)
         for start in range(0, len(indices), step):
             part = indices[start : start + step]
-            drawn = [_drawn(states[index], side, transforms[index][side], code_format, seed) for index in part]
-            weights = None if drawn[0][1] is None else torch.cat([own for _, own in drawn])
+            drawn = [
+                _drawn(states[index], side, transforms[index][side], code_format, weighted, seed) for index in part
+            ]
+            weights = torch.cat([own for _, own in drawn]) if weighted else None
             centroids = residual_kmeans(
                 torch.cat([points for points, _ in drawn]),
                 code_format.num_codes,
@@ -115,14 +124,14 @@ def side_transforms(
 
 
 def _drawn(
-    states: LayerStates, side: int, transform: SideTransform, code_format: CodeFormat, seed: int
+    states: LayerStates, side: int, transform: SideTransform, code_format: CodeFormat, weighted: bool, seed: int
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
     """The sub-vectors of randomly drawn tokens, float32 `[Hkv, points, d]`, and their weights or None."""
     vectors = states.values if side else states.keys
     chosen = _drawn_tokens(vectors, code_format, seed)
     points = apply_transform(vectors.index_select(1, chosen), transform.transform, transform.mean)
     points = points.reshape(points.shape[0], -1, code_format.subvector_dim)
-    if transform.inverse is None or transform.inverse.dim() == 2:
+    if not weighted:
         return points, None
     gradients = (states.value_gradients if side else states.key_gradients).index_select(1, chosen)
     weights = token_weights(gradients, transform.inverse)

@@ -65,14 +65,17 @@ def dealt_positions(dim: int, subvector_dim: int) -> torch.Tensor:
     return group * subvector_dim + turn
 
 
-def token_weights(gradients: torch.Tensor, inverse: torch.Tensor) -> torch.Tensor:
+def token_weights(gradients: torch.Tensor, inverse: torch.Tensor | None) -> torch.Tensor:
     """Return the tokens' weights in k-means, float32 `[Hkv, tokens]`: what an error in the transformed space costs.
 
     Args:
         gradients: `[Hkv, tokens, D]` of the untransformed vectors.
-        inverse: float32 `[Hkv, D, D]`.
+        inverse: float32 `[Hkv, D, D]`, or `[Hkv, D]` in front of a rotation, which changes no norm, or None.
     """
-    cost = (gradients.float() @ inverse.transpose(1, 2)).square().mean(-1)
+    turned = gradients.float()
+    if inverse is not None:
+        turned = turned @ inverse.transpose(1, 2) if inverse.dim() == 3 else turned * inverse.unsqueeze(1)
+    cost = turned.square().mean(-1)
     level = cost.mean(-1, keepdim=True)
     share = torch.where(level > 0, cost / level.clamp_min(1e-38), torch.ones_like(cost))
     return share.clamp(*_WEIGHT_RANGE) ** WEIGHT_EXPONENT

@@ -44,6 +44,10 @@ def calibrate(
     refine_steps: Annotated[
         int, typer.Option(min=0, help="Gradient steps against the model's output, best 70 or more (for a GPU).")
     ] = 0,
+    recall: Annotated[
+        float | None,
+        typer.Option(help="Share of the text that asks for facts hidden in it; default 0.5, without gradients 0."),
+    ] = None,
     recipe: Annotated[str, typer.Option(help="default, query (no gradients), or paper.")] = DEFAULT.recipe,
     fast: Annotated[
         bool, typer.Option("--fast", help="At most 16384 tokens, 8 iterations, recipe query unless it is paper.")
@@ -81,7 +85,9 @@ def calibrate(
         raise ValueError(f"--output {output_directory} is a file; give a directory.")
     texts = {name: load_text(name) for name in text or ["persuasion-excerpt"]}
     loaded, tokenizer = load_model(model, dtype, device)
-    codebook = make_codebook(loaded, tokenizer, texts, config, allocate=allocate, refine_steps=refine_steps)
+    codebook = make_codebook(
+        loaded, tokenizer, texts, config, allocate=allocate, refine_steps=refine_steps, recall=recall
+    )
     codebook.save_pretrained(output_directory)
     print_codebook(codebook)
     output.print(f"Saved to {output_directory}", markup=False, highlight=False)

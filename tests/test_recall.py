@@ -1,0 +1,132 @@
+# SPDX-FileCopyrightText: 2026 The vecinfer_hf authors
+# SPDX-License-Identifier: Apache-2.0
+"""Text that asks for facts in it: everything asked has been told once, far enough back; and what each step reads."""
+
+import re
+
+import pytest
+import torch
+
+from vecinfer_hf.calibration.mixture import PIECE_LENGTH, text_mixture
+from vecinfer_hf.calibration.recall import MIN_LENGTH, recall_windows
+
+
+BOS = 1
+
+
+class Letters:
+    """A tokenizer with a token for every character."""
+
+    def __call__(self, text, **_):
+        return {"input_ids": [ord(letter) for letter in text]}
+
+
+class Words(Letters):
+    """A tokenizer with few tokens a fact, as real ones have: words and what stands between them."""
+
+    def __init__(self):
+        self.known = {}
+
+    def __call__(self, text, **_):
+        pieces = re.findall(r"\w+|\W", text)
+        return {"input_ids": [self.known.setdefault(piece, len(self.known) + 10) for piece in pieces]}
+
+    def text(self, ids):
+        back = {number: piece for piece, number in self.known.items()}
+        return "".join(back.get(number, "~") for number in ids.tolist())
+
+
+FILLER = torch.full((3, 4000), 5)
+
+
+def lines(window, tokenizer):
+    return [line for line in tokenizer.text(window).split("\n") if line.strip("~")]
+
+
+def test_every_question_has_its_fact_before_it():
+    tokenizer = Words()
+    for window in recall_windows(tokenizer, FILLER, 2048, 5, seed=2):
+        assert window.shape == (2048,)
+        found = lines(window, tokenizer)
+        told, asked = found[: len(found) // 2], found[len(found) // 2 :]
+        assert len(told) == len(asked) == 2048 // 128
+        answers = []
+        for question in asked:
+            # A question tells its fact again: name and value are the words that only one fact has.
+            own = set(re.findall(r"\w+", question))
+            matching = max(told, key=lambda fact: len(own & set(re.findall(r"\w+", fact))))
+            shared = own & set(re.findall(r"\w+", matching))
+            assert any(sum(word in re.findall(r"\w+", fact) for fact in told) == 1 for word in shared), question
+            answers.append(matching)
+        assert len(set(answers)) > len(asked) // 2
+        assert answers != told, "asked in the order of telling"
+
+
+def test_the_same_seed_gives_the_same_windows_and_another_one_others():
+    first, again, other = (recall_windows(Words(), FILLER, 1024, 2, seed=seed) for seed in (0, 0, 1))
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+    assert not torch.equal(first[0], first[1])
+
+
+def test_a_tokenizer_of_many_small_tokens_leaves_room_for_text():
+    window = recall_windows(Letters(), FILLER, MIN_LENGTH, 1)[0]
+    assert window.shape == (MIN_LENGTH,)
+    assert (window == 5).sum() >= MIN_LENGTH // 2
+
+
+def test_short_filler_is_repeated_and_the_first_token_stays_first():
+    filler = torch.full((2, 100), 5)
+    filler[:, 0] = BOS
+    for window in recall_windows(Words(), filler, 1024, 3, prefix=1):
+        assert window[0] == BOS
+        assert not (window[1:] == BOS).any()
+
+
+def test_windows_too_short_for_facts_are_refused():
+    with pytest.raises(ValueError, match=f"have {MIN_LENGTH - 1} tokens; they need {MIN_LENGTH}"):
+        recall_windows(Words(), FILLER, MIN_LENGTH - 1, 1)
+
+
+def ordinary(count, length, start=1000):
+    return torch.arange(start, start + count * length).view(count, length)
+
+
+def kinds(rows, windows):
+    """How many rows are ordinary text."""
+    return sum(bool(torch.isin(row, windows).all()) for row in rows)
+
+
+def test_a_mixture_has_the_share_it_was_asked_for():
+    windows = ordinary(12, 2 * PIECE_LENGTH)
+    text = text_mixture(windows, Words(), 0.25, seed=0)
+    assert text.share == 0.25
+    assert text.pieces.shape == (24, PIECE_LENGTH)
+    for rows, length in ((text.some_windows(8), 2 * PIECE_LENGTH), (text.some_pieces(8), PIECE_LENGTH)):
+        assert rows.shape == (8, length)
+        assert kinds(rows, windows) == 6
+    draw, same = text.drawing(4, 0), text.drawing(4, 0)
+    drawn = [draw(step) for step in range(60)]
+    assert all(torch.equal(rows, same(step)) for step, rows in enumerate(drawn))
+    assert [rows.shape for rows in drawn[:6]] == [(4, PIECE_LENGTH)] * 5 + [(1, 2 * PIECE_LENGTH)]
+    total = sum(map(len, drawn))
+    share = 1 - sum(kinds(rows, windows) for rows in drawn) / total
+    # Four standard deviations of a share of 0.25 among 210 draws.
+    assert abs(share - 0.25) < 4 * (0.25 * 0.75 / total) ** 0.5
+
+
+@pytest.mark.parametrize(
+    ("tokenizer", "share", "length"), [(None, 0.5, 1024), (Words(), 0.0, 1024), (Words(), 0.5, MIN_LENGTH - 1)]
+)
+def test_without_tokenizer_share_or_room_all_text_is_ordinary(tokenizer, share, length):
+    windows = ordinary(5, length)
+    text = text_mixture(windows, tokenizer, share, seed=0)
+    assert text.share == 0
+    assert kinds(text.some_windows(5), windows) == 5
+    assert kinds(torch.cat([text.drawing(2, 0)(step) for step in range(12)]), windows) == 24
+
+
+@pytest.mark.parametrize("share", [-0.1, 1.0])
+def test_a_share_out_of_range_is_refused(share):
+    with pytest.raises(ValueError, match=f"recall is {share}"):
+        text_mixture(ordinary(2, 1024), Words(), share, seed=0)

@@ -1,0 +1,102 @@
+# SPDX-FileCopyrightText: 2026 The vecinfer_hf authors
+# SPDX-License-Identifier: Apache-2.0
+"""The text of a calibration: windows of ordinary text and, as a share of all, windows that ask for facts in them.
+
+Owns which windows each step reads. windows.py cuts the ordinary ones, recall.py makes the others.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from .recall import MIN_LENGTH, recall_windows
+
+
+PIECE_LENGTH = 2048
+"""Tokens of a piece of text where whole windows would take too long."""
+LONG_EVERY = 6
+"""Every so many steps of refinement read a whole window instead of pieces."""
+_MOST_RECALL = 64, 256
+"""Whole windows and pieces with facts that are made; more of them teach nothing new."""
+
+
+@dataclass(frozen=True)
+class TextMixture:
+    """Windows and pieces of both kinds.
+
+    Args:
+        windows: int64 `[windows, T]`, ordinary text.
+        pieces: int64 `[pieces, P]`, the same cut into pieces of `PIECE_LENGTH`, or whole if shorter.
+        recall_windows: int64 `[windows, T]`, with facts; none if the share is 0.
+        recall_pieces: int64 `[pieces, P]`, likewise.
+        share: of windows with facts among all that are read, 0 to 1.
+    """
+
+    windows: torch.Tensor
+    pieces: torch.Tensor
+    recall_windows: torch.Tensor
+    recall_pieces: torch.Tensor
+    share: float
+
+    def some_windows(self, count: int) -> torch.Tensor:
+        """Return at most `count` windows, int64 `[windows, T]`, the ordinary ones spread evenly over the text."""
+        return _some(self.windows, self.recall_windows, count, self.share)
+
+    def some_pieces(self, count: int) -> torch.Tensor:
+        """Return at most `count` pieces, int64 `[pieces, P]`, likewise."""
+        return _some(self.pieces, self.recall_pieces, count, self.share)
+
+    def drawing(self, batch_size: int, seed: int) -> Callable[[int], torch.Tensor]:
+        """Return the function that draws the text of a step of refinement: a batch of pieces, at times one window."""
+        generator = torch.Generator().manual_seed(seed)
+
+        def pick(ordinary: torch.Tensor, recall: torch.Tensor) -> torch.Tensor:
+            source = recall if torch.rand((), generator=generator) < self.share else ordinary
+            return source[torch.randint(len(source), (1,), generator=generator)]
+
+        def draw(step: int) -> torch.Tensor:
+            if self.windows.shape[1] > self.pieces.shape[1] and step % LONG_EVERY == LONG_EVERY - 1:
+                return pick(self.windows, self.recall_windows)
+            return torch.cat([pick(self.pieces, self.recall_pieces) for _ in range(batch_size)])
+
+        return draw
+
+
+def text_mixture(windows: torch.Tensor, tokenizer: Any, share: float, seed: int) -> TextMixture:
+    """Return the mixture for ordinary windows int64 `[windows, T]`.
+
+    Args:
+        windows: what `calibration_windows` returned.
+        tokenizer: the model's tokenizer, or None: then there are no facts.
+        share: of windows with facts, 0 to below 1; there are none in windows too short for them.
+        seed: seed of the facts.
+
+    Raises:
+        ValueError: if the share is out of range.
+    """
+    if not 0 <= share < 1:
+        raise ValueError(f"recall is {share}; it is a share of the text, from 0 to below 1.")
+    length = min(PIECE_LENGTH, windows.shape[1])
+    pieces = windows[:, : windows.shape[1] // length * length].reshape(-1, length)
+    # A beginning-of-text token stands at the front of every window and nowhere else.
+    prefix = int(len(windows) > 1 and (windows[:, 0] == windows[0, 0]).all())
+    none = tokenizer is None or length < MIN_LENGTH
+    share = 0.0 if none else share
+    counts = [min(most, max(1, round(share * len(rows)))) if share else 0
+              for most, rows in zip(_MOST_RECALL, (windows, pieces), strict=True)]  # fmt: skip
+    recall = [
+        recall_windows(tokenizer, windows, rows.shape[1], count, seed + number, prefix) if count else rows[:0]
+        for number, (rows, count) in enumerate(zip((windows, pieces), counts, strict=True))
+    ]
+    return TextMixture(windows, pieces, *recall, share)
+
+
+def _some(ordinary: torch.Tensor, recall: torch.Tensor, count: int, share: float) -> torch.Tensor:
+    wanted = min(len(recall), max(1, round(share * count))) if share else 0
+    rest = max(1, count - wanted)
+    spread = ordinary[:: -(-len(ordinary) // rest)]
+    return torch.cat([spread, recall[:wanted]])

@@ -1,0 +1,283 @@
+# SPDX-FileCopyrightText: 2026 The vecinfer_hf authors
+# SPDX-License-Identifier: Apache-2.0
+"""What each option of calibration brings, alone and together: the same text, several seeds, mean and spread.
+
+    python -m vecinfer_hf.evaluation.ablation smollm2 --text a.txt --text b.txt --seed 0 --seed 1 --output rows.json
+
+Owns the rows and the measurement. Allocation is predicted from gradients in every row, as calibration does on a CPU.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel
+
+from ..assets import load_text
+from ..calibration.allocate import CANDIDATE_BITS, allocate_bits, mix_sides, predicted_sensitivity
+from ..calibration.calibrate import REFINE_BATCH
+from ..calibration.fit import SideTransform, fit_layers, key_statistics
+from ..calibration.gradients import GradientStates, record_gradients
+from ..calibration.loss_transform import loss_transform
+from ..calibration.mixture import TextMixture, text_mixture
+from ..calibration.refine import refine, simulated_loss, stock_states
+from ..calibration.simulate import LayerSimulator
+from ..calibration.windows import calibration_windows
+from ..commands.loading import load_model
+from ..formats import parse_format
+from ..model_identity import full_attention_layers
+from ..ops.types import LayerCodebook
+from .needles import NeedleSample, needle_samples
+from .perplexity import text_windows
+from .retrieval import needle_hits
+
+
+@dataclass(frozen=True)
+class Row:
+    """One combination of options.
+
+    Args:
+        name: as the table shows it.
+        key: scale of the keys: "paper", "centred" (the paper's on keys less their mean), "query", or "loss" (the full
+            matrix of the gradients).
+        value: "plain" or "loss".
+        weighted: k-means weights tokens by what their errors cost.
+        allocated: bits go to layers, keys and values where they matter; else all have the same.
+        recall: share of the text that asks for facts in it.
+        steps: of refinement.
+    """
+
+    name: str
+    key: str = "paper"
+    value: str = "plain"
+    weighted: bool = False
+    allocated: bool = False
+    recall: float = 0.0
+    steps: int = 0
+
+
+RECALL, STEPS = 0.5, 60
+ROWS = (
+    Row("paper"),
+    Row("paper + weighted k-means", weighted=True),
+    Row("paper + centred keys", key="centred"),
+    Row("paper + query-aware scale", key="query"),
+    Row("paper + loss matrices for keys", key="loss"),
+    Row("paper + loss matrices for values", value="loss"),
+    Row("paper + allocation", allocated=True),
+    Row("paper + refinement", steps=STEPS),
+    Row("paper + refinement on text with recall", recall=RECALL, steps=STEPS),
+    Row("loss matrices for both", "loss", "loss"),
+    Row("loss matrices, weighted", "loss", "loss", True),
+    Row("loss matrices, weighted, recall", "loss", "loss", True, recall=RECALL),
+    Row("loss matrices, weighted, allocation", "loss", "loss", True, True),
+    Row("all but recall", "loss", "loss", True, True, steps=STEPS),
+    Row("all", "loss", "loss", True, True, RECALL, STEPS),
+)
+
+
+@dataclass(frozen=True)
+class Measures:
+    """What every row is measured on.
+
+    Args:
+        windows: name -> int64 `[windows, T]`, text of another source than the calibration's.
+        needles: name -> samples.
+    """
+
+    windows: Mapping[str, torch.Tensor]
+    needles: Mapping[str, Sequence[NeedleSample]]
+
+
+def side_transforms(states: GradientStates, subvector_dim: int, row: Row) -> tuple[SideTransform, SideTransform]:
+    """Return the transforms of a layer's keys and values in a row."""
+    if row.key == "loss":
+        key = SideTransform(*loss_transform(states.keys, states.key_fisher, subvector_dim, True))
+    else:
+        keys = states.keys.float()
+        mean, absmax = None, states.key_absmax
+        if row.key == "centred":
+            mean = keys.mean(1)
+            absmax = (keys - mean.unsqueeze(1)).abs().amax(1)
+        recipe = "query" if row.key == "query" else "paper"
+        found, scale = key_statistics(keys, absmax, states.query_moment, recipe)
+        key = SideTransform(found if mean is None else mean, 1 / scale, scale)
+    if row.value == "loss":
+        return key, SideTransform(*loss_transform(states.values, states.value_fisher, subvector_dim, False))
+    return key, SideTransform(None, None, None)
+
+
+def ablation(
+    model: PreTrainedModel,
+    tokenizer: Any,
+    texts: Mapping[str, str],
+    measures: Measures,
+    *,
+    rows: Sequence[Row] = ROWS,
+    bits: float = 2,
+    num_tokens: int = 1 << 20,
+    gradient_tokens: int = 65536,
+    num_samples: int = 16384,
+    sequence_length: int = 8192,
+    sink_length: int = 4,
+    residual_length: int = 128,
+    seed: int = 0,
+    progress: Callable[[dict[str, Any]], None] | None = None,
+) -> list[dict[str, Any]]:
+    """Calibrate and measure every row with one seed.
+
+    Args:
+        model: the model, on its device; unchanged afterwards.
+        tokenizer: its tokenizer.
+        texts: name -> calibration text.
+        measures: what to measure on.
+        rows: the combinations.
+        bits: bits per element of every row.
+        num_tokens: tokens of text, all of which refinement draws from.
+        gradient_tokens: tokens that gradients are recorded on, once for all rows with the same share of recall.
+        num_samples: see `record_gradients`.
+        sequence_length: tokens per window.
+        sink_length: exact first tokens.
+        residual_length: exact recent tokens.
+        seed: of the text's facts, the samples, k-means and refinement.
+        progress: called with each row's result.
+
+    Returns:
+        One dict per row: its options, seed, seconds, and for each text ratio and kl, for each set of needles hits.
+    """
+    windows, _ = calibration_windows(tokenizer, texts, sequence_length, num_tokens)
+    indices = full_attention_layers(model.config)
+    lengths = {"sink_length": sink_length, "residual_length": residual_length}
+    stock = {name: stock_states(model, part) for name, part in measures.windows.items()}
+    texts_of: dict[float, TextMixture] = {}
+    states_of: dict[float, dict[int, GradientStates]] = {}
+    results = []
+    for row in rows:
+        started = time.monotonic()
+        if row.recall not in texts_of:
+            text = texts_of[row.recall] = text_mixture(windows, tokenizer, row.recall, seed)
+            states_of[row.recall] = record_gradients(
+                model,
+                text.some_windows(max(1, gradient_tokens // windows.shape[1])),
+                indices,
+                num_samples=num_samples,
+                max_position=sequence_length,
+                seed=seed,
+                **lengths,
+            )
+        layers = _calibrated(model, row, states_of[row.recall], texts_of[row.recall], bits, lengths, seed)
+        seconds = time.monotonic() - started
+        simulators = {index: LayerSimulator(layer.to(model.device)) for index, layer in layers.items()}
+        result = {**asdict(row), "bits": bits, "seed": seed, "seconds": round(seconds, 1)}
+        for name, part in measures.windows.items():
+            loss = simulated_loss(model, simulators, part, stock=stock[name], **lengths)
+            result[name] = {"windows": len(part), "ratio": loss.perplexity_ratio, "kl": loss.kl}
+        for name, samples in measures.needles.items():
+            hits = needle_hits(model, samples, {"own": simulators}, **lengths)["own"]
+            result[name] = {"samples": len(hits), "hits": sum(hits)}
+        results.append(result)
+        if progress is not None:
+            progress(result)
+    return results
+
+
+def _calibrated(model, row: Row, states, text: TextMixture, bits, lengths, seed) -> dict[int, LayerCodebook]:
+    fitted = {}
+    for own in CANDIDATE_BITS if row.allocated else (bits,):
+        code_format = parse_format(own)
+        fitted[own] = fit_layers(
+            states,
+            dict.fromkeys(states, (code_format, code_format)),
+            transforms={
+                index: side_transforms(part, code_format.subvector_dim, row) for index, part in states.items()
+            },
+            weighted=row.weighted,
+            seed=seed,
+        )
+    if row.allocated:
+        layers = mix_sides(fitted, allocate_bits(predicted_sensitivity(states, fitted), bits))
+    else:
+        layers = fitted[bits]
+    if row.steps:
+        batch = 1 if model.device.type == "cpu" else REFINE_BATCH
+        last = text.windows.shape[1]
+        layers = refine(model, layers, text.drawing(batch, seed), row.steps, max_position=last, seed=seed, **lengths)
+    return layers
+
+
+def summary(results: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Return one dict per row name: seeds, and mean and standard deviation over the seeds of every figure."""
+    table = []
+    for name in dict.fromkeys(result["name"] for result in results):
+        own = [result for result in results if result["name"] == name]
+        line: dict[str, Any] = {"name": name, "seeds": len(own)}
+        for measure, first in own[0].items():
+            if not isinstance(first, dict):
+                continue
+            for figure in first.keys() - {"windows", "samples"}:
+                values = [result[measure][figure] for result in own]
+                spread = statistics.stdev(values) if len(values) > 1 else 0.0
+                line[f"{measure} {figure}"] = {"mean": statistics.fmean(values), "spread": spread}
+        table.append(line)
+    return table
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the ablation and print its summary as JSON."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("model")
+    parser.add_argument("--text", action="append", required=True, help="calibration text; repeatable")
+    parser.add_argument("--measure", default="wiki", help="text to measure on")
+    parser.add_argument("--seed", action="append", type=int, help="repeatable; default 0")
+    parser.add_argument("--row", action="append", help="only rows with this in their name; repeatable")
+    parser.add_argument("--windows", type=int, default=12, help="windows of 2048 tokens, and a sixth as many of 8192")
+    parser.add_argument("--needles", type=int, default=256, help="questions about texts of 4096 tokens")
+    parser.add_argument("--num-tokens", type=int, default=1 << 20)
+    parser.add_argument("--gradient-tokens", type=int, default=65536)
+    parser.add_argument("--sequence-length", type=int, default=8192)
+    parser.add_argument("--device")
+    parser.add_argument("--output", type=Path, required=True)
+    options = parser.parse_args(arguments)
+    model, tokenizer = load_model(options.model, "float32", options.device)
+    texts = {name: load_text(name) for name in options.text}
+    content = load_text(options.measure)
+    windows = {f"{options.measure} 2048": text_windows(tokenizer, content, 2048, options.windows)}
+    if options.windows >= 6:
+        windows[f"{options.measure} 8192"] = text_windows(tokenizer, content, 8192, options.windows // 6)
+    needles = {}
+    if options.needles:
+        haystack = load_text("austen/persuasion")
+        needles["needles 4096"] = needle_samples(tokenizer, haystack, 4096, 4, options.needles, questions=4)
+    rows = [row for row in ROWS if not options.row or any(part in row.name for part in options.row)]
+    results: list[dict[str, Any]] = []
+
+    def keep(result: dict[str, Any]) -> None:
+        results.append(result)
+        options.output.write_text(json.dumps({"rows": results, "summary": summary(results)}, indent=1) + "\n")
+        print(json.dumps(result), flush=True)
+
+    for seed in options.seed or [0]:
+        ablation(
+            model,
+            tokenizer,
+            texts,
+            Measures(windows, needles),
+            rows=rows,
+            num_tokens=options.num_tokens,
+            gradient_tokens=options.gradient_tokens,
+            sequence_length=options.sequence_length,
+            seed=seed,
+            progress=keep,
+        )
+
+
+if __name__ == "__main__":
+    main()
