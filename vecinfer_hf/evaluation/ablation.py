@@ -237,7 +237,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--text", action="append", required=True, help="calibration text; repeatable")
     parser.add_argument("--measure", default="wiki", help="text to measure on")
     parser.add_argument("--seed", action="append", type=int, help="repeatable; default 0")
-    parser.add_argument("--row", action="append", help="only rows with this in their name; repeatable")
+    parser.add_argument("--no-refinement", action="store_true", help="leave out its rows, which take a GPU")
     parser.add_argument("--windows", type=int, default=12, help="windows of 2048 tokens, and a sixth as many of 8192")
     parser.add_argument("--needles", type=int, default=256, help="questions about texts of 4096 tokens")
     parser.add_argument("--num-tokens", type=int, default=1 << 20)
@@ -256,7 +256,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if options.needles:
         haystack = load_text("austen/persuasion")
         needles["needles 4096"] = needle_samples(tokenizer, haystack, 4096, 4, options.needles, questions=4)
-    rows = [row for row in ROWS if not options.row or any(part in row.name for part in options.row)]
+    rows = [row for row in ROWS if not (options.no_refinement and row.steps)]
     results: list[dict[str, Any]] = []
 
     def keep(result: dict[str, Any]) -> None:
