@@ -93,3 +93,17 @@ def test_symbol_versions_are_listed(library, record_property):
     record_property("symbol_versions", sorted(versions))
     print(*sorted(versions))
     assert all(re.match(r"(GLIBC|GLIBCXX|CXXABI|GCC)_", version) for version in versions)
+
+
+def test_asynchronous_copies_name_a_descriptor(library):
+    """ptxas of CUDA 13.0 can lose the L2 policy of a cp.async: it then names registers that nothing set, UR0 and UR1.
+
+    Such a kernel stops with "an illegal instruction was encountered". Seen in experiments, where a copy's source came
+    through shuffles or a loop; a build that has it must not be used.
+    """
+    if shutil.which("cuobjdump") is None:
+        pytest.skip("no cuobjdump on this machine")
+    listing = subprocess.run(["cuobjdump", "-sass", library], check=True, capture_output=True, text=True).stdout
+    copies = re.findall(r"LDGSTS[^;]*desc\[UR(\d+)\]", listing)
+    assert copies, "no asynchronous copies found: the listing looks different"
+    assert all(int(register) % 2 == 0 for register in copies)

@@ -100,6 +100,18 @@ def test_many_tokens_at_once_or_in_pieces(kernel, transform, value):
         assert torch.equal(got[:, :, :tokens], want[:, :, :tokens])
 
 
+@pytest.mark.parametrize("fmt", ["d8b10", "d8b12"])
+def test_what_shared_memory_held_before_does_not_matter(kernel, fmt):
+    """Heads of 80 channels leave places of a plane unused; there lies what an earlier kernel left behind."""
+    other = cases.random_codebook(8, 256, fmt, fmt)
+    states = cases.random_states(4, 8, 2048, 256, torch.bfloat16)
+    codes = cases.random_codes(4, 8, 64, other, 256)
+    kernel.quantize(
+        states, states, codes, int32(*[0] * 4), int32(*[2048] * 4), int32(*[0] * 4), *cases.write_args(other)
+    )
+    check(kernel, cases.random_codebook(2, 80, fmt, fmt), head_dim=80, tokens=64)
+
+
 def test_far_inputs(kernel):
     """Every input outside the range of the fast search: the exact search alone decides."""
     for fmt in FORMATS:

@@ -143,6 +143,7 @@ __device__ __forceinline__ void copy_async(uint32_t shared, const void* global) 
 template <int kBytes>
 __device__ __forceinline__ void stream_async(uint32_t shared, const void* global) {
   // What createpolicy.fractional.L2::evict_first makes; as a constant it takes no registers.
+  // (tests/test_build.py looks whether ptxas has kept it.)
   constexpr uint64_t policy = 0x12f0000000000000;
   if constexpr (kBytes == 16) {
     asm volatile("cp.async.cg.shared.global.L2::cache_hint [%0], [%1], 16, %2;" ::"r"(shared),

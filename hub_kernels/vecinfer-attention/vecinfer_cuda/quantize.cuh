@@ -30,8 +30,12 @@ __device__ __forceinline__ void write_plane(uint8_t* plane, int padded, int high
   if (high_bits == 0) return;
   const int per_byte = 8 / high_bits;
   for (int i = threadIdx.x & 31; i < padded / per_byte; i += 32) {
+    // Places of the padding hold anything; their bits must stay their own.
+    const int own_bits = (1 << high_bits) - 1;
     int byte = 0;
-    for (int j = 0; j < per_byte; ++j) byte |= high[i * per_byte + j] << j * high_bits;
+    for (int j = 0; j < per_byte; ++j) {
+      byte |= (high[i * per_byte + j] & own_bits) << j * high_bits;
+    }
     plane[padded + i] = static_cast<uint8_t>(byte);
   }
 }
