@@ -2,11 +2,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """Text that asks for facts in it: everything asked has been told once, far enough back; and what each step reads."""
 
+import random
 import re
+import sys
 
 import pytest
 import torch
+from tiny_models import tiny_model
 
+from vecinfer_hf import VecInferConfig
 from vecinfer_hf.calibration.mixture import PIECE_LENGTH, text_mixture
 from vecinfer_hf.calibration.recall import MIN_LENGTH, recall_windows
 
@@ -105,6 +109,8 @@ def test_a_mixture_has_the_share_it_was_asked_for():
     for rows, length in ((text.some_windows(8), 2 * PIECE_LENGTH), (text.some_pieces(8), PIECE_LENGTH)):
         assert rows.shape == (8, length)
         assert kinds(rows, windows) == 6
+    assert [kinds(text.some_windows(count), windows) for count in (1, 2, 3)] == [1, 1, 2]
+    assert [len(text.some_windows(count)) for count in (1, 2, 3)] == [1, 2, 3]
     draw, same = text.drawing(4, 0), text.drawing(4, 0)
     drawn = [draw(step) for step in range(60)]
     assert all(torch.equal(rows, same(step)) for step, rows in enumerate(drawn))
@@ -130,3 +136,43 @@ def test_without_tokenizer_share_or_room_all_text_is_ordinary(tokenizer, share, 
 def test_a_share_out_of_range_is_refused(share):
     with pytest.raises(ValueError, match=f"recall is {share}"):
         text_mixture(ordinary(2, 1024), Words(), share, seed=0)
+
+
+class TinyLetters(Letters):
+    """Letters for the tiny models' 97 tokens."""
+
+    bos_token_id = None
+
+    def __call__(self, text, **_):
+        return {"input_ids": [number % 97 for number in super().__call__(text)["input_ids"]]}
+
+
+@pytest.mark.parametrize(
+    ("recipe", "recall", "share"), [("default", None, 0.5), ("default", 0, 0), ("paper", None, 0)]
+)
+def test_calibration_with_gradients_reads_half_of_its_text_as_recall(monkeypatch, recipe, recall, share):
+    module = sys.modules["vecinfer_hf.calibration.calibrate"]
+    name = "record_gradients" if recipe == "default" else "record_states"
+    record, read = getattr(module, name), []
+
+    def recording(model, windows, *args, **options):
+        read.append(windows)
+        return record(model, windows, *args, **options)
+
+    monkeypatch.setattr(module, name, recording)
+    text = "".join(random.Random(0).choice("abc ") for _ in range(4 * MIN_LENGTH))
+    config = VecInferConfig(recipe=recipe, sequence_length=MIN_LENGTH, residual_length=16, num_iterations=2)
+    codebook = module.calibrate(
+        tiny_model(), TinyLetters(), text, config, recall=recall, refine_steps=1, progress=False
+    )
+    assert codebook.provenance["recall"] == share
+    (windows,) = read
+    ordinary = torch.tensor(TinyLetters()(text)["input_ids"]).view(4, MIN_LENGTH)
+    assert sum(any(torch.equal(row, other) for other in ordinary) for row in windows) == len(windows) * (1 - share)
+
+
+def test_a_share_out_of_range_ends_calibration_before_it_begins():
+    config = VecInferConfig(sequence_length=MIN_LENGTH, residual_length=16)
+    module = sys.modules["vecinfer_hf.calibration.calibrate"]
+    with pytest.raises(ValueError, match="recall is 2; it is a share"):
+        module.calibrate(tiny_model(), TinyLetters(), "abc " * MIN_LENGTH, config, recall=2, progress=False)

@@ -7,6 +7,7 @@ Owns which windows each step reads. windows.py cuts the ordinary ones, recall.py
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -86,8 +87,10 @@ def text_mixture(windows: torch.Tensor, tokenizer: Any, share: float, seed: int)
     prefix = int(len(windows) > 1 and (windows[:, 0] == windows[0, 0]).all())
     none = tokenizer is None or length < MIN_LENGTH
     share = 0.0 if none else share
-    counts = [min(most, max(1, round(share * len(rows)))) if share else 0
-              for most, rows in zip(_MOST_RECALL, (windows, pieces), strict=True)]  # fmt: skip
+    ratio = share / (1 - share)
+    counts = [
+        min(most, math.ceil(ratio * len(rows))) for most, rows in zip(_MOST_RECALL, (windows, pieces), strict=True)
+    ]
     recall = [
         recall_windows(tokenizer, windows, rows.shape[1], count, seed + number, prefix) if count else rows[:0]
         for number, (rows, count) in enumerate(zip((windows, pieces), counts, strict=True))
@@ -96,7 +99,6 @@ def text_mixture(windows: torch.Tensor, tokenizer: Any, share: float, seed: int)
 
 
 def _some(ordinary: torch.Tensor, recall: torch.Tensor, count: int, share: float) -> torch.Tensor:
-    wanted = min(len(recall), max(1, round(share * count))) if share else 0
-    rest = max(1, count - wanted)
-    spread = ordinary[:: -(-len(ordinary) // rest)]
-    return torch.cat([spread, recall[:wanted]])
+    """At most `count` rows, of both kinds if that is more than one."""
+    wanted = min(len(recall), max(1, round(share * count)), count - 1)
+    return torch.cat([ordinary[:: -(-len(ordinary) // (count - wanted))], recall[:wanted]])
