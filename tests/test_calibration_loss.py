@@ -11,7 +11,7 @@ from vecinfer_hf.calibration.attention import attention_function, run_body
 from vecinfer_hf.calibration.fit import fit_layers
 from vecinfer_hf.calibration.gradients import record_gradients
 from vecinfer_hf.calibration.loss_transform import dealt_positions, loss_transform, token_weights
-from vecinfer_hf.calibration.recorder import sample_tokens
+from vecinfer_hf.calibration.recorder import record_states, sample_tokens
 from vecinfer_hf.calibration.refine import model_logits
 from vecinfer_hf.calibration.simulate import LayerSimulator, doubled_attention, simulated_attention
 from vecinfer_hf.formats import parse_format
@@ -121,6 +121,22 @@ def test_weights_follow_the_cost_within_bounds():
     assert weights[0, 3] > weights[0, 1]
     assert weights.min() > 0
     assert torch.equal(token_weights(torch.zeros(1, 3, 2), torch.eye(2).unsqueeze(0)), torch.ones(1, 3))
+
+
+def test_weights_in_front_of_a_diagonal_transform_and_of_none():
+    gradients = torch.tensor([[[1.0, 0.0], [0.0, 1.0]]])
+    # An error of one unit in the transformed space is an error of `inverse` units of the channel.
+    diagonal = token_weights(gradients, torch.tensor([[4.0, 1.0]]))
+    assert diagonal[0, 0] / diagonal[0, 1] == pytest.approx(4.0)
+    matrix = token_weights(gradients, torch.diag(torch.tensor([4.0, 1.0])).unsqueeze(0))
+    torch.testing.assert_close(diagonal, matrix)
+    assert torch.equal(token_weights(gradients, None), torch.ones(1, 2))
+
+
+def test_weights_without_gradients_are_refused():
+    states = record_states(tiny_model(), tiny_inputs(2, 60), [0], sink_length=2)
+    with pytest.raises(ValueError, match="Weights of tokens come from gradients"):
+        fit_layers(states, {0: (parse_format(1), parse_format(1))}, recipe="paper", weighted=True)
 
 
 def test_the_default_recipe_loses_less_than_the_papers_and_is_predicted():

@@ -13,7 +13,7 @@ from vecinfer_hf.calibration.fit import fit_layers
 from vecinfer_hf.calibration.gradients import record_gradients
 from vecinfer_hf.calibration.simulate import LayerSimulator
 from vecinfer_hf.calibration.windows import calibration_windows
-from vecinfer_hf.evaluation.ablation import ROWS, Measures, Row, ablation, side_transforms, summary
+from vecinfer_hf.evaluation.ablation import ROWS, Measures, Row, ablation, row_transforms, summary
 from vecinfer_hf.evaluation.needles import NeedleSample
 from vecinfer_hf.formats import parse_format
 
@@ -93,7 +93,7 @@ def test_refinement_reads_the_rows_text_for_its_steps(monkeypatch):
 @pytest.mark.parametrize(("key", "has_mean"), [("paper", False), ("centred", True), ("loss", True)])
 def test_transforms_of_a_row(key, has_mean):
     states = record_gradients(tiny_model(), tiny_inputs(2, 100), [0], **LENGTHS)[0]
-    own, value = side_transforms(states, 4, Row("row", key=key))
+    own, value = row_transforms(states, 4, Row("row", key=key))
     assert (own.mean is not None) == has_mean
     assert own.transform.dim() == (3 if key == "loss" else 2)
     assert value.transform is None
@@ -102,7 +102,7 @@ def test_transforms_of_a_row(key, has_mean):
 
 
 def test_summary_has_mean_and_spread_over_seeds():
-    needles = {"samples": 4, "hits": 3}
+    needles = {"samples": 4, "hits": 3, "stock_hits": 4}
     results = [
         {"name": "paper", "seed": seed, "text": {"windows": 2, "ratio": ratio, "kl": 0.1}, "needles": needles}
         for seed, ratio in enumerate((1.0, 1.2))
@@ -111,4 +111,5 @@ def test_summary_has_mean_and_spread_over_seeds():
     assert line["seeds"] == 2
     assert line["text ratio"] == {"mean": pytest.approx(1.1), "spread": pytest.approx(0.2 / 2**0.5)}
     assert line["needles hits"] == {"mean": 3, "spread": 0}
+    assert list(line) == ["name", "seeds", "text ratio", "text kl", "needles hits", "needles stock_hits"]
     assert summary(results[:1])[0]["text ratio"]["spread"] == 0

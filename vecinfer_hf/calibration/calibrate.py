@@ -75,18 +75,18 @@ def calibrate(
         allocate: mean bits per element to distribute over layers, keys and values by sensitivity, instead of
             `config.key_bits`, `value_bits` and `layer_bits`. The sensitivity is measured on text, which takes 180
             short passes for 30 layers; on a CPU the recipe "default" predicts it from its gradients instead.
-        refine_steps: steps of refinement by gradient against the unquantized model, a quarter of a second each on a
-            GPU for a small model and half a minute on two CPU cores; 0 for none. It reads all of the text. 70 steps
-            halved the loss of 1 bit and took a third off the KL divergence of 2 bits (quant_configs/README.md).
-        recall: share of the text that asks for facts scattered over it (recall.py), from 0 to below 1; default 0.5
-            for the recipe "default" and 0 for the others, which have no use for it but in refinement. None of it
-            without a tokenizer, or in windows of less than 512 tokens. It brings back most of what retrieval from
-            long texts loses (quant_configs/README.md).
+        refine_steps: steps of refinement by gradient against the unquantized model, a third of a second each on a
+            GPU for a small model and half a minute on two CPU cores; 0 for none. It draws from all of the text. 70
+            steps halved the loss of 1 bit and took a third off the KL divergence of 2 bits (quant_configs/README.md).
+        recall: share of what is read that asks for facts scattered over it (recall.py), from 0 to below 1; default
+            0.5 for the recipe "default" and 0 for the others, of which only allocation and refinement read it. It
+            comes on top of `config.num_tokens` and needs a tokenizer and windows of 512 tokens or more. What it does
+            to retrieval from long texts is in quant_configs/README.md.
         progress: show progress bars on standard error.
 
     Returns:
-        A `Codebook` with provenance: model, text names and SHA-256, tokens, sequence length, package version, date,
-        relative squared error of keys and values per layer.
+        A `Codebook` with provenance: model, text names and SHA-256, tokens, sequence length, share of recall,
+        package version, date, relative squared error of keys and values per layer.
 
     Raises:
         ValueError: if the model is not supported, the recipe is unknown, a head does not divide into sub-vectors, or
@@ -106,9 +106,7 @@ def calibrate(
             code_format.num_subvectors(head_size)
     windows, sources = calibration_windows(tokenizer_or_ids, texts, config.sequence_length, config.num_tokens)
     config = _with_a_possible_recipe(config, windows.shape[1])
-    if recall is None:
-        recall = RECALL if config.recipe == "default" else 0.0
-    text = text_mixture(windows, None if texts is None else tokenizer_or_ids, recall, config.seed)
+    text = _mixed(windows, None if texts is None else tokenizer_or_ids, config, recall, refine_steps, allocate)
     training = model.training
     model.eval()
     try:
@@ -168,6 +166,24 @@ def _with_a_possible_recipe(config: VecInferConfig, length: int) -> VecInferConf
         "sequence_length give better codebooks."
     )
     return replace(config, recipe="query")
+
+
+def _mixed(windows, tokenizer, config, recall, refine_steps, allocate) -> TextMixture:
+    """The text with its share of recall; what was asked for and cannot be is announced."""
+    if recall is None:
+        return text_mixture(windows, tokenizer, RECALL if config.recipe == "default" else 0.0, config.seed)
+    reads = config.recipe == "default" or refine_steps or allocate is not None
+    text = text_mixture(windows, tokenizer if reads else None, recall, config.seed)
+    if recall and not text.share:
+        why = (
+            f"the recipe {config.recipe} without allocation and refinement reads no gradients"
+            if not reads
+            else "token ids were given instead of a tokenizer and text"
+            if tokenizer is None
+            else f"windows of {windows.shape[1]} tokens are too short for facts (512 or more)"
+        )
+        logger.warning_once(f"vecinfer: recall={recall} has no effect, because {why}.")
+    return text
 
 
 def _recorded(model, text: TextMixture, indices, config, bar) -> dict[int, LayerStates]:

@@ -69,11 +69,15 @@ def fit_layers(
         progress: as for `kmeans`, with 1 per problem and iteration.
 
     Raises:
-        ValueError: for an unknown recipe.
+        ValueError: for an unknown recipe, or weights without gradients.
     """
+    if recipe not in RECIPES:
+        raise ValueError(f"recipe is {recipe!r}; use one of {RECIPES}.")
+    weighted = recipe == "default" if weighted is None else weighted
+    if weighted and not all(hasattr(own, "key_gradients") for own in states.values()):
+        raise ValueError("Weights of tokens come from gradients; record the states with record_gradients.")
     if transforms is None:
         transforms = {index: side_transforms(states[index], pair, recipe) for index, pair in formats.items()}
-    weighted = recipe == "default" if weighted is None else weighted
     groups: dict[tuple[int, CodeFormat], list[int]] = {}
     for index, pair in formats.items():
         for side, code_format in enumerate(pair):

@@ -22,7 +22,7 @@ PIECE_LENGTH = 2048
 LONG_EVERY = 6
 """Every so many steps of refinement read a whole window instead of pieces."""
 _MOST_RECALL = 64, 256
-"""Whole windows and pieces with facts that are made; more of them teach nothing new."""
+"""Whole windows and pieces with facts that are made, at most: they take time to make."""
 
 
 @dataclass(frozen=True)
@@ -83,10 +83,11 @@ def text_mixture(windows: torch.Tensor, tokenizer: Any, share: float, seed: int)
         raise ValueError(f"recall is {share}; it is a share of the text, from 0 to below 1.")
     length = min(PIECE_LENGTH, windows.shape[1])
     pieces = windows[:, : windows.shape[1] // length * length].reshape(-1, length)
+    if tokenizer is None or length < MIN_LENGTH:
+        share = 0.0
     # A beginning-of-text token stands at the front of every window and nowhere else.
-    prefix = int(len(windows) > 1 and (windows[:, 0] == windows[0, 0]).all())
-    none = tokenizer is None or length < MIN_LENGTH
-    share = 0.0 if none else share
+    first = tokenizer("")["input_ids"][:1] if share else []
+    prefix = int(bool(first) and first[0] == tokenizer.bos_token_id)
     ratio = share / (1 - share)
     counts = [
         min(most, math.ceil(ratio * len(rows))) for most, rows in zip(_MOST_RECALL, (windows, pieces), strict=True)
@@ -99,6 +100,8 @@ def text_mixture(windows: torch.Tensor, tokenizer: Any, share: float, seed: int)
 
 
 def _some(ordinary: torch.Tensor, recall: torch.Tensor, count: int, share: float) -> torch.Tensor:
-    """At most `count` rows, of both kinds if that is more than one."""
+    """At most `count` rows, ordinary ones spread evenly; if that is more than one, of both kinds by their shares."""
     wanted = min(len(recall), max(1, round(share * count)), count - 1)
-    return torch.cat([ordinary[:: -(-len(ordinary) // (count - wanted))], recall[:wanted]])
+    kept = min(len(ordinary), count - wanted)
+    wanted = min(wanted, max(1, round(share / (1 - share) * kept)))
+    return torch.cat([ordinary[[index * len(ordinary) // kept for index in range(kept)]], recall[:wanted]])

@@ -42,11 +42,13 @@ def calibrate(
         float | None, typer.Option(help="Mean bits to spread over layers, keys and values where they matter (slow).")
     ] = None,
     refine_steps: Annotated[
-        int, typer.Option(min=0, help="Gradient steps against the model's output, best 70 or more (for a GPU).")
+        int, typer.Option(min=0, help="Gradient steps against the model's output, 70 to 200 (for a GPU).")
     ] = 0,
     recall: Annotated[
         float | None,
-        typer.Option(help="Share of the text that asks for facts hidden in it; default 0.5, without gradients 0."),
+        typer.Option(
+            min=0, help="Share of the text that asks for facts in it, below 1; default 0.5, without gradients 0."
+        ),
     ] = None,
     recipe: Annotated[str, typer.Option(help="default, query (no gradients), or paper.")] = DEFAULT.recipe,
     fast: Annotated[

@@ -4,7 +4,8 @@
 
     python -m vecinfer_hf.evaluation.ablation smollm2 --text a.txt --text b.txt --seed 0 --seed 1 --output rows.json
 
-Owns the rows and the measurement. Allocation is predicted from gradients in every row, as calibration does on a CPU.
+For a GPU; on a CPU with --no-refinement. Owns the rows and the measurement. Allocation is predicted from gradients in
+every row, as calibration does on a CPU.
 """
 
 from __future__ import annotations
@@ -97,7 +98,7 @@ class Measures:
     needles: Mapping[str, Sequence[NeedleSample]]
 
 
-def side_transforms(states: GradientStates, subvector_dim: int, row: Row) -> tuple[SideTransform, SideTransform]:
+def row_transforms(states: GradientStates, subvector_dim: int, row: Row) -> tuple[SideTransform, SideTransform]:
     """Return the transforms of a layer's keys and values in a row."""
     if row.key == "loss":
         key = SideTransform(*loss_transform(states.keys, states.key_fisher, subvector_dim, True))
@@ -151,12 +152,17 @@ def ablation(
         progress: called with each row's result.
 
     Returns:
-        One dict per row: its options, seed, seconds, and for each text ratio and kl, for each set of needles hits.
+        One dict per row: its options, seed, seconds (with the recording of gradients where a row is the first with its
+        share of recall), for each text ratio and kl, for each set of needles hits and the stock cache's.
     """
     windows, _ = calibration_windows(tokenizer, texts, sequence_length, num_tokens)
     indices = full_attention_layers(model.config)
     lengths = {"sink_length": sink_length, "residual_length": residual_length}
     stock = {name: stock_states(model, part) for name, part in measures.windows.items()}
+    stock_hits = {
+        name: sum(needle_hits(model, samples, {"stock": {}}, **lengths)["stock"])
+        for name, samples in measures.needles.items()
+    }
     texts_of: dict[float, TextMixture] = {}
     states_of: dict[float, dict[int, GradientStates]] = {}
     results = []
@@ -182,23 +188,29 @@ def ablation(
             result[name] = {"windows": len(part), "ratio": loss.perplexity_ratio, "kl": loss.kl}
         for name, samples in measures.needles.items():
             hits = needle_hits(model, samples, {"own": simulators}, **lengths)["own"]
-            result[name] = {"samples": len(hits), "hits": sum(hits)}
+            result[name] = {"samples": len(hits), "hits": sum(hits), "stock_hits": stock_hits[name]}
         results.append(result)
         if progress is not None:
             progress(result)
     return results
 
 
-def _calibrated(model, row: Row, states, text: TextMixture, bits, lengths, seed) -> dict[int, LayerCodebook]:
+def _calibrated(
+    model: PreTrainedModel,
+    row: Row,
+    states: Mapping[int, GradientStates],
+    text: TextMixture,
+    bits: float,
+    lengths: Mapping[str, int],
+    seed: int,
+) -> dict[int, LayerCodebook]:
     fitted = {}
     for own in CANDIDATE_BITS if row.allocated else (bits,):
         code_format = parse_format(own)
         fitted[own] = fit_layers(
             states,
             dict.fromkeys(states, (code_format, code_format)),
-            transforms={
-                index: side_transforms(part, code_format.subvector_dim, row) for index, part in states.items()
-            },
+            transforms={index: row_transforms(part, code_format.subvector_dim, row) for index, part in states.items()},
             weighted=row.weighted,
             seed=seed,
         )
@@ -222,7 +234,7 @@ def summary(results: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         for measure, first in own[0].items():
             if not isinstance(first, dict):
                 continue
-            for figure in first.keys() - {"windows", "samples"}:
+            for figure in (name for name in first if name not in ("windows", "samples")):
                 values = [result[measure][figure] for result in own]
                 spread = statistics.stdev(values) if len(values) > 1 else 0.0
                 line[f"{measure} {figure}"] = {"mean": statistics.fmean(values), "spread": spread}
@@ -231,7 +243,7 @@ def summary(results: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the ablation and print its summary as JSON."""
+    """Run the ablation, print each row as JSON, and keep rows and summary in the output file."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model")
     parser.add_argument("--text", action="append", required=True, help="calibration text; repeatable")
