@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The vecinfer_hf authors
 # SPDX-License-Identifier: Apache-2.0
-"""Text that asks for facts in it: everything asked has been told once, far enough back; and what each step reads."""
+"""Text that asks for facts in it: everything asked has been told before; and what each step reads."""
 
 import random
 import re

@@ -34,9 +34,7 @@ TEXT = "".join(draw.choice("abcdefghij klm\n") for _ in range(2600))
 
 
 def run(rows, seed=0):
-    measures = Measures(
-        {"text": tiny_inputs(2, 100, seed=5)}, {"needles": [NeedleSample(tiny_inputs(1, 80)[0], 60, 2)]}
-    )
+    measures = Measures({"text": MEASURED}, {"needles": [NeedleSample(tiny_inputs(1, 80)[0], 60, 2)]})
     return ablation(
         tiny_model(),
         Letters(),

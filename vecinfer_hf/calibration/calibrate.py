@@ -75,7 +75,7 @@ def calibrate(
         allocate: mean bits per element to distribute over layers, keys and values by sensitivity, instead of
             `config.key_bits`, `value_bits` and `layer_bits`. The sensitivity is measured on text, which takes 180
             short passes for 30 layers; on a CPU the recipe "default" predicts it from its gradients instead.
-        refine_steps: steps of refinement by gradient against the unquantized model, a third of a second each on a
+        refine_steps: steps of refinement by gradient against the unquantized model, about 0.4 seconds each on a
             GPU for a small model and half a minute on two CPU cores; 0 for none. It draws from all of the text. 70
             steps halved the loss of 1 bit and took a third off the KL divergence of 2 bits (quant_configs/README.md).
         recall: share of what is read that asks for facts scattered over it (recall.py), from 0 to below 1; default
