@@ -151,7 +151,9 @@ def test_attention_over_codes_is_the_oracles(queries, with_sinks, softcap):
     config = tiny_config("llama")
     config._attn_implementation = "vecinfer"
     codebook = random_codebook(config, mean=True)
-    cache = VecInferCache(config, codebook, residual_length=16, sink_length=4, ops_backend="reference")
+    cache = VecInferCache(
+        config, codebook, residual_length=16, sink_length=4, sink_choice="first", ops_backend="reference"
+    )
     keys, values = torch.randn(2, 2, 2, 60 + queries, 16)
     query = torch.randn(2, 4, queries, 16)
     sinks = torch.randn(4) if with_sinks else None

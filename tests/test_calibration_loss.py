@@ -26,11 +26,11 @@ def test_every_family_gives_gradients_and_comes_back(family):
     model = tiny_model(family)
     attention = model.config._attn_implementation
     layers = full_attention_layers(model.config)
-    states = record_gradients(model, tiny_inputs(2, 60), layers, **OPTIONS)
+    states = record_gradients(model, tiny_inputs(2, 90), layers, **OPTIONS)
     assert list(states) == layers
     for own in states.values():
         heads, dim = own.keys.shape[0], own.keys.shape[2]
-        assert own.keys.shape == own.key_gradients.shape == own.value_gradients.shape == (heads, 2 * 50, dim)
+        assert own.keys.shape == own.key_gradients.shape == own.value_gradients.shape == (heads, 2 * 80, dim)
         # Directions are counted alike, so the trace is the share of tokens that have any gradient: all but none.
         assert torch.all(own.key_fisher.diagonal(dim1=-2, dim2=-1).sum(-1) <= 1 + 1e-4)
         assert own.value_gradients.abs().amax() > 0

@@ -17,6 +17,7 @@ CHANGED = {
     "subfolder": "2bit",
     "residual_length": 64,
     "sink_length": 0,
+    "sink_choice": "first",
     "ops_backend": "reference",
     "trusted_owners": ["someone"],
     "static": True,

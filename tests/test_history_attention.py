@@ -20,7 +20,7 @@ def filled_layer(stored, codebook, batch=2, crop=0):
     """A layer that holds `stored` random tokens a row, of which `crop` were taken away again."""
     generator = torch.Generator().manual_seed(stored)
     config = tiny_config("llama")
-    layer = VecInferLayer(0, codebook, WINDOW, SINKS, "reference", SharedState(config))
+    layer = VecInferLayer(0, codebook, WINDOW, SINKS, "small_values", "reference", SharedState(config))
     states = torch.randn(2, batch, HEADS, stored + crop, DIM, generator=generator)
     layer.update(*states)
     layer.crop(-crop)
@@ -70,7 +70,7 @@ def test_against_the_oracle(stored, group, s_aux, monkeypatch):
 
 def test_after_a_crop_the_window_is_shorter(monkeypatch):
     monkeypatch.setattr(module, "CODE_BLOCK", 32)
-    layer = filled_layer(60, random_codebook(tiny_config("llama")), crop=5)
+    layer = filled_layer(90, random_codebook(tiny_config("llama")), crop=5)
     assert layer.lengths[0] - SINKS - layer.quantized_lengths[0] == WINDOW - 5
     query, keys, values = torch.randn(3, 2, HEADS, 20, DIM, generator=torch.Generator().manual_seed(1))
     expected, bound = oracle(query, layer, keys, values, 0.3)

@@ -16,15 +16,17 @@ from transformers.cache_utils import DynamicLayer
 
 from vecinfer_hf.handle import CacheHandle, SharedState
 from vecinfer_hf.layer import VecInferLayer
+from vecinfer_hf.sinks import FIRST, SMALL_VALUES
 
 
 HEADS, DIM = 2, 16
 
 
-def make_layer(residual=8, sinks=4, attention="sdpa", **codebook):
+def make_layer(residual=8, sinks=4, attention="sdpa", choice=FIRST, **codebook):
     config = tiny_config("llama")
     config._attn_implementation = attention
-    return VecInferLayer(0, random_codebook(config, **codebook), residual, sinks, "reference", SharedState(config))
+    shared = SharedState(config)
+    return VecInferLayer(0, random_codebook(config, **codebook), residual, sinks, choice, "reference", shared)
 
 
 def new_states(batch, tokens, dtype=torch.float32):
@@ -48,10 +50,10 @@ def assert_same_content(layer, stock):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
-@pytest.mark.parametrize("sinks", [0, 4])
-@pytest.mark.parametrize("pieces", [[1], [40], [3, 1, 1, 1], [40, 1, 1, 20, 1], [2, 30, 17, 16]], ids=str)
-def test_with_a_long_window_it_is_the_stock_layer(pieces, sinks, dtype):
-    layer, stock = make_layer(128, sinks), DynamicLayer()
+@pytest.mark.parametrize(("sinks", "choice"), [(0, SMALL_VALUES), (4, SMALL_VALUES), (4, FIRST)])
+@pytest.mark.parametrize("pieces", [[1], [40], [3, 1, 1, 1], [40, 1, 1, 20, 1], [2, 30, 17, 16], [90, 1]], ids=str)
+def test_with_a_long_window_it_is_the_stock_layer(pieces, sinks, choice, dtype):
+    layer, stock = make_layer(128, sinks, choice=choice), DynamicLayer()
     results = feed([layer, stock], 2, pieces, dtype)
     assert_same_content(layer, stock)
     for ours, theirs in zip(*results, strict=True):
@@ -73,9 +75,10 @@ def test_before_the_first_token_it_is_empty_and_every_call_is_harmless():
     assert not layer.is_initialized
 
 
+@pytest.mark.parametrize("choice", [FIRST, SMALL_VALUES])
 @pytest.mark.parametrize("removed", [0, 1, 5, 12, 39, 40, 55])
-def test_crop_is_the_stock_crop(removed):
-    layer, stock = make_layer(128), DynamicLayer()
+def test_crop_is_the_stock_crop(removed, choice):
+    layer, stock = make_layer(128, choice=choice), DynamicLayer()
     feed([layer, stock], 2, [30, 10])
     layer.crop(-removed)
     stock.crop(-min(removed, 40))

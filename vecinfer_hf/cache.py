@@ -37,9 +37,9 @@ class VecInferCache(QuantizedCache):
     Args:
         config: the model's config.
         codebook: a Codebook, or the name of one (see `VecInferConfig.codebook`).
-        options: the other entries of a `cache_config`: revision, subfolder, residual_length, sink_length, ops_backend,
-            trusted_owners, static, max_cache_len (required if static). Lengths default to those the codebook was made
-            with.
+        options: the other entries of a `cache_config`: revision, subfolder, residual_length, sink_length, sink_choice,
+            ops_backend, trusted_owners, static, max_cache_len (required if static). Lengths and the choice of sinks
+            default to those the codebook was made with.
 
     Raises:
         ValueError: for a model or an option that is not supported, or a codebook that does not fit.
@@ -68,6 +68,7 @@ class VecInferCache(QuantizedCache):
             codebook,
             options.get("residual_length", codebook.config.residual_length),
             options.get("sink_length", codebook.config.sink_length),
+            options.get("sink_choice", codebook.config.sink_choice),
             options.get("ops_backend", "auto"),
             shared,
         )
@@ -182,5 +183,5 @@ def _online_codebook(config: PreTrainedConfig, options: dict) -> OnlineCodebook:
             'codebook="online" needs a cache that grows: a compiled decode step cannot wait for a codebook. '
             'Leave out "static" or calibrate a codebook.'
         )
-    names = ("key_bits", "value_bits", "residual_length", "sink_length")
+    names = ("key_bits", "value_bits", "residual_length", "sink_length", "sink_choice")
     return OnlineCodebook(config, VecInferConfig(**{name: options[name] for name in names if name in options}))

@@ -13,6 +13,7 @@ from typing import Any
 from transformers.utils.quantization_config import QuantizationConfigMixin
 
 from .formats import CodeFormat, parse_format
+from .sinks import SINK_CHOICES, SMALL_VALUES
 
 
 OPS_BACKENDS = ("auto", "cuda", "reference")
@@ -22,6 +23,7 @@ CACHE_OPTIONS = (
     "subfolder",
     "residual_length",
     "sink_length",
+    "sink_choice",
     "ops_backend",
     "trusted_owners",
     "static",
@@ -36,7 +38,7 @@ CACHE_OPTIONS = (
 class VecInferConfig(QuantizationConfigMixin):
     """Options of a VecInfer key/value cache (https://arxiv.org/abs/2510.06175).
 
-    The first nine say how a cache runs; the rest say how `calibrate` makes a codebook and are ignored afterwards,
+    The first ten say how a cache runs; the rest say how `calibrate` makes a codebook and are ignored afterwards,
     because a codebook remembers its own formats.
 
     Args:
@@ -45,7 +47,9 @@ class VecInferConfig(QuantizationConfigMixin):
         revision: branch, tag or commit of a Hub repository.
         subfolder: directory inside a Hub repository.
         residual_length: recent tokens kept in full precision; 0 to keep none.
-        sink_length: first tokens of every sequence kept in full precision.
+        sink_length: early tokens of every sequence kept in full precision.
+        sink_choice: which ones: "small_values", for each head those of the first `sink_length + 64` tokens of a
+            cache's first call that have the smallest values (see sinks.py), or "first", the first ones.
         ops_backend: "auto" (compiled kernels where they run, else torch), "cuda" (kernels or an error), "reference".
         trusted_owners: Hub users or organizations from which `codebook="auto"` may download.
         static: allocate the whole cache at once, so that `generate` compiles its decode step (CUDA graphs).
@@ -70,6 +74,7 @@ class VecInferConfig(QuantizationConfigMixin):
     subfolder: str | None = None
     residual_length: int = 128
     sink_length: int = 4
+    sink_choice: str = SMALL_VALUES
     ops_backend: str = "auto"
     trusted_owners: list[str] | None = None
     static: bool = False
@@ -117,6 +122,8 @@ class VecInferConfig(QuantizationConfigMixin):
             value = getattr(self, name)
             if not isinstance(value, int) or isinstance(value, bool) or value < least:
                 raise ValueError(f"{name} is {value!r}; it must be an integer of at least {least}.")
+        if self.sink_choice not in SINK_CHOICES:
+            raise ValueError(f"sink_choice is {self.sink_choice!r}; use one of {SINK_CHOICES}.")
         if self.ops_backend not in OPS_BACKENDS:
             raise ValueError(f"ops_backend is {self.ops_backend!r}; use one of {OPS_BACKENDS}.")
         parse_format(self.key_bits)

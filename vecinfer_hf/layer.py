@@ -22,8 +22,11 @@ from .ops.blockwise import cache_blocks
 from .ops.store import store_tokens, window_span
 from .ops.types import CacheBuffers, LayerCodebook
 from .packing import TILE, bytes_per_tile
+from .sinks import CANDIDATES, FIRST, choose_sinks, sinks_to_front
 
 
+_Piece = tuple[torch.Tensor, torch.Tensor, list[int], list[int]]
+"""Keys, values, and of each row the first token to store and how many."""
 _GROWTH = 1.125
 """A full buffer grows by an eighth: copying stays a constant cost per token and at most an eighth lies idle."""
 
@@ -35,7 +38,8 @@ class VecInferLayer(CacheLayerMixin):
         layer_idx: index of the layer in the model.
         codebook: the model's codebook.
         residual_length: recent tokens kept exact.
-        sink_length: first tokens of each row kept exact.
+        sink_length: early tokens of each row kept exact.
+        sink_choice: which ones, see `VecInferConfig.sink_choice`.
         ops_backend: see `VecInferConfig.ops_backend`.
         shared: state shared by the layers of one cache.
     """
@@ -50,6 +54,7 @@ class VecInferLayer(CacheLayerMixin):
         codebook: Codebook,
         residual_length: int,
         sink_length: int,
+        sink_choice: str,
         ops_backend: str,
         shared: SharedState,
     ):
@@ -58,6 +63,7 @@ class VecInferLayer(CacheLayerMixin):
         self.codebook = codebook
         self.residual_length = residual_length
         self.sink_length = sink_length
+        self.sink_choice = sink_choice
         self.ops_backend = ops_backend
         self.shared = shared
         self.key_format, self.value_format = codebook.formats(layer_idx)
@@ -69,6 +75,8 @@ class VecInferLayer(CacheLayerMixin):
         self.lengths: list[int] = []
         """Real tokens of each row; `buffers.lengths` on the host."""
         self.quantized_lengths: list[int] = []
+        self.sink_order: torch.Tensor | None = None
+        """Which token is stored at each of the first places, int16 `[B, Hkv, n]`; None if the order is the text's."""
         self.buffers: CacheBuffers | None = None
         self.keys = self.values = None
         self.is_initialized = False
@@ -179,10 +187,20 @@ class VecInferLayer(CacheLayerMixin):
                 key_states, value_states = key_states.gather(2, index), value_states.gather(2, index)
                 first = [0] * batch
         lengths, quantized = self.host_lengths()
+        pieces = [(key_states, value_states, first, counts)]
+        if self.sink_choice != FIRST and not any(lengths) and max(counts) > self.sink_length > 0:
+            pieces = self._choose_sinks(*pieces[0])
         if isinstance(self.codebook, OnlineCodebook) and self.codebook.needs_fit(self.layer_idx):
-            self._fit_online(key_states, value_states, first, counts, query_states)
+            self._fit_online(pieces, query_states)
         self._reserve(counts, lengths, quantized)
-        if real is None and self.fits_window(tokens):
+        for piece in pieces:
+            self._store(*piece, whole=real is None and len(pieces) == 1)
+
+    def _store(self, key_states, value_states, first: list[int], counts: list[int], whole: bool) -> None:
+        """Store one piece, for which there is room; `whole` if all its tokens are real ones of every row."""
+        lengths, quantized = self.host_lengths()
+        tokens = key_states.shape[2]
+        if whole and self.fits_window(tokens):
             self.ops.append(key_states, value_states, self.buffers, self.layer_codebook, self.residual_length)
             self.lengths = [length + tokens for length in lengths]
             self.quantized_lengths = [
@@ -203,22 +221,49 @@ class VecInferLayer(CacheLayerMixin):
             self.ops.quantize,
         )
 
-    def _fit_online(self, key_states, value_states, first, counts, query_states) -> None:
+    def _choose_sinks(self, key_states, value_states, first: list[int], counts: list[int]) -> list[_Piece]:
+        """Return a text's first tokens in another order, sinks first, and the others as they are."""
+        tokens = min(max(counts), self.sink_length + CANDIDATES)
+        device, head_dim = key_states.device, key_states.shape[3]
+        place = torch.arange(tokens, device=device)
+        if any(first):
+            place = torch.tensor(first, device=device)[:, None] + place
+        index = place.clamp_max(key_states.shape[2] - 1).view(-1, 1, tokens, 1)
+        index = index.expand(*value_states.shape[:2], -1, head_dim)
+        keys, values = key_states.gather(2, index), value_states.gather(2, index)
+        ragged = min(counts) < tokens
+        chosen = choose_sinks(
+            values, self.sink_length, self.sink_choice, torch.tensor(counts, device=device) if ragged else None
+        )
+        index = sinks_to_front(chosen)
+        self.sink_order = index.to(torch.int16)
+        index = index.unsqueeze(-1).expand(-1, -1, -1, head_dim)
+        head = [min(count, tokens) for count in counts]
+        pieces = [(keys.gather(2, index), values.gather(2, index), [0] * len(counts), head)]
+        if max(counts) > tokens:
+            rest = [count - own for count, own in zip(counts, head, strict=True)]
+            pieces.append(
+                (key_states, value_states, [start + own for start, own in zip(first, head, strict=True)], rest)
+            )
+        return pieces
+
+    def _fit_online(self, pieces: list[_Piece], query_states: torch.Tensor | None) -> None:
         """Fit the codebook once a token is about to be coded, to all that is known of the text by then."""
+        counts = [sum(row) for row in zip(*(piece[3] for piece in pieces), strict=True)]
         if max(self.lengths) + max(counts) <= self.sink_length + self.residual_length:
             return
         empty = not any(self.lengths)
         sinks = self.sink_length if empty else 0
 
-        def tokens(states: torch.Tensor, window: torch.Tensor) -> torch.Tensor:
+        def tokens(side: int, window: torch.Tensor) -> torch.Tensor:
             rows = [
-                states[row, :, start + sinks : start + count]
-                for row, (start, count) in enumerate(zip(first, counts, strict=True))
+                torch.cat([piece[side][row, :, piece[2][row] :][:, : piece[3][row]] for piece in pieces], dim=1)
+                for row in range(len(counts))
             ]
-            return torch.cat([*window.unbind(0), *rows], dim=1)[None]
+            return torch.cat([*window.unbind(0), *(row[:, sinks:] for row in rows)], dim=1)[None]
 
-        keys = tokens(key_states, self.buffers.window_keys)
-        values = tokens(value_states, self.buffers.window_values)
+        keys = tokens(0, self.buffers.window_keys)
+        values = tokens(1, self.buffers.window_values)
         # The queries of earlier calls are gone; without all of them the keys' own scale is used.
         queries = None if query_states is None or not empty else query_states.transpose(0, 1).flatten(1, 2)[None]
         self.codebook.fit(self.layer_idx, keys, values, queries)
@@ -273,6 +318,10 @@ class VecInferLayer(CacheLayerMixin):
             index = index.expand(batch, -1)[:, None, :, None].expand_as(block.keys)
             keys.scatter_(2, index, block.keys)
             values.scatter_(2, index, block.values)
+        if self.sink_order is not None:
+            index = self.sink_order.long().unsqueeze(-1).expand(-1, -1, -1, head_dim)
+            for states in (keys, values):
+                states.scatter_(2, index, states[:, :, : index.shape[2]].clone())
         if real is None:
             return keys[:, :, :columns], values[:, :, :columns]
         real = real.to(self.device)
@@ -294,8 +343,11 @@ class VecInferLayer(CacheLayerMixin):
 
     @property
     def nbytes(self) -> int:
-        """Bytes allocated for this layer: codes, sinks, window, lengths and its codebook."""
-        return (self.buffers.nbytes if self.is_initialized else 0) + self.codebook.layers[self.layer_idx].nbytes
+        """Bytes allocated for this layer: codes, sinks, window, lengths, the sinks' order and its codebook."""
+        order = 0 if self.sink_order is None else self.sink_order.nbytes
+        return (
+            order + (self.buffers.nbytes if self.is_initialized else 0) + self.codebook.layers[self.layer_idx].nbytes
+        )
 
     def reset(self) -> None:
         """Forget everything and free the buffers."""
@@ -322,14 +374,31 @@ class VecInferLayer(CacheLayerMixin):
         columns = min(-tokens_to_remove, seen)
         lengths, quantized = self.host_lengths()
         removed = self.shared.padding.real_tokens(seen - columns, seen, len(lengths))
+        left = [length - count for length, count in zip(lengths, removed, strict=True)]
+        if not any(left):
+            self.sink_order = None
+        if self.sink_order is not None and min(left) < self.sink_order.shape[2]:
+            self._store_again(seen, seen - columns)
+            return
         self.cumulative_length -= columns
-        self.lengths = [length - count for length, count in zip(lengths, removed, strict=True)]
+        self.lengths = left
         self.quantized_lengths = [
             min(coded, max(length - self.sink_length, 0))
             for length, coded in zip(self.lengths, quantized, strict=True)
         ]
         self.buffers.lengths.copy_(torch.tensor(self.lengths, dtype=torch.int32))
         self.buffers.quantized_lengths.copy_(torch.tensor(self.quantized_lengths, dtype=torch.int32))
+
+    def _store_again(self, seen: int, columns: int) -> None:
+        """Keep the first `columns` of all columns `seen`, where sinks may come from behind them."""
+        keys, values = self.read(seen)
+        real = self.shared.padding.columns_until(columns)
+        self.reset()
+        keys, values = keys[:, :, :columns], values[:, :, :columns]
+        if not self.is_initialized:
+            self.lazy_initialization(keys, values)
+        self.cumulative_length += columns
+        self.store(keys, values, None if real is None or bool(real.all()) else real)
 
     def reorder_cache(self, beam_idx: torch.LongTensor) -> None:
         """Keep the rows `beam_idx`, in that order, for beam search."""
@@ -343,6 +412,8 @@ class VecInferLayer(CacheLayerMixin):
         if indices.dtype == torch.bool:
             indices = indices.nonzero().squeeze(1)
         self._set_buffers(CacheBuffers(*(tensor.index_select(0, indices) for tensor in self.buffers)))
+        if self.sink_order is not None:
+            self.sink_order = self.sink_order.index_select(0, indices)
         if len(set(zip(self.lengths, self.quantized_lengths, strict=True))) == 1:
             rows = [0] * len(indices)
         else:
@@ -355,6 +426,8 @@ class VecInferLayer(CacheLayerMixin):
         if not self.is_initialized:
             return
         self._set_buffers(CacheBuffers(*(tensor.repeat_interleave(repeats, dim=0) for tensor in self.buffers)))
+        if self.sink_order is not None:
+            self.sink_order = self.sink_order.repeat_interleave(repeats, dim=0)
         self.lengths = [length for length in self.lengths for _ in range(repeats)]
         self.quantized_lengths = [length for length in self.quantized_lengths for _ in range(repeats)]
 

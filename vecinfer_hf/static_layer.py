@@ -115,6 +115,7 @@ class VecInferStaticLayer(VecInferLayer):
     def reset(self) -> None:
         """Forget everything; the buffers stay where they are."""
         self.cumulative_length.zero_()
+        self.sink_order = None
         if self.is_initialized:
             self.buffers.lengths.zero_()
             self.buffers.quantized_lengths.zero_()
@@ -128,8 +129,11 @@ class VecInferStaticLayer(VecInferLayer):
                 f"A static cache of {self.batch_size} rows cannot become one of {len(indices)}; "
                 'use a dynamic one ("static": false).'
             )
+        indices = indices.to(self.device)
         for tensor in self.buffers:
-            tensor.copy_(tensor.index_select(0, indices.to(tensor.device)))
+            tensor.copy_(tensor.index_select(0, indices))
+        if self.sink_order is not None:
+            self.sink_order = self.sink_order.index_select(0, indices)
 
     def batch_repeat_interleave(self, repeats: int) -> None:
         """Raise ValueError unless `repeats` is 1: a static cache keeps its batch size."""

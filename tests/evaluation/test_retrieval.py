@@ -70,13 +70,14 @@ def test_one_context_for_all_methods_gives_what_a_whole_pass_gives(model, seen):
 
 def test_it_is_what_the_real_cache_gives(model, seen):
     codebook = random_codebook(model.config)
-    sample = NeedleSample(tiny_inputs(1, 60)[0], 48, 3)
+    # Longer than what sinks are chosen from and the window together.
+    sample = NeedleSample(tiny_inputs(1, 112)[0], 100, 3)
     layers = own_method(model, codebook).layers
     needle_hits(model, [sample], {"vecinfer": layers}, sink_length=SINKS, residual_length=WINDOW)
     cache = VecInferCache(model.config, codebook, sink_length=SINKS, residual_length=WINDOW)
     with torch.no_grad(), attention_switch.attention_set_to(model, "vecinfer"):
-        model(sample.ids[None, :48], **cache_argument(cache))
-        real = [model(token[None, None], **cache_argument(cache)).logits[0, -1] for token in sample.ids[48:-1]]
+        model(sample.ids[None, :100], **cache_argument(cache))
+        real = [model(token[None, None], **cache_argument(cache)).logits[0, -1] for token in sample.ids[100:-1]]
     torch.testing.assert_close(seen[0][0], torch.stack(real[-3:]), rtol=1e-3, atol=1e-3)
 
 

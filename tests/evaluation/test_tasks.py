@@ -114,7 +114,7 @@ def test_codes_are_read_as_the_real_cache_reads_them():
     model, tokenizer = tiny_model(), LetterTokenizer()
     codebook = random_codebook(model.config)
     context, answer = "some examples and then a question", " yes"
-    options = {"sink_length": 2, "residual_length": 8}
+    options = {"sink_length": 2, "residual_length": 8, "sink_choice": "first"}
     (score,) = score_answers(model, tokenizer, [(context, answer)], own_method(model, codebook).layers, **options)
     ids, start = _tokens(tokenizer, context, answer)
     cache = VecInferCache(model.config, codebook, **options)

@@ -13,6 +13,7 @@ import torch
 from transformers import PreTrainedModel
 
 from ..ops.types import LayerCodebook
+from ..sinks import SMALL_VALUES
 from .fit import restore
 from .gradients import GradientStates
 from .refine import simulated_loss, stock_states
@@ -32,6 +33,7 @@ def measure_sensitivity(
     sides: Sequence[str] = ("key", "value"),
     sink_length: int = 4,
     residual_length: int = 128,
+    sink_choice: str = SMALL_VALUES,
     batch_size: int = 1,
     progress: Callable[[int], None] | None = None,
 ) -> list[dict[str, float | int | str]]:
@@ -44,6 +46,7 @@ def measure_sensitivity(
         sides: which sides to measure.
         sink_length: exact first tokens.
         residual_length: exact recent tokens.
+        sink_choice: see `VecInferConfig.sink_choice`.
         batch_size: windows per pass.
         progress: called with 1 after each measurement.
 
@@ -62,6 +65,7 @@ def measure_sensitivity(
                     windows,
                     sink_length=sink_length,
                     residual_length=residual_length,
+                    sink_choice=sink_choice,
                     batch_size=batch_size,
                     from_start=False,
                     stock=stock,

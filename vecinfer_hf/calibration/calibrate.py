@@ -200,6 +200,7 @@ def _recorded(model, text: TextMixture, indices, config, bar) -> dict[int, Layer
         indices,
         **options,
         residual_length=config.residual_length,
+        sink_choice=config.sink_choice,
         max_position=_last_position(model, config, windows),
         progress=bar("Reading text", windows.numel()),
     )
@@ -252,6 +253,7 @@ def _allocated(model, states, text: TextMixture, config, average_bits, bar, prov
             pieces,
             sink_length=config.sink_length,
             residual_length=config.residual_length,
+            sink_choice=config.sink_choice,
             progress=bar("Measuring sensitivity", 2 * len(states) * len(CANDIDATE_BITS)),
         )
     layer_bits = allocate_bits(sensitivity, average_bits)
@@ -270,6 +272,7 @@ def _refined(model, layers, text: TextMixture, config, num_steps, bar) -> dict[i
         num_steps,
         sink_length=config.sink_length,
         residual_length=config.residual_length,
+        sink_choice=config.sink_choice,
         max_position=_last_position(model, config, text.windows),
         seed=config.seed,
         progress=lambda _: advance(1),

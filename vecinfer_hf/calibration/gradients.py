@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import torch
 from transformers import PreTrainedModel
 
+from ..sinks import SMALL_VALUES
 from .attention import attention_function
 from .recorder import LayerStates, group_moment, sample_tokens
 from .refine import model_logits
@@ -47,6 +48,7 @@ def record_gradients(
     *,
     sink_length: int = 4,
     residual_length: int = 128,
+    sink_choice: str = SMALL_VALUES,
     num_samples: int = 16384,
     max_position: int | None = None,
     seed: int = 0,
@@ -63,6 +65,7 @@ def record_gradients(
         layer_indices: the layers to record.
         sink_length: exact first tokens.
         residual_length: exact recent tokens.
+        sink_choice: see `VecInferConfig.sink_choice`; sinks among the kept tokens have gradients of 0.
         num_samples: tokens kept, at most.
         max_position: end of the position range; default no displacement.
         seed: seed of the sample, the positions and the labels.
@@ -82,7 +85,7 @@ def record_gradients(
     generator = torch.Generator().manual_seed(seed)
     picked = sample_tokens(count, eligible, num_samples, generator)
     states: dict[int, GradientStates] = {}
-    attention, leaves = _leaf_attention(set(layer_indices), sink_length, residual_length)
+    attention, leaves = _leaf_attention(set(layer_indices), sink_length, residual_length, sink_choice)
     frozen = [parameter for parameter in model.parameters() if parameter.requires_grad]
     device = model.device
     taken = 0
@@ -119,7 +122,7 @@ def record_gradients(
     return {index: states[index] for index in layer_indices}
 
 
-def _leaf_attention(wanted: set[int], sink_length: int, residual_length: int):
+def _leaf_attention(wanted: set[int], sink_length: int, residual_length: int, sink_choice: str):
     """Attention whose coded keys and values are the exact ones plus a zero that collects the gradient."""
     leaves: dict[int, tuple[torch.Tensor, ...]] = {}
 
@@ -130,7 +133,7 @@ def _leaf_attention(wanted: set[int], sink_length: int, residual_length: int):
         leaves[module.layer_idx] = query.detach(), key.detach(), value.detach(), *zeros
         return key + zeros[0], value + zeros[1]
 
-    return doubled_attention(coded, sink_length, residual_length), leaves
+    return doubled_attention(coded, sink_length, residual_length, sink_choice=sink_choice), leaves
 
 
 def _label_gradient(model, hidden: torch.Tensor, first: int, generator: torch.Generator) -> torch.Tensor:

@@ -18,6 +18,7 @@ from transformers import PreTrainedModel
 
 from ..model_identity import text_config
 from ..ops.types import LayerCodebook
+from ..sinks import SMALL_VALUES
 from .attention import attention_function, plain_attention
 from .simulate import LayerSimulator, VectorSimulator, simulated_attention
 
@@ -55,6 +56,7 @@ def simulated_loss(
     *,
     sink_length: int = 4,
     residual_length: int = 128,
+    sink_choice: str = SMALL_VALUES,
     chunk_length: int = 1,
     batch_size: int = 1,
     from_start: bool = True,
@@ -67,8 +69,9 @@ def simulated_loss(
         model: the model, unchanged afterwards.
         layers: layer index -> simulator.
         windows: int64 `[windows, T]`.
-        sink_length: exact first tokens.
+        sink_length: exact early tokens.
         residual_length: exact recent tokens.
+        sink_choice: see `VecInferConfig.sink_choice`.
         chunk_length: see `simulated_attention`.
         batch_size: windows per pass.
         from_start: count every predicted token, as perplexity does; else only those that codes can influence.
@@ -79,7 +82,7 @@ def simulated_loss(
         stock = stock_states(model, windows, batch_size)
     sums, count = torch.zeros(4, dtype=torch.float64), 0
     first = 0 if from_start else sink_length + residual_length
-    attention = simulated_attention(layers, sink_length, residual_length, chunk_length)
+    attention = simulated_attention(layers, sink_length, residual_length, chunk_length, sink_choice=sink_choice)
     with torch.no_grad():
         for rows, states in zip(windows.split(batch_size), stock.split(batch_size), strict=True):
             ids = rows.to(model.device)
@@ -107,6 +110,7 @@ def refine(
     *,
     sink_length: int = 4,
     residual_length: int = 128,
+    sink_choice: str = SMALL_VALUES,
     learning_rate: float = 0.1,
     max_position: int | None = None,
     max_seconds: float | None = None,
@@ -124,8 +128,9 @@ def refine(
         codebooks: layer index -> codebook, the starting point.
         draw_windows: step -> int64 `[B, T]`, the text of that step.
         num_steps: optimizer steps.
-        sink_length: exact first tokens.
+        sink_length: exact early tokens.
         residual_length: exact recent tokens.
+        sink_choice: see `VecInferConfig.sink_choice`.
         learning_rate: Adam's step in units of each parameter's size (`_step_unit`); decays to 0 along a cosine.
         max_position: end of the position range; default no displacement.
         max_seconds: stop (at the end of the cosine, which follows the larger share of steps or time) after so long.
@@ -143,7 +148,7 @@ def refine(
             for name, parameter in side.named_parameters():
                 groups.append({"params": [parameter], "unit": _step_unit(side, name)})
     optimizer = torch.optim.Adam(groups, lr=0.0, betas=(0.9, 0.98))
-    attention = simulated_attention(layers, sink_length, residual_length)
+    attention = simulated_attention(layers, sink_length, residual_length, sink_choice=sink_choice)
     generator = torch.Generator().manual_seed(seed)
     first = sink_length + residual_length
     started = time.monotonic()

@@ -14,6 +14,7 @@ import torch
 
 from ..kmeans import round_to_int8
 from ..ops.types import LayerCodebook
+from ..sinks import SMALL_VALUES, choose_sinks
 from ..transforms import hadamard_matrix, rounded_matrix
 from .attention import plain_attention
 
@@ -159,16 +160,18 @@ def simulated_attention(
     residual_length: int,
     chunk_length: int = 1,
     prompt_length: int = 0,
+    sink_choice: str = SMALL_VALUES,
 ) -> Callable:
     """Return an attention function for `attention_function`: quantized in `layers`, exact in all others.
 
     Args:
         layers: layer index -> simulator.
-        sink_length: first tokens that stay exact.
+        sink_length: early tokens that stay exact.
         residual_length: recent tokens that stay exact, the query's own included.
         chunk_length: tokens appended per call; more than 1 shortens the window for the first of them, as
             `vecinfer evaluate` does.
         prompt_length: first tokens that attend to each other exactly, as a prompt given in one call does.
+        sink_choice: see `VecInferConfig.sink_choice`; the first call brings all tokens it looks at.
     """
 
     def coded(module, query, key, value):
@@ -177,21 +180,39 @@ def simulated_attention(
             return None
         return key if layer.key is None else layer.key(key), value if layer.value is None else layer.value(value)
 
-    return doubled_attention(coded, sink_length, residual_length, chunk_length, prompt_length)
+    return doubled_attention(coded, sink_length, residual_length, chunk_length, prompt_length, sink_choice)
+
+
+def with_exact_sinks(
+    exact: tuple[torch.Tensor, torch.Tensor],
+    coded: tuple[torch.Tensor, torch.Tensor],
+    sink_length: int,
+    sink_choice: str,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return coded keys and values `[B, Hkv, T, D]` with the sinks of the exact ones in their places."""
+    chosen = choose_sinks(exact[1], sink_length, sink_choice)
+    sink = torch.nn.functional.pad(chosen, (0, exact[1].shape[2] - chosen.shape[2])).unsqueeze(-1)
+    return tuple(torch.where(sink, own, other) for own, other in zip(exact, coded, strict=True))
 
 
 def doubled_attention(
-    coded: Callable, sink_length: int, residual_length: int, chunk_length: int = 1, prompt_length: int = 0
+    coded: Callable,
+    sink_length: int,
+    residual_length: int,
+    chunk_length: int = 1,
+    prompt_length: int = 0,
+    sink_choice: str = SMALL_VALUES,
 ) -> Callable:
     """Return an attention function over exact and coded states at once: each query reads every token in one form.
 
     Args:
         coded: `(module, query, key, value)` -> the keys and values that stand for the exact ones where a token is
             neither sink nor in the window, or None to leave the layer as it is.
-        sink_length: first tokens that stay exact.
+        sink_length: early tokens that stay exact.
         residual_length: recent tokens that stay exact, the query's own included.
         chunk_length: see `simulated_attention`.
         prompt_length: likewise.
+        sink_choice: likewise.
     """
     masks: dict[tuple, tuple[torch.Tensor, torch.Tensor]] = {}
 
@@ -204,7 +225,7 @@ def doubled_attention(
             if mask is not None:
                 causal = causal & mask[0, 0, :, :tokens]
             last = (index // chunk_length + 1) * chunk_length - 1
-            near = (index.unsqueeze(0) > last.unsqueeze(1) - residual_length) | (index < sink_length).unsqueeze(0)
+            near = index.unsqueeze(0) > last.unsqueeze(1) - residual_length
             near = near | (index < prompt_length).unsqueeze(1)
             masks.clear()
             # `mask` is held so that its id is not given to another one.
@@ -215,6 +236,7 @@ def doubled_attention(
         states = coded(module, query, key, value)
         if states is None:
             return plain_attention(module, query, key, value, attention_mask, scaling, **kwargs)
+        states = with_exact_sinks((key, value), states, sink_length, sink_choice)
         keys, values = torch.cat([key, states[0]], dim=2), torch.cat([value, states[1]], dim=2)
         return plain_attention(module, query, keys, values, split(query, attention_mask), scaling, **kwargs)
 

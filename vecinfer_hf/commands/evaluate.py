@@ -35,6 +35,7 @@ from ..evaluation import (
 from ..evaluation.compare import PEER_BITS
 from ..model_identity import full_attention_layers
 from ..online_codebook import ONLINE
+from ..sinks import SINK_CHOICES
 from ..version import __version__
 from .console import print_json, progress_bar
 from .evaluate_tables import (
@@ -104,6 +105,9 @@ def evaluate(
     revision: Revision = None,
     residual_length: ResidualLength = None,
     sink_length: SinkLength = None,
+    sink_choice: Annotated[
+        str | None, typer.Option(help=f"Which early tokens: {' or '.join(SINK_CHOICES)}; default the codebook's.")
+    ] = None,
     ops_backend: OpsBackend = "auto",
     dtype: Dtype = None,
     device: Device = None,
@@ -124,7 +128,7 @@ def evaluate(
     questions = {name: load_task(name, task_questions) for name in tasks or ()}
     content = load_text(text)
     loaded, tokenizer = load_model(model, dtype, device)
-    options = cache_options(revision, residual_length, sink_length, ops_backend)
+    options = cache_options(revision, residual_length, sink_length, ops_backend, sink_choice)
     windows = text_windows(tokenizer, content, window_length, max_windows)
     if prompt_length is None:
         prompt_length = window_length // 2 if online else 0
@@ -154,7 +158,7 @@ def evaluate(
             advance(1)
     if peers or needles or tasks:
         own = Codebook.from_pretrained(codebook, **({"revision": revision} if revision else {}))
-        lengths = {"sink_length": result.sink_length, "residual_length": result.residual_length}
+        lengths = {name: getattr(result, name) for name in ("sink_length", "residual_length", "sink_choice")}
         methods = [own_method(loaded, own)]
     if peers:
         texts = {name: load_text(name) for name in plain or ()}

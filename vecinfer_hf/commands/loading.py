@@ -27,7 +27,7 @@ CodebookName = Annotated[
 ]
 Revision = Annotated[str | None, typer.Option(help="Branch, tag or commit of the codebook's Hub repository.")]
 ResidualLength = Annotated[int | None, typer.Option(min=0, help="Recent tokens kept exact; default the codebook's.")]
-SinkLength = Annotated[int | None, typer.Option(min=0, help="First tokens kept exact; default the codebook's.")]
+SinkLength = Annotated[int | None, typer.Option(min=0, help="Early tokens kept exact; default the codebook's.")]
 OpsBackend = Annotated[str, typer.Option(help="auto, cuda or reference.")]
 Dtype = Annotated[str | None, typer.Option(help="float32, bfloat16 or float16; default float32 on a CPU, else auto.")]
 Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, ...; default the GPU if there is one.")]
@@ -72,12 +72,14 @@ def cache_options(
     residual_length: int | None = None,
     sink_length: int | None = None,
     ops_backend: str = "auto",
+    sink_choice: str | None = None,
 ) -> dict[str, str | int]:
     """Return the options that were given, as `VecInferCache` and `cache_config` take them."""
     given = {
         "revision": revision,
         "residual_length": residual_length,
         "sink_length": sink_length,
+        "sink_choice": sink_choice,
         "ops_backend": ops_backend if ops_backend != "auto" else None,
     }
     return {name: value for name, value in given.items() if value is not None}

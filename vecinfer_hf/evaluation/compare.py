@@ -14,6 +14,7 @@ import torch
 from transformers import PreTrainedModel
 
 from ..calibration.refine import simulated_loss, stock_states
+from ..sinks import SMALL_VALUES
 from .intervals import paired_difference
 from .methods import OWN, STOCK, Method
 
@@ -30,6 +31,7 @@ def compare(
     *,
     sink_length: int = 4,
     residual_length: int = 128,
+    sink_choice: str = SMALL_VALUES,
     batch_size: int = 1,
     progress: Callable[[int], None] | None = None,
 ) -> list[dict[str, Any]]:
@@ -39,8 +41,9 @@ def compare(
         model: the model, unchanged afterwards.
         windows: int64 `[windows, T]`.
         methods: the rows.
-        sink_length: exact first tokens, for all.
+        sink_length: exact early tokens, for all.
         residual_length: exact recent tokens, for all.
+        sink_choice: see `VecInferConfig.sink_choice`, for all.
         batch_size: windows per pass.
         progress: called with the number of tokens after each pass.
 
@@ -57,6 +60,7 @@ def compare(
             windows,
             sink_length=sink_length,
             residual_length=residual_length,
+            sink_choice=sink_choice,
             batch_size=batch_size,
             stock=stock,
             progress=progress,

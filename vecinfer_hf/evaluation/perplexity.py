@@ -11,6 +11,7 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from itertools import pairwise
 
 import torch
 from transformers import Cache, DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
@@ -19,6 +20,7 @@ from ..cache import VecInferCache
 from ..cache_name import cache_argument
 from ..codebook import Codebook
 from ..online_codebook import ONLINE
+from ..sinks import CANDIDATES
 from .attention import attention_set_to
 from .memory import cache_nbytes
 
@@ -44,7 +46,8 @@ class PerplexityResult:
         prompt_length: first tokens of each window, given in one call and not counted.
         batch_size: windows per call.
         residual_length: recent tokens the cache keeps exact.
-        sink_length: first tokens the cache keeps exact.
+        sink_length: early tokens the cache keeps exact.
+        sink_choice: which ones, see `VecInferConfig.sink_choice`.
         bits_per_element: bits stored per key or value element of a coded token.
         elements_per_token: key and value elements of one token over all layers with codes.
         bytes_per_token: bytes of its codes.
@@ -69,6 +72,7 @@ class PerplexityResult:
     batch_size: int
     residual_length: int
     sink_length: int
+    sink_choice: str
     bits_per_element: float
     elements_per_token: int
     bytes_per_token: float
@@ -178,7 +182,8 @@ def evaluate_perplexity(
 
     The text is fed in chunks of at most 16 tokens, each call on the cache the calls before it left, so that every
     token reads codes for everything older than the exact window: what happens to a generated token. (A chunk shortens
-    the window by up to `chunk_length - 1` tokens for its first tokens: the figure is on the careful side.)
+    the window by up to `chunk_length - 1` tokens for its first tokens: the figure is on the careful side.) The first
+    chunk is as long as the choice of sinks asks for, as long as all of it is in the exact window.
 
     Args:
         model: a causal language model; its attention implementation is the stock side's, and is left as it was.
@@ -217,8 +222,13 @@ def evaluate_perplexity(
         if prompt_length:
             for side, cache in zip((stock, vecinfer), caches, strict=True):
                 side.read(ids[:, :prompt_length], cache)
-        for start in range(prompt_length, ids.shape[1] - 1, chunk_length):
-            piece = ids[:, start : min(start + chunk_length, ids.shape[1] - 1)]
+        layer = next(iter(caches[1].quantized_layers), None)
+        first = chunk_length
+        if layer is not None and not prompt_length:
+            first = max(first, min(layer.sink_length + CANDIDATES, layer.residual_length))
+        starts = [prompt_length, *range(prompt_length + first, ids.shape[1] - 1, chunk_length), ids.shape[1] - 1]
+        for start, end in pairwise(starts):
+            piece = ids[:, start:end]
             targets = ids[:, start + 1 : start + 1 + piece.shape[1]]
             sums.add(stock.logits(piece, caches[0]), vecinfer.logits(piece, caches[1]), targets)
             if progress is not None:
@@ -242,6 +252,7 @@ def evaluate_perplexity(
         batch_size=min(batch_size, windows.shape[0]),
         residual_length=layer.residual_length,
         sink_length=layer.sink_length,
+        sink_choice=layer.sink_choice,
         bits_per_element=cache.bits_per_element,
         elements_per_token=elements,
         bytes_per_token=elements * cache.bits_per_element / 8,

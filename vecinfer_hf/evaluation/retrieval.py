@@ -17,6 +17,8 @@ from transformers import DynamicCache, PreTrainedModel
 from ..cache_name import cache_argument
 from ..calibration.attention import attention_function, plain_attention
 from ..calibration.refine import model_logits
+from ..calibration.simulate import with_exact_sinks
+from ..sinks import SMALL_VALUES
 from .intervals import paired_difference
 from .needles import NeedleSample
 
@@ -68,6 +70,7 @@ def needle_hits(
     *,
     sink_length: int = 4,
     residual_length: int = 128,
+    sink_choice: str = SMALL_VALUES,
     batch_tokens: int | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> dict[str, list[bool]]:
@@ -83,8 +86,9 @@ def needle_hits(
         model: the model, unchanged afterwards.
         samples: what `needle_samples` returned.
         methods: name -> (layer index -> `LayerSimulator` or `PeerSimulator`); empty layers for the stock cache.
-        sink_length: exact first tokens.
+        sink_length: exact early tokens.
         residual_length: exact recent tokens, the query's own included.
+        sink_choice: see `VecInferConfig.sink_choice`.
         batch_tokens: tokens of a batch of contexts, at most; default 65536 on an accelerator, one context on a CPU.
         progress: called with the number of samples after each batch.
     """
@@ -98,10 +102,11 @@ def needle_hits(
         with attention_function(model, plain_attention):
             model.base_model(input_ids=ids, **cache_argument(cache), use_cache=True)
         for name, layers in methods.items():
-            coded = {
-                index: (layer.key(cache.layers[index].keys), layer.value(cache.layers[index].values))
-                for index, layer in layers.items()
-            }
+            coded = {}
+            for index, layer in layers.items():
+                exact = cache.layers[index].keys, cache.layers[index].values
+                states = layer.key(exact[0]), layer.value(exact[1])
+                coded[index] = with_exact_sinks(exact, states, sink_length, sink_choice)
             for rows, part in _questions(samples, contexts):
                 texts = torch.stack([samples[index].ids[ids.shape[1] :] for index in part]).to(model.device)
                 chosen = torch.tensor(rows, device=model.device)
@@ -173,8 +178,8 @@ def question_attention(
 
     Args:
         layers: layer index -> what quantizes it; all other layers are exact.
-        coded: layer index -> keys and values of the context `[B, Hkv, C, D]` after quantization.
-        sink_length: exact first tokens.
+        coded: layer index -> keys and values of the context `[B, Hkv, C, D]` after quantization, sinks exact.
+        sink_length: first tokens that peers leave out of their groups.
         residual_length: exact recent tokens, the query's own included.
     """
     masks: dict[tuple, torch.Tensor] = {}
@@ -184,7 +189,7 @@ def question_attention(
         if (queries, tokens) not in masks:
             key = torch.arange(tokens, device=device)
             query = torch.arange(tokens - queries, tokens, device=device).unsqueeze(1)
-            near = (key > query - residual_length) | (key < sink_length)
+            near = key > query - residual_length
             causal = key <= query
             masks[queries, tokens] = torch.cat([causal & near, (causal & ~near)[:, :stored]], dim=1)[None, None]
         return masks[queries, tokens]

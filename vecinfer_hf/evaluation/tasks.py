@@ -19,6 +19,7 @@ from ..assets.tasks import Question
 from ..calibration.attention import attention_function, plain_attention, run_body
 from ..calibration.refine import model_logits
 from ..calibration.simulate import simulated_attention
+from ..sinks import SMALL_VALUES
 from .intervals import paired_difference
 
 
@@ -46,6 +47,7 @@ def score_answers(
     *,
     sink_length: int = 4,
     residual_length: int = 128,
+    sink_choice: str = SMALL_VALUES,
     progress: Callable[[int], None] | None = None,
 ) -> list[AnswerScore]:
     """Score answers, given their contexts; every token reads codes for all but its sinks and exact window.
@@ -57,14 +59,15 @@ def score_answers(
         tokenizer: its tokenizer.
         pairs: context and answer; tokens are those of both together.
         layers: layer index -> `LayerSimulator`; None for the stock cache.
-        sink_length: exact first tokens.
+        sink_length: exact early tokens.
         residual_length: exact recent tokens.
+        sink_choice: see `VecInferConfig.sink_choice`.
         progress: called with the number of answers after each batch.
     """
     texts = [_tokens(tokenizer, context, answer) for context, answer in pairs]
     attention = plain_attention
     if layers is not None:
-        attention = simulated_attention(layers, sink_length, residual_length)
+        attention = simulated_attention(layers, sink_length, residual_length, sink_choice=sink_choice)
     order = sorted(range(len(texts)), key=lambda index: len(texts[index][0]))
     scores: dict[int, AnswerScore] = {}
     while order:
