@@ -36,6 +36,7 @@ from ..commands.loading import load_model
 from ..formats import parse_format
 from ..model_identity import full_attention_layers
 from ..ops.types import LayerCodebook
+from ..sinks import FIRST, SMALL_VALUES
 from .needles import NeedleSample, needle_samples
 from .perplexity import text_windows
 from .retrieval import needle_hits
@@ -54,6 +55,7 @@ class Row:
         allocated: bits go to layers, keys and values where they matter; else all have the same.
         recall: share of the text that asks for facts in it.
         steps: of refinement.
+        sink_choice: see `VecInferConfig.sink_choice`.
     """
 
     name: str
@@ -63,12 +65,14 @@ class Row:
     allocated: bool = False
     recall: float = 0.0
     steps: int = 0
+    sink_choice: str = FIRST
 
 
 RECALL, STEPS = 0.5, 60
 ROWS = (
     Row("paper"),
     Row("paper + weighted k-means", weighted=True),
+    Row("paper + chosen sinks", sink_choice=SMALL_VALUES),
     Row("paper + centred keys", key="centred"),
     Row("paper + query-aware scale", key="query"),
     Row("paper + loss matrices for keys", key="loss"),
@@ -80,8 +84,10 @@ ROWS = (
     Row("loss matrices, weighted", "loss", "loss", True),
     Row("loss matrices, weighted, recall", "loss", "loss", True, recall=RECALL),
     Row("loss matrices, weighted, allocation", "loss", "loss", True, True),
-    Row("all but recall", "loss", "loss", True, True, steps=STEPS),
-    Row("all", "loss", "loss", True, True, RECALL, STEPS),
+    Row("all but recall and chosen sinks", "loss", "loss", True, True, steps=STEPS),
+    Row("all but recall", "loss", "loss", True, True, steps=STEPS, sink_choice=SMALL_VALUES),
+    Row("all but chosen sinks", "loss", "loss", True, True, RECALL, STEPS),
+    Row("all", "loss", "loss", True, True, RECALL, STEPS, SMALL_VALUES),
 )
 
 
@@ -146,14 +152,14 @@ def ablation(
         gradient_tokens: tokens that gradients are recorded on, once for all rows with the same share of recall.
         num_samples: see `record_gradients`.
         sequence_length: tokens per window.
-        sink_length: exact first tokens.
+        sink_length: exact early tokens.
         residual_length: exact recent tokens.
         seed: of the text's facts, the samples, k-means and refinement.
         progress: called with each row's result.
 
     Returns:
         One dict per row: its options, seed, seconds (with the recording of gradients where a row is the first with its
-        share of recall), for each text ratio and kl, for each set of needles hits and the stock cache's.
+        share of recall and choice of sinks), for each text ratio and kl, for each set of needles hits and the stock cache's.
     """
     windows, _ = calibration_windows(tokenizer, texts, sequence_length, num_tokens)
     indices = full_attention_layers(model.config)
@@ -164,30 +170,33 @@ def ablation(
         for name, samples in measures.needles.items()
     }
     texts_of: dict[float, TextMixture] = {}
-    states_of: dict[float, dict[int, GradientStates]] = {}
+    states_of: dict[tuple[float, str], dict[int, GradientStates]] = {}
     results = []
     for row in rows:
         started = time.monotonic()
+        exact = {**lengths, "sink_choice": row.sink_choice}
         if row.recall not in texts_of:
-            text = texts_of[row.recall] = text_mixture(windows, tokenizer, row.recall, seed)
-            states_of[row.recall] = record_gradients(
+            texts_of[row.recall] = text_mixture(windows, tokenizer, row.recall, seed)
+        text, seen = texts_of[row.recall], (row.recall, row.sink_choice)
+        if seen not in states_of:
+            states_of[seen] = record_gradients(
                 model,
                 text.some_windows(max(1, gradient_tokens // windows.shape[1])),
                 indices,
                 num_samples=num_samples,
                 max_position=sequence_length,
                 seed=seed,
-                **lengths,
+                **exact,
             )
-        layers = _calibrated(model, row, states_of[row.recall], texts_of[row.recall], bits, lengths, seed)
+        layers = _calibrated(model, row, states_of[seen], text, bits, exact, seed)
         seconds = time.monotonic() - started
         simulators = {index: LayerSimulator(layer.to(model.device)) for index, layer in layers.items()}
         result = {**asdict(row), "bits": bits, "seed": seed, "seconds": round(seconds, 1)}
         for name, part in measures.windows.items():
-            loss = simulated_loss(model, simulators, part, stock=stock[name], **lengths)
+            loss = simulated_loss(model, simulators, part, stock=stock[name], **exact)
             result[name] = {"windows": len(part), "ratio": loss.perplexity_ratio, "kl": loss.kl}
         for name, samples in measures.needles.items():
-            hits = needle_hits(model, samples, {"own": simulators}, **lengths)["own"]
+            hits = needle_hits(model, samples, {"own": simulators}, **exact)["own"]
             result[name] = {"samples": len(hits), "hits": sum(hits), "stock_hits": stock_hits[name]}
         results.append(result)
         if progress is not None:
@@ -201,7 +210,7 @@ def _calibrated(
     states: Mapping[int, GradientStates],
     text: TextMixture,
     bits: float,
-    lengths: Mapping[str, int],
+    exact: Mapping[str, int | str],
     seed: int,
 ) -> dict[int, LayerCodebook]:
     fitted = {}
@@ -221,7 +230,7 @@ def _calibrated(
     if row.steps:
         batch = 1 if model.device.type == "cpu" else REFINE_BATCH
         last = text.windows.shape[1]
-        layers = refine(model, layers, text.drawing(batch, seed), row.steps, max_position=last, seed=seed, **lengths)
+        layers = refine(model, layers, text.drawing(batch, seed), row.steps, max_position=last, seed=seed, **exact)
     return layers
 
 
