@@ -86,7 +86,7 @@ def vecinfer_plan(
         config: the model's config.
         formats: key and value format of each quantized layer.
         residual_length: exact recent tokens.
-        sink_length: exact first tokens.
+        sink_length: exact early tokens.
         dtype: dtype of the exact tokens.
 
     Raises:

@@ -42,7 +42,7 @@ def plan(
         str, typer.Option(help="Kept free for activations, the CUDA context and fragmentation.")
     ] = "3GB",
     residual_length: Annotated[int, typer.Option(min=0, help="Exact recent tokens.")] = 128,
-    sink_length: Annotated[int, typer.Option(min=0, help="Exact first tokens.")] = 4,
+    sink_length: Annotated[int, typer.Option(min=0, help="Exact early tokens.")] = 4,
     as_json: AsJson = False,
 ) -> None:
     """Print what fits into a GPU: weights in bfloat16, stock cache against VecInfer at 4, 2 and 1 bits.
