@@ -121,6 +121,19 @@ def test_full_transforms_of_other_head_sizes(kernel, path, head_dim):
     check(cache, kernel)
 
 
+@pytest.mark.parametrize("head_dim", [64, 80, 128, 256])
+@pytest.mark.parametrize("load", [0.5, 0.9, 1.2, 4.5])  # tiles of 4 rows per multiprocessor
+def test_full_transforms_of_few_and_many_rows(kernel, path, head_dim, load):
+    """Beyond one tile per multiprocessor blocks take 2 or 4. A pair of batch row and head has 9 queries: 3 tiles."""
+    batch = int(load * torch.cuda.get_device_properties(0).multi_processor_count / 6) | 1
+    lengths = torch.randint(0, 400, (batch,)).tolist()
+    cache = Cache(
+        lengths, head_dim=head_dim, group=3, query_tokens=3, residual_length=32, transform="full",
+        value_transform="full", means=True, attention_sinks=head_dim == 128,
+    )  # fmt: skip
+    check(cache, kernel)
+
+
 @pytest.mark.parametrize("num_splits", [1, 2, 5, 33, 132])
 def test_number_of_splits(kernel, path, num_splits):
     cache = Cache([4001, 0, 77, 1234])

@@ -8,6 +8,7 @@
 #include <type_traits>
 
 #include "hadamard.cuh"
+#include "row_product.cuh"
 #include "softmax_state.cuh"
 #include "split_matrix.cuh"
 #include "work_plan.cuh"
@@ -100,50 +101,76 @@ __device__ __forceinline__ void hadamard_across_lanes(float (&x)[kLaneDims], int
   }
 }
 
-// Slices of a block that transforms its rows by a full matrix, so that it has kMatrixWarps warps.
-constexpr int kMatrixSlices = kMatrixWarps / kRowTile;
+// How a block multiplies its rows by a full output transform: one tile of rows, as soon as can be,
+// or several, for which it fetches the matrix once. kNone: there is no or a diagonal transform.
+enum class Product { kNone, kOneTile, kSeveralTiles };
+
+// Slices of a block that transforms `tiles` tiles of rows by a full matrix, so that it has
+// kMatrixWarps warps.
+__host__ __device__ constexpr int matrix_slices(int tiles) {
+  return kMatrixWarps / kRowTile / tiles;
+}
 
 // Shared memory of a block: what each of its warps gathered. With a full transform: rows in front
-// of it, its matrix, and its own place, where what was gathered lies before.
+// of it, the matrix of a single tile, and the product's place, where what was gathered lies before.
 __host__ __device__ constexpr int gathered_floats(int lane_dims) {
   return 32 * (2 * lane_dims + 3);
 }
-template <int kLaneDims, bool kFull>
-constexpr int combine_floats(int slices) {
-  const int gathered = slices * kRowTile * gathered_floats(kLaneDims);
-  if (!kFull) return gathered;
+template <int kLaneDims, Product kProduct>
+constexpr int combine_floats(int warps) {
+  const int gathered = warps * gathered_floats(kLaneDims);
+  if (kProduct == Product::kNone) return gathered;
+  if (kProduct == Product::kSeveralTiles) {
+    return RowProduct<kLaneDims, kMatrixWarps>::kRows * product_row_floats(kLaneDims) + gathered;
+  }
   using Matrix = SplitMatrix<kLaneDims>;
   return kRowTile * 32 * kLaneDims + Matrix::kStagedFloats +
          (gathered > Matrix::kPartialFloats ? gathered : Matrix::kPartialFloats);
 }
 
-// In the place of a full transform where there is none.
+// In the place of a matrix where there is none.
 struct NoMatrix {
   static constexpr int kStagedFloats = 0;
   __device__ NoMatrix(const float*, int, int, float*) {}
 };
 
 // Grid (tiles of 4 rows, Hkv, B), block (32, 4, slices): a warp per row and slice; slices share the
-// row's records. kLaneDims: D / 32, rounded up. kFull: the output transform is a full matrix, and
-// there are kMatrixSlices.
-template <int kLaneDims, bool kFull>
-__global__ void combine_kernel(const __grid_constant__ DecodeParams p) {
+// row's records. With several tiles: grid (groups of tiles of all batch rows, Hkv), block (32, 4
+// tiles, slices). kLaneDims: D / 32, rounded up.
+template <int kLaneDims, Product kProduct>
+__device__ __forceinline__ void combine_rows(const DecodeParams& p) {
   extern __shared__ float shared[];
-  using Matrix = std::conditional_t<kFull, SplitMatrix<kLaneDims>, NoMatrix>;
-  constexpr int kRowFloats = 32 * kLaneDims;
-  const int lane = threadIdx.x, warp = threadIdx.z * kRowTile + threadIdx.y;
-  const int slice = threadIdx.z, slices = blockDim.z;
-  const int row = blockIdx.x * kRowTile + threadIdx.y, head = blockIdx.y, b = blockIdx.z;
+  constexpr bool kFull = kProduct != Product::kNone, kSeveral = kProduct == Product::kSeveralTiles;
+  using Matrix =
+      std::conditional_t<kProduct == Product::kOneTile, SplitMatrix<kLaneDims>, NoMatrix>;
+  using Several = RowProduct<kLaneDims, kMatrixWarps>;
+  constexpr int kRowFloats = kSeveral ? product_row_floats(kLaneDims) : 32 * kLaneDims;
+  constexpr int kRowsInShared = kSeveral ? Several::kRows : kFull ? kRowTile : 0;
+  const int block_rows = kSeveral ? blockDim.y : kRowTile;
+  const int lane = threadIdx.x, warp = threadIdx.z * block_rows + threadIdx.y;
+  const int slice = threadIdx.z, slices = blockDim.z, head = blockIdx.y;
+  int row = blockIdx.x * kRowTile + threadIdx.y, b = blockIdx.z;
+  if constexpr (kSeveral) {
+    const int row_tiles = ceil_div(p.rows, kRowTile);
+    const int tile = (blockIdx.x * blockDim.y + threadIdx.y) / kRowTile;
+    b = tile / row_tiles;
+    row = (tile - b * row_tiles) * kRowTile + threadIdx.y % kRowTile;
+    if (b >= p.batch) b = p.batch - 1, row = p.rows;  // behind the last tile
+  }
   const bool finishes = slice == 0 && row < p.rows;
   const int dims = p.head_dim;
   const int row_group = row / p.rows_per_group, local_row = row - row_group * p.rows_per_group;
   float* const rows = shared + Matrix::kStagedFloats;
-  float* const gathered_place = rows + (kFull ? kRowTile * kRowFloats : 0);
+  float* const gathered_place = rows + kRowsInShared * kRowFloats;
   float* const own = gathered_place + warp * gathered_floats(kLaneDims);
   const Transform& transform = p.value.transform;
   // Asked for before the main kernel has ended.
   const Matrix matrix(transform.weight + static_cast<int64_t>(head) * dims * dims, dims, warp,
                       shared);
+  Several product;
+  if constexpr (kSeveral) {
+    product.start(transform.weight + static_cast<int64_t>(head) * dims * dims, dims, warp);
+  }
 
   HeadPlan plan(p);
   plan.finish(p);
@@ -207,7 +234,7 @@ __global__ void combine_kernel(const __grid_constant__ DecodeParams p) {
     const int others = slice == 0 ? slices : 0;
 #pragma unroll 1
     for (int s = 1; s < others; ++s) {
-      const float* theirs = own + s * kRowTile * gathered_floats(kLaneDims) + lane;
+      const float* theirs = own + s * block_rows * gathered_floats(kLaneDims) + lane;
       gathered.raise(theirs[0]);
 #pragma unroll
       for (int part = 0; part < 2; ++part) {
@@ -233,7 +260,27 @@ __global__ void combine_kernel(const __grid_constant__ DecodeParams p) {
 #pragma unroll
   for (int i = 0; i < kLaneDims; ++i) out[i] = gathered.sum[0][i] * inverse;
 
-  if constexpr (kFull) {
+  if constexpr (kSeveral) {
+    float* const results = gathered_place;
+    if (slice == 0) {
+#pragma unroll
+      for (int i = 0; i < kLaneDims; ++i) rows[warp * kRowFloats + lane + 32 * i] = out[i];
+    }
+    __syncthreads();
+    const int last_row = block_rows - 1;  // the rest of the product is not needed
+    product.run(
+        [&](int i, int k) {
+          return *reinterpret_cast<const float4*>(rows + min(i, last_row) * kRowFloats + k);
+        },
+        [&](int i, int column, float y0, float y1) {
+          if (i > last_row) return;
+          *reinterpret_cast<float2*>(results + i * kRowFloats + column) = make_float2(y0, y1);
+        });
+    __syncthreads();
+    if (!finishes) return;
+#pragma unroll
+    for (int i = 0; i < kLaneDims; ++i) out[i] = results[warp * kRowFloats + lane + 32 * i];
+  } else if constexpr (kFull) {
     float* const partial = gathered_place;
     if (slice == 0) {
 #pragma unroll
@@ -273,6 +320,18 @@ __global__ void combine_kernel(const __grid_constant__ DecodeParams p) {
     }
   }
   if (lane == 0) p.lse[out_row] = (gathered.maximum + log2f(total_weight)) / kLog2E;
+}
+
+template <int kLaneDims, bool kFull>
+__global__ void combine_kernel(const __grid_constant__ DecodeParams p) {
+  combine_rows<kLaneDims, kFull ? Product::kOneTile : Product::kNone>(p);
+}
+
+// Blocks of several tiles, for full matrices and many rows.
+template <int kLaneDims>
+__global__ void __launch_bounds__(32 * kMatrixWarps, 1)
+    combine_many_kernel(const __grid_constant__ DecodeParams p) {
+  combine_rows<kLaneDims, Product::kSeveralTiles>(p);
 }
 
 }  // namespace vecinfer

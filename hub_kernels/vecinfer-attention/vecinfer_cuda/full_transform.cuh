@@ -63,13 +63,6 @@ class FullTransform {
   }
 
  private:
-  // x0 and x1 as two bf16 each.
-  static __device__ __forceinline__ void split(float x0, float x1, uint32_t& high, uint32_t& low) {
-    high = HalfPair<true>::pack(x0, x1);
-    const float2 rounded = HalfPair<true>::unpack(high);
-    low = HalfPair<true>::pack(x0 - rounded.x, x1 - rounded.y);
-  }
-
   // 8 * blocks columns to shared memory as B operands: [8 columns][step][lane] of 4 rows 16 step +
   // 4 quad.., their high and their low parts.
   __device__ __forceinline__ void load_part(int first, int blocks) {
@@ -84,8 +77,8 @@ class FullTransform {
 #pragma unroll
       for (int i = 0; i < 4; ++i) x[i] = __ldg(source + i * head_dim_);
       uint4 parts;
-      split(x[0], x[1], parts.x, parts.z);
-      split(x[2], x[3], parts.y, parts.w);
+      split_bf16(x[0], x[1], parts.x, parts.z);
+      split_bf16(x[2], x[3], parts.y, parts.w);
       shared_[word] = parts;
     }
   }
@@ -117,8 +110,8 @@ class FullTransform {
       for (int half = 0; half < 2; ++half) {
         const float2 x = unpack_pair(stored[i][half].x, bf16);
         const float2 y = unpack_pair(stored[i][half].y, bf16);
-        split(x.x - mean[i].x, x.y - mean[i].y, high[half], low[half]);
-        split(y.x - mean[i].z, y.y - mean[i].w, high[2 + half], low[2 + half]);
+        split_bf16(x.x - mean[i].x, x.y - mean[i].y, high[half], low[half]);
+        split_bf16(y.x - mean[i].z, y.y - mean[i].w, high[2 + half], low[2 + half]);
       }
 #pragma unroll
       for (int block = 0; block < kColumns / 8; ++block) {

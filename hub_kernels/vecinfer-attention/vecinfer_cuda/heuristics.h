@@ -41,4 +41,17 @@ inline int combine_slices(int splits, int batch, int blocks, int multiprocessors
   return splits / batch > 3 && blocks <= 2 * multiprocessors ? 4 : 1;
 }
 
+// Tiles of rows of a block that multiplies them by a full matrix, which it fetches once: 1, 2 or 4,
+// as few as leave the blocks within one wave. One tile has kernels of its own, which are sooner
+// done with it.
+inline int matrix_tiles(int tiles, int multiprocessors) {
+  return tiles <= multiprocessors ? 1 : tiles <= 2 * multiprocessors ? 2 : 4;
+}
+
+// Blocks per head of the query kernel for many rows: one wave, whose blocks take as many chunks of
+// rows as they must.
+inline int query_blocks(int chunks, int kv_heads, int multiprocessors) {
+  return std::clamp(multiprocessors / kv_heads, 1, chunks);
+}
+
 }  // namespace vecinfer

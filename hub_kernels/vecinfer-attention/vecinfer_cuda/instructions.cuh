@@ -115,6 +115,13 @@ struct HalfPair {
   }
 };
 
+// x0 and x1 as two bf16 each, whose sum has 16 bits of mantissa.
+__device__ __forceinline__ void split_bf16(float x0, float x1, uint32_t& high, uint32_t& low) {
+  high = HalfPair<true>::pack(x0, x1);
+  const float2 rounded = HalfPair<true>::unpack(high);
+  low = HalfPair<true>::pack(x0 - rounded.x, x1 - rounded.y);
+}
+
 __device__ __forceinline__ uint32_t shared_address(const void* pointer) {
   return static_cast<uint32_t>(__cvta_generic_to_shared(pointer));
 }
@@ -123,6 +130,12 @@ __device__ __forceinline__ uint32_t shared_address(const void* pointer) {
 __device__ __forceinline__ int load_early(const int* global) {
   int x;
   asm volatile("ld.global.s32 %0, [%1];" : "=r"(x) : "l"(global));
+  return x;
+}
+
+__device__ __forceinline__ float load_early(const float* global) {
+  float x;
+  asm volatile("ld.global.f32 %0, [%1];" : "=f"(x) : "l"(global));
   return x;
 }
 

@@ -6,6 +6,7 @@
 
 #include "decode_attention_params.h"
 #include "instructions.cuh"
+#include "row_product.cuh"
 #include "split_matrix.cuh"
 #include "transform.cuh"
 
@@ -63,7 +64,7 @@ __global__ void __launch_bounds__(kQueryThreads)
   }
 }
 
-// Full transforms: grid (tiles of 4 padded rows of all batch rows, Hkv). Shared memory:
+// Full transforms of few rows: grid (tiles of 4 padded rows of all batch rows, Hkv). Shared memory:
 // query_matrix_floats.
 template <int kLaneDims>
 constexpr int query_matrix_floats() {
@@ -113,6 +114,61 @@ __global__ void __launch_bounds__(32 * kMatrixWarps)
   for (int i = threadIdx.x; i < kRowTile * dims; i += 32 * kMatrixWarps) {
     const int local_row = i / dims;
     p.query_float[padded_row * dims + i] = Matrix::total(partial, local_row, i - local_row * dims);
+  }
+}
+
+// Full transforms of many rows: grid (blocks, Hkv); chunks are 16 of the head's padded rows of all
+// batch rows, and a block fetches the matrix once for all of its chunks if registers hold it.
+template <int kLaneDims>
+__global__ void __launch_bounds__(32 * kMatrixWarps, 1)
+    query_rows_kernel(const __grid_constant__ DecodeParams p, int chunks) {
+  using Matrix = RowProduct<kLaneDims, kMatrixWarps>;
+  constexpr int kRowFloats = product_row_floats(kLaneDims);
+  static_assert(Matrix::kRows == kMatrixWarps);  // a warp reads a row
+  __shared__ __align__(16) float rows[Matrix::kRows * kRowFloats];
+  __shared__ int64_t places[Matrix::kRows];  // of the rows in query_float; -1: none
+  launch_dependents();
+  const int lane = threadIdx.x & 31, warp = threadIdx.x / 32, head = blockIdx.y;
+  const int dims = p.head_dim, padded_rows = p.padded_rows();
+  const Transform& transform = p.key.transform;
+  Matrix product;
+  product.start(transform.weight + static_cast<int64_t>(head) * dims * dims, dims, warp);
+
+#pragma unroll 1
+  for (int chunk = blockIdx.x; chunk < chunks; chunk += gridDim.x) {
+    const int index = chunk * Matrix::kRows + warp, b = index / padded_rows;
+    const int row = index - b * padded_rows;
+    const int64_t place = static_cast<int64_t>(b * p.kv_heads + head) * padded_rows + row;
+    const bool inside = b < p.batch && row < p.rows;
+    const uint16_t* source = p.query_row(min(b, p.batch - 1), head, row);
+    float mean_score = 0.f;
+#pragma unroll
+    for (int i = 0; i < kLaneDims; ++i) {
+      const int dim = lane + 32 * i;
+      if (dim >= dims) break;
+      const float x = inside ? state_to_float(source[dim], p.bf16) : 0.f;
+      if (transform.mean != nullptr) {
+        mean_score = fmaf(x, __ldg(transform.mean + head * dims + dim), mean_score);
+      }
+      rows[warp * kRowFloats + dim] = x;
+    }
+#pragma unroll
+    for (int distance = 1; distance < 32; distance *= 2) {
+      mean_score += __shfl_xor_sync(kFullWarp, mean_score, distance);
+    }
+    if (lane == 0) {
+      places[warp] = b < p.batch ? place : -1;
+      if (b < p.batch) p.row_offset[place] = mean_score * p.softmax_scale * kLog2E;
+    }
+    __syncthreads();
+    product.run(
+        [&](int i, int k) { return *reinterpret_cast<const float4*>(rows + i * kRowFloats + k); },
+        [&](int i, int column, float y0, float y1) {
+          if (places[i] < 0) return;
+          float* target = p.query_float + places[i] * dims + column;
+          *reinterpret_cast<float2*>(target) = make_float2(y0, y1);
+        });
+    __syncthreads();
   }
 }
 

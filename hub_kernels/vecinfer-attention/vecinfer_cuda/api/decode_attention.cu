@@ -96,11 +96,21 @@ class Workspace {
 
 // Transforms the queries in front of the main kernel by a full matrix.
 template <int kLaneDims>
-void launch_query_matrix(DecodeParams& p, cudaStream_t stream) {
-  void* arguments[] = {&p};
-  launch(reinterpret_cast<const void*>(&query_matrix_kernel<kLaneDims>),
-         dim3(p.padded_rows() / kRowTile * p.batch, p.kv_heads), 32 * kMatrixWarps,
-         query_matrix_floats<kLaneDims>() * 4, false, arguments, stream);
+void launch_query_matrix(DecodeParams& p, const Device& device, cudaStream_t stream) {
+  const int tiles = p.padded_rows() / kRowTile * p.batch;  // of a head
+  if (matrix_tiles(tiles * p.kv_heads, device.multiprocessors) == 1) {
+    void* arguments[] = {&p};
+    launch(reinterpret_cast<const void*>(&query_matrix_kernel<kLaneDims>),
+           dim3(tiles, p.kv_heads), 32 * kMatrixWarps, query_matrix_floats<kLaneDims>() * 4, false,
+           arguments, stream);
+    return;
+  }
+  constexpr int kChunkTiles = RowProduct<kLaneDims, kMatrixWarps>::kRows / kRowTile;
+  int chunks = (tiles + kChunkTiles - 1) / kChunkTiles;
+  void* arguments[] = {&p, &chunks};
+  launch(reinterpret_cast<const void*>(&query_rows_kernel<kLaneDims>),
+         dim3(query_blocks(chunks, p.kv_heads, device.multiprocessors), p.kv_heads),
+         32 * kMatrixWarps, 0, false, arguments, stream);
 }
 
 // The same for a diagonal transform.
@@ -116,13 +126,27 @@ void launch_query_diagonal(DecodeParams& p, const Device& device, cudaStream_t s
 template <int kLaneDims, bool kFull>
 void launch_combine(DecodeParams& p, const Device& device, cudaStream_t stream) {
   const int row_tiles = (p.rows + kRowTile - 1) / kRowTile;
-  const int slices = kFull ? kMatrixSlices
-                           : combine_slices(p.splits, p.batch, p.batch * p.kv_heads * row_tiles,
-                                            device.multiprocessors);
+  const int tiles = row_tiles * p.batch;  // of a head
   void* arguments[] = {&p};
+  if constexpr (kFull) {
+    const int block_tiles = matrix_tiles(tiles * p.kv_heads, device.multiprocessors);
+    if (block_tiles > 1) {
+      launch(reinterpret_cast<const void*>(&combine_many_kernel<kLaneDims>),
+             dim3((tiles + block_tiles - 1) / block_tiles, p.kv_heads),
+             dim3(32, kRowTile * block_tiles, matrix_slices(block_tiles)),
+             combine_floats<kLaneDims, Product::kSeveralTiles>(kMatrixWarps) * 4,
+             device.major >= 9, arguments, stream);
+      return;
+    }
+  }
+  constexpr Product kProduct = kFull ? Product::kOneTile : Product::kNone;
+  const int slices = kFull ? matrix_slices(1)
+                           : combine_slices(p.splits, p.batch, tiles * p.kv_heads,
+                                            device.multiprocessors);
   launch(reinterpret_cast<const void*>(&combine_kernel<kLaneDims, kFull>),
          dim3(row_tiles, p.kv_heads, p.batch), dim3(32, kRowTile, slices),
-         combine_floats<kLaneDims, kFull>(slices) * 4, device.major >= 9, arguments, stream);
+         combine_floats<kLaneDims, kProduct>(kRowTile * slices) * 4, device.major >= 9, arguments,
+         stream);
 }
 
 void check_codebook_scores(double softmax_scale, double softcap) {
@@ -250,7 +274,7 @@ std::tuple<Tensor, Tensor> decode_attention(
   const cudaStream_t stream = current_stream(query);
   LANE_DIMS_SWITCH(p.head_dim, kLaneDims, [&] {
     if (p.key.transform.kind == TransformKind::kFull) {
-      launch_query_matrix<kLaneDims>(p, stream);
+      launch_query_matrix<kLaneDims>(p, device, stream);
     } else if (transforms_first) {
       launch_query_diagonal(p, device, stream);
     }
