@@ -25,10 +25,13 @@ def check(
     starts=None,
     scale=1.0,
     outlier=20.0,
+    aligned=False,
 ):
     """Quantize rows of different starts and counts and compare everything with the oracle."""
     keys, values = (cases.random_states(batch, heads, tokens, head_dim, dtype) * scale for _ in range(2))
     keys[0, 0, 0] *= outlier
+    if aligned:  # every row on 16 bytes
+        keys, values = keys.contiguous(), values.contiguous()
     starts = [0, 45] if starts is None else starts
     counts, first = [tokens, tokens - 30], [0, 30]
     tiles = -(-(max(starts) + tokens) // 32) + 1
@@ -81,11 +84,36 @@ def test_lengths(kernel, tokens, starts):
     check(kernel, cases.random_codebook(2, 128, "d4b8", "d8b10"), tokens=tokens, starts=list(starts))
 
 
+@pytest.mark.parametrize("aligned", [False, True])
+@pytest.mark.parametrize("transform", ["diagonal", "full"])
+@pytest.mark.parametrize(
+    ("fmt", "head_dim"), [*((fmt, 128) for fmt in FORMATS), ("d4b8", 64), ("d8b8", 80), ("d4b8", 256)]
+)
+def test_large(kernel, fmt, head_dim, transform, aligned):
+    """Enough tiles for blocks of the most warps on all multiprocessors."""
+    value_transform = "full" if transform == "full" else None
+    codebook = cases.random_codebook(16, head_dim, fmt, fmt, transform, value_transform, means=True)
+    dtype = torch.bfloat16 if aligned else torch.float16
+    check(kernel, codebook, heads=16, head_dim=head_dim, tokens=2200, dtype=dtype, aligned=aligned)
+
+
+@pytest.mark.parametrize("fmt", ["d4b8x2", "d8b10"])
+def test_large_and_far(kernel, fmt):
+    check(kernel, cases.random_codebook(16, 64, fmt, fmt), heads=16, head_dim=64, tokens=2200, scale=15.0, outlier=1.0)
+
+
+@pytest.mark.parametrize("head_dim", [64, 80, 96, 128, 256])
+@pytest.mark.parametrize("starts", [(0, 0), (1, 31)])
+def test_aligned_states(kernel, head_dim, starts):
+    codebook = cases.random_codebook(2, head_dim, "d4b8", "d8b8", means=True)
+    check(kernel, codebook, head_dim=head_dim, starts=list(starts), aligned=True)
+
+
 @pytest.mark.parametrize("transform", ["diagonal", "full"])
 @pytest.mark.parametrize("value", ["d4b8", "d4b8x2", "d8b12"])
 def test_many_tokens_at_once_or_in_pieces(kernel, transform, value):
-    """Blocks have one warp where tokens are few and eight where there are thousands; codes do not depend on that."""
-    heads, tokens, piece = 4, 5000, 100
+    """Blocks have a warp where tokens are few and sixteen where there are thousands; codes do not depend on that."""
+    heads, tokens, piece = 4, 20000, 400
     value_transform = "full" if transform == "full" else None
     codebook = cases.random_codebook(heads, 128, "d4b8", value, transform, value_transform, means=True)
     states = cases.random_states(1, heads, tokens, 128, torch.bfloat16)

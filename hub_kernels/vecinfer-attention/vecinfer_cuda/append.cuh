@@ -38,11 +38,9 @@ __device__ __forceinline__ void quantize_leaving(const AppendParams& p, const Si
     for (int base = warp * kWarpPass; base < size; base += kPass) {
       if (level > 0 || base >= kPass) fragments.load(table + base * kDim);
       for (int first = 0; first < rows; first += 32) {
-        int key[1];
-        find_nearest<kDim, kAppendTiles>(fixed + first * kDim, fragments,
-                                         RowFragment<kDim>::constants(), base, key);
+        const int key = find_nearest<kDim, kAppendTiles>(fixed + first * kDim, fragments, base);
         const int row = first + nearest_row();
-        if (row < rows) atomicMax(&keys[row], key[0]);
+        if (row < rows) atomicMax(&keys[row], key);
       }
     }
     __syncthreads();

@@ -1,9 +1,9 @@
 // SPDX-FileCopyrightText: 2026 The vecinfer_hf authors
 // SPDX-License-Identifier: Apache-2.0
-// (x - mean) @ weight for many tokens of one head on bf16 tensor cores. Both operands are split
-// into a high and a low bf16, 16 bits of mantissa together, and three of the four products are
-// summed in fp32: the error of a sum is at most 2^-16 of the sum of its terms' sizes. The weight
-// passes through shared memory in parts of some columns.
+// (x - mean) @ weight for many tokens of one head on bf16 tensor cores, as x @ weight - mean @
+// weight. The weight is split into a high and a low bf16, 16 bits of mantissa together; a bf16 x is
+// taken as it is, an fp16 one is split as well. Sums are in fp32, and the mean is multiplied with
+// the same split weight: the error is at most 2^-16 of the sum of the terms' sizes.
 #pragma once
 
 #include "instructions.cuh"
@@ -12,131 +12,165 @@
 namespace vecinfer {
 
 class FullTransform {
-  static constexpr int kStep = 16;     // inner dimension of an mma
-  static constexpr int kSteps = 4;     // of a token's elements in registers at a time
-  static constexpr int kColumns = 64;  // of the largest part
-  static constexpr int kPartBytes = 32768;
+  static constexpr int kStep = 16;   // inner dimension of an mma
+  static constexpr int kBlocks = 8;  // of 8 columns, summed at a time
 
  public:
-  static constexpr int kTokens = 16;  // of a warp at a time
+  static constexpr int kTokens = 16;            // of a warp at a time
+  static constexpr int kColumns = 8 * kBlocks;  // a part is a multiple of these
 
-  // Columns of a part, and the shared memory it takes.
-  static __host__ __device__ int part_columns(int head_dim) {
-    return kPartBytes / (4 * head_dim) < kColumns ? 32 : kColumns;
-  }
-  static __host__ __device__ int part_bytes(int head_dim) {
-    return part_columns(head_dim) * head_dim * 4;
+  // Shared memory of a part of so many columns.
+  static __host__ __device__ int part_bytes(int head_dim, int columns) {
+    return (columns + kColumns - 1) / kColumns * kColumns * head_dim * 4;
   }
 
-  // weight [D, D], mean [D] or null: of one head. shared: part_bytes.
+  // weight [D, D], mean [D] or null: of one head. shared: part_bytes. shift: D floats.
   __device__ __forceinline__ FullTransform(const float* weight, const float* mean, int head_dim,
-                                           uint4* shared)
-      : weight_(weight), mean_(mean), head_dim_(head_dim), shared_(shared) {}
+                                           int columns, uint4* shared, float* shift)
+      : weight_(weight),
+        mean_(mean),
+        head_dim_(head_dim),
+        columns_(columns),
+        shared_(shared),
+        shift_(shift) {}
 
-  // emit(token, column, y[column], y[column + 1]) for kTokens tokens of each warp; row(token) is a
-  // token's state, or null where there is none. All threads of the block call it together, whether
-  // their warp has tokens (`active`) or not.
-  template <typename Row, typename Emit>
-  __device__ __forceinline__ void run(bool active, bool aligned, bool bf16, Row row, Emit emit) {
+  // Whether the whole weight stays in shared memory.
+  __device__ __forceinline__ bool stays() const { return columns_ >= head_dim_; }
+
+  // Makes what all tokens share; y comes times `scale`. By the whole block, with a barrier to
+  // follow.
+  __device__ __forceinline__ void prepare(float scale) {
+#pragma unroll 1
+    for (int first = 0; first < head_dim_; first += columns_) {
+      if (first > 0) __syncthreads();
+      load_part(first);
+      __syncthreads();
+      multiply_mean(first, scale);
+    }
+  }
+
+  // emit(token, column, y[column], y[column + 1]) for a warp's kTokens tokens, rows of `stride`
+  // bytes in shared memory. All threads of the block call it together if the weight does not stay.
+  template <typename Emit>
+  __device__ __forceinline__ void run(bool active, const uint8_t* rows, int stride, bool bf16,
+                                      float scale, Emit emit) {
     const int lane = threadIdx.x & 31, line = lane >> 2, quad = lane & 3;
-    const int columns = part_columns(head_dim_);
+    // Matrices of 8 tokens and 8 elements: tokens 0 and 8 on, then 8 elements on.
+    const uint32_t address = shared_address(rows) + (lane & 15) * stride + (lane >> 4) * 16;
 #pragma unroll 1
-    for (int first = 0; first < head_dim_; first += columns) {
-      const int blocks = (min(first + columns, head_dim_) - first) / 8;
-      __syncthreads();
-      load_part(first, blocks);
-      __syncthreads();
-      if (!active) continue;
-      float sum[kColumns / 8][4] = {};
-#pragma unroll 1
-      for (int step = 0; step < head_dim_ / kStep; step += kSteps) {
-        multiply(row(line), row(line + 8), step, blocks, aligned, bf16, sum);
+    for (int part = 0; part < head_dim_; part += columns_) {
+      if (!stays()) {
+        __syncthreads();
+        load_part(part);
+        __syncthreads();
       }
+      if (!active) continue;
+      const int end = min(part + columns_, head_dim_);
+#pragma unroll 1
+      for (int first = part; first < end; first += kColumns) {
+        float sum[kBlocks][4] = {};
+        multiply(address, (first - part) / 8, bf16, sum);
 #pragma unroll
-      for (int block = 0; block < kColumns / 8; ++block) {
-        if (block == blocks) break;
-        const int column = first + block * 8 + quad * 2;
-        emit(line, column, sum[block][0], sum[block][1]);
-        emit(line + 8, column, sum[block][2], sum[block][3]);
+        for (int block = 0; block < kBlocks; ++block) {
+          const int column = first + block * 8 + quad * 2;
+          if (first + block * 8 >= end) break;
+          const float2 shift = *reinterpret_cast<const float2*>(shift_ + column);
+          emit(line, column, fmaf(sum[block][0], scale, shift.x),
+               fmaf(sum[block][1], scale, shift.y));
+          emit(line + 8, column, fmaf(sum[block][2], scale, shift.x),
+               fmaf(sum[block][3], scale, shift.y));
+        }
       }
     }
   }
 
  private:
-  // 8 * blocks columns to shared memory as B operands: [8 columns][step][lane] of 4 rows 16 step +
-  // 4 quad.., their high and their low parts.
-  __device__ __forceinline__ void load_part(int first, int blocks) {
-    const int steps = head_dim_ / kStep, words = blocks * steps * 32;
+  // Columns from `first` on to shared memory as B operands: [8 columns][step][lane] of rows 16 step
+  // + 2 quad, + 1, + 8, + 9, their high and their low parts. Past the last column there are zeros.
+  __device__ __forceinline__ void load_part(int first) {
+    const int steps = head_dim_ / kStep, words = part_bytes(head_dim_, columns_) / 16;
 #pragma unroll 4
     for (int word = threadIdx.x; word < words; word += blockDim.x) {
       const int lane = word & 31, block = (word >> 5) / steps, step = (word >> 5) - block * steps;
-      const float* source = weight_ +
-                            static_cast<int64_t>(step * kStep + (lane & 3) * 4) * head_dim_ +
-                            first + block * 8 + (lane >> 2);
-      float x[4];
-#pragma unroll
-      for (int i = 0; i < 4; ++i) x[i] = __ldg(source + i * head_dim_);
-      uint4 parts;
-      split_bf16(x[0], x[1], parts.x, parts.z);
-      split_bf16(x[2], x[3], parts.y, parts.w);
+      const int column = first + block * 8 + (lane >> 2);
+      uint4 parts = make_uint4(0, 0, 0, 0);
+      if (column < head_dim_) {
+        const float* source =
+            weight_ + static_cast<int64_t>(step * kStep + (lane & 3) * 2) * head_dim_ + column;
+        split_bf16(__ldg(source), __ldg(source + head_dim_), parts.x, parts.z);
+        split_bf16(__ldg(source + 8 * head_dim_), __ldg(source + 9 * head_dim_), parts.y, parts.w);
+      }
       shared_[word] = parts;
     }
   }
 
-  // sum += tokens @ weight over kSteps steps from `first` on, for the part's columns.
-  __device__ __forceinline__ void multiply(const uint16_t* upper, const uint16_t* lower, int first,
-                                           int blocks, bool aligned, bool bf16,
-                                           float (&sum)[kColumns / 8][4]) const {
-    const int lane = threadIdx.x & 31, quad = lane & 3, steps = head_dim_ / kStep;
-    // Of each step a lane has elements 4 quad.. of both tokens.
-    uint2 stored[kSteps][2];
-    float4 mean[kSteps];
-#pragma unroll
-    for (int i = 0; i < kSteps; ++i) {
-      const int place = (first + i) * kStep + quad * 4;
-      const bool inside = first + i < steps;
-      stored[i][0] = load_four(inside ? upper : nullptr, place, aligned);
-      stored[i][1] = load_four(inside ? lower : nullptr, place, aligned);
-      mean[i] = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
-      if (mean_ != nullptr && inside) {
-        mean[i] = __ldg(reinterpret_cast<const float4*>(mean_ + place));
+  // The shift of the part's columns: four threads have one, each its rows.
+  __device__ __forceinline__ void multiply_mean(int first, float scale) {
+    const int steps = head_dim_ / kStep, quad = threadIdx.x & 3;
+    const int end = min(first + columns_, head_dim_);
+    for (int column = first + threadIdx.x / 4; column < end; column += blockDim.x / 4) {
+      const int place = column - first;
+      const uint4* parts = shared_ + place / 8 * steps * 32 + place % 8 * 4 + quad;
+      float sum = 0.0f;
+      for (int step = 0; mean_ != nullptr && step < steps; ++step) {
+        const uint4 word = parts[step * 32];
+        const float* mean = mean_ + step * kStep + quad * 2;
+        const float2 a = HalfPair<true>::unpack(word.x), b = HalfPair<true>::unpack(word.y);
+        const float2 c = HalfPair<true>::unpack(word.z), d = HalfPair<true>::unpack(word.w);
+        sum = fmaf(__ldg(mean), a.x + c.x, fmaf(__ldg(mean + 1), a.y + c.y, sum));
+        sum = fmaf(__ldg(mean + 8), b.x + d.x, fmaf(__ldg(mean + 9), b.y + d.y, sum));
       }
-    }
-#pragma unroll
-    for (int i = 0; i < kSteps; ++i) {
-      if (first + i >= steps) break;
-      uint32_t high[4], low[4];
-#pragma unroll
-      for (int half = 0; half < 2; ++half) {
-        const float2 x = unpack_pair(stored[i][half].x, bf16);
-        const float2 y = unpack_pair(stored[i][half].y, bf16);
-        split_bf16(x.x - mean[i].x, x.y - mean[i].y, high[half], low[half]);
-        split_bf16(y.x - mean[i].z, y.y - mean[i].w, high[2 + half], low[2 + half]);
-      }
-#pragma unroll
-      for (int block = 0; block < kColumns / 8; ++block) {
-        if (block == blocks) break;
-        const uint4 w = shared_[(block * steps + first + i) * 32 + lane];
-        float (&to)[4] = sum[block];
-        HalfPair<true>::mma(to, high[0], high[1], high[2], high[3], w.x, w.y);
-        HalfPair<true>::mma(to, low[0], low[1], low[2], low[3], w.x, w.y);
-        HalfPair<true>::mma(to, high[0], high[1], high[2], high[3], w.z, w.w);
-      }
+      // A part's columns are a multiple of 8: whole warps are here.
+      sum += __shfl_xor_sync(kFullWarp, sum, 1);
+      sum += __shfl_xor_sync(kFullWarp, sum, 2);
+      if (quad == 0) shift_[column] = -sum * scale;
     }
   }
 
-  static __device__ __forceinline__ uint2 load_four(const uint16_t* row, int place, bool aligned) {
-    if (row == nullptr) return make_uint2(0, 0);
-    row += place;
-    if (aligned) return *reinterpret_cast<const uint2*>(row);
-    return make_uint2(row[0] | static_cast<uint32_t>(row[1]) << 16,
-                      row[2] | static_cast<uint32_t>(row[3]) << 16);
+  // sum += tokens @ weight for kBlocks blocks of the part.
+  __device__ __forceinline__ void multiply(uint32_t address, int first_block, bool bf16,
+                                           float (&sum)[kBlocks][4]) const {
+    const int lane = threadIdx.x & 31, steps = head_dim_ / kStep;
+    const uint4* parts = shared_ + first_block * steps * 32 + lane;
+#pragma unroll 1
+    for (int step = 0; step < steps; ++step) {
+      uint32_t high[4], low[4];
+      load_matrices(address + step * kStep * 2, high);
+      if (!bf16) {
+#pragma unroll
+        for (int i = 0; i < 4; ++i) {
+          const float2 x = unpack_pair(high[i], false);
+          split_bf16(x.x, x.y, high[i], low[i]);
+        }
+      }
+      uint4 w[kBlocks];
+#pragma unroll
+      for (int block = 0; block < kBlocks; ++block) w[block] = parts[(block * steps + step) * 32];
+#pragma unroll
+      for (int block = 0; block < kBlocks; ++block)
+        multiply_add(sum[block], high, w[block].x, w[block].y);
+      if (!bf16) {
+#pragma unroll
+        for (int block = 0; block < kBlocks; ++block)
+          multiply_add(sum[block], low, w[block].x, w[block].y);
+      }
+#pragma unroll
+      for (int block = 0; block < kBlocks; ++block)
+        multiply_add(sum[block], high, w[block].z, w[block].w);
+    }
+  }
+
+  static __device__ __forceinline__ void multiply_add(float (&c)[4], const uint32_t (&a)[4],
+                                                      uint32_t b0, uint32_t b1) {
+    HalfPair<true>::mma(c, a[0], a[1], a[2], a[3], b0, b1);
   }
 
   const float* weight_;
   const float* mean_;
   int head_dim_;
+  int columns_;
   uint4* shared_;
+  float* shift_;
 };
 
 }  // namespace vecinfer

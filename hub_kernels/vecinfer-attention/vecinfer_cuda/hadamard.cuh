@@ -18,17 +18,20 @@ __device__ __forceinline__ float hadamard_norm(int block) {
 }
 
 // x := x H / hadamard_norm over blocks of `block` elements (8..256) that consecutive lanes hold, 8
-// consecutive elements each; a block starts at a multiple of block / 8 lanes. All lanes of the warp
-// must call it.
-__device__ __forceinline__ void hadamard_butterfly(float (&x)[kHadamardLane], int block) {
+// consecutive elements of each of kRows rows each; a block starts at a multiple of block / 8 lanes.
+// All lanes of the warp must call it. Rows are independent work for one another's latencies.
+template <int kRows>
+__device__ __forceinline__ void hadamard_butterfly(float (&x)[kRows][kHadamardLane], int block) {
 #pragma unroll
   for (int stride = 1; stride < kHadamardLane; stride *= 2) {
 #pragma unroll
-    for (int i = 0; i < kHadamardLane; ++i) {
-      if ((i & stride) == 0) {
-        const float low = x[i], high = x[i + stride];
-        x[i] = low + high;
-        x[i + stride] = low - high;
+    for (int i = 0; i < kRows * kHadamardLane; ++i) {
+      float (&row)[kHadamardLane] = x[i / kHadamardLane];
+      const int place = i % kHadamardLane;
+      if ((place & stride) == 0) {
+        const float low = row[place], high = row[place + stride];
+        row[place] = low + high;
+        row[place + stride] = low - high;
       }
     }
   }
@@ -38,11 +41,17 @@ __device__ __forceinline__ void hadamard_butterfly(float (&x)[kHadamardLane], in
     if (lanes >= block / kHadamardLane) break;
     const float sign = (lane & lanes) ? -1.0f : 1.0f;
 #pragma unroll
-    for (int i = 0; i < kHadamardLane; ++i) {
-      const float other = __shfl_xor_sync(0xffffffffu, x[i], lanes);
-      x[i] = fmaf(sign, x[i], other);
+    for (int i = 0; i < kRows * kHadamardLane; ++i) {
+      float& mine = x[i / kHadamardLane][i % kHadamardLane];
+      const float other = __shfl_xor_sync(0xffffffffu, mine, lanes);
+      mine = fmaf(sign, mine, other);
     }
   }
+}
+
+// The same for one row.
+__device__ __forceinline__ void hadamard_butterfly(float (&x)[kHadamardLane], int block) {
+  hadamard_butterfly<1>(reinterpret_cast<float (&)[1][kHadamardLane]>(x), block);
 }
 
 // x := x H.

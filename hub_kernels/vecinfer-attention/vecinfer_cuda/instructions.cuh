@@ -194,6 +194,15 @@ __device__ __forceinline__ void load_shared(uint32_t* words, uint32_t address) {
   }
 }
 
+// Four 8 x 8 matrices of 16-bit elements, whose rows of 16 bytes lanes 8 i.. + 7 have the addresses
+// of.
+__device__ __forceinline__ void load_matrices(uint32_t address, uint32_t (&words)[4]) {
+  asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
+               : "=r"(words[0]), "=r"(words[1]), "=r"(words[2]), "=r"(words[3])
+               : "r"(address)
+               : "memory");
+}
+
 // Lets the next kernel of this operator start its prologue. Does nothing unless that kernel was
 // launched for it.
 __device__ __forceinline__ void launch_dependents() {

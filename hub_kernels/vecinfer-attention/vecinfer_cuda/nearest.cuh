@@ -25,13 +25,14 @@ __device__ __forceinline__ int maximum3(int a, int b, int c) {
 #endif
 }
 
+// The bits of 1/2. Positive floats order like integers; anything below is no usable score.
+constexpr int kLeast = 0x3f000000;
+
 // A key orders results: score first, then the lowest code. Keys below kNoScore hold no usable
 // score.
 constexpr int kNoScore = 4096;
 __device__ __forceinline__ int make_key(int score, int code) { return score << 12 | (4095 - code); }
-__device__ __forceinline__ int key_to_code(int key, int bits) {
-  return (4095 - (key & 4095)) & ((1 << bits) - 1);
-}
+__device__ __forceinline__ int key_to_code(int key, int bits) { return ~key & ((1 << bits) - 1); }
 
 // One tile's results for one row fragment: c[0] and c[1] of row lane / 4, the others of 8 rows on.
 template <int kDim>
@@ -59,17 +60,57 @@ __device__ __forceinline__ int nearest_row() {
   return (lane >> 2) + 16 * (lane & 1) + 4 * (lane & 2);
 }
 
-// Best of 8 * kTiles centroids, whose first is number `base`, for kGroups times 32 sub-vectors rows
-// [32 kGroups][kDim]. constants: of RowFragment. Returns the keys of rows nearest_row() + 32 i.
+// Best results of a quad's 4 lanes, each with its own 2 * kTiles of the candidates, to keys.
+template <int kTiles>
+class QuadKeys {
+ public:
+  __device__ __forceinline__ QuadKeys() {
+    const int lane = threadIdx.x & 31;
+    odd_ = lane & 1, high_ = lane & 2;
+    // Until the end keys lack what depends on the lane: its first candidate.
+    to_pair_ = odd_ ? -2 * kTiles : 2 * kTiles;
+    to_quad_ = high_ ? -4 * kTiles : 4 * kTiles;
+    first_ = kBias + 4095 - 63 - (~lane & 3) * 2 * kTiles;
+  }
+
+  // best: of rows lane / 4 + 8 i, at least kLeast. base: the search's first candidate. Returns the
+  // key of row nearest_row().
+  __device__ __forceinline__ int reduce(const int (&best)[4], int base) const {
+    int key[4];
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      // The score moves up by 6 bits, the candidate (counting down from 63) does not. What is left
+      // of the exponent is the same in all keys.
+      key[i] = static_cast<int>((best[i] & ~63u) * 63u + best[i]);
+    }
+    // Each step hands the other lane the rows it keeps: 4 lanes with 4 rows end with one row each.
+    const int low = __viaddmax_s32(odd_ ? key[2] : key[0], to_pair_,
+                                   __shfl_xor_sync(kFullWarp, odd_ ? key[0] : key[2], 1));
+    const int high = __viaddmax_s32(odd_ ? key[3] : key[1], to_pair_,
+                                    __shfl_xor_sync(kFullWarp, odd_ ? key[1] : key[3], 1));
+    return __viaddmax_s32(high_ ? high : low, to_quad_,
+                          __shfl_xor_sync(kFullWarp, high_ ? low : high, 2)) +
+           (first_ - base);
+  }
+
+ private:
+  static constexpr int kBias = -static_cast<int>(static_cast<unsigned>(kLeast) * 64u);
+  bool odd_, high_;
+  int to_pair_, to_quad_, first_;
+};
+
+// Best results of 8 * kTiles centroids for kGroups times 32 sub-vectors rows [32 kGroups][kDim]:
+// rows lane / 4 + 8 i of each group. constants: of RowFragment.
 template <int kDim, int kTiles, int kGroups, class Fragments>
-__device__ __forceinline__ void find_nearest(const __half* rows, const Fragments& fragments,
-                                             uint32_t constants, int base, int (&keys)[kGroups]) {
+__device__ __forceinline__ void find_best(const __half* rows, const Fragments& fragments,
+                                          uint32_t constants, int (&best)[kGroups][4]) {
   static_assert(kTiles % 4 == 0);
   constexpr int kHalves = 2 * kGroups;
   RowFragment<kDim> a[kHalves];
 #pragma unroll
   for (int half = 0; half < kHalves; ++half) a[half].load(rows + half * 16 * kDim, constants);
-  int best[2 * kHalves] = {};  // rows lane / 4 + 8 i; positive floats order like integers
+#pragma unroll
+  for (int i = 0; i < 4 * kGroups; ++i) best[i / 4][i % 4] = kLeast;
 #pragma unroll
   for (int part = 0; part < kTiles / 4; ++part) {
     uint32_t b[4][kDim == 8 ? 2 : 1];
@@ -81,31 +122,21 @@ __device__ __forceinline__ void find_nearest(const __half* rows, const Fragments
       for (int half = 0; half < kHalves; ++half) score_tile(a[half], b[tile], c[half]);
 #pragma unroll
       for (int row = 0; row < 2 * kHalves; ++row) {
-        best[row] = maximum3(best[row], __float_as_int(c[row / 2][row % 2 * 2]),
-                             __float_as_int(c[row / 2][row % 2 * 2 + 1]));
+        int& most = best[row / 4][row % 4];
+        most = maximum3(most, __float_as_int(c[row / 2][row % 2 * 2]),
+                        __float_as_int(c[row / 2][row % 2 * 2 + 1]));
       }
     }
   }
-  const int lane = threadIdx.x & 31;
-  const int first = 4095 - 63 - base - (lane & 3) * 2 * kTiles;
-  const bool odd = lane & 1, high = lane & 2;
-#pragma unroll
-  for (int group = 0; group < kGroups; ++group) {
-    int key[4];
-#pragma unroll
-    for (int i = 0; i < 4; ++i) {
-      // The mantissa; anything below 1/2 is no usable score. Candidates count down from 63.
-      const int result = max(best[4 * group + i] - 0x3f000000, 0);
-      key[i] = ((result & ~63) << 6) + first + (result & 63);
-    }
-    // Each step hands the other lane the rows it keeps: 4 lanes with 4 rows end with one row each.
-    const int low_key =
-        max(odd ? key[2] : key[0], __shfl_xor_sync(kFullWarp, odd ? key[0] : key[2], 1));
-    const int high_key =
-        max(odd ? key[3] : key[1], __shfl_xor_sync(kFullWarp, odd ? key[1] : key[3], 1));
-    keys[group] =
-        max(high ? high_key : low_key, __shfl_xor_sync(kFullWarp, high ? low_key : high_key, 2));
-  }
+}
+
+// The key of row nearest_row() of 32; base: the first centroid's number.
+template <int kDim, int kTiles, class Fragments>
+__device__ __forceinline__ int find_nearest(const __half* rows, const Fragments& fragments,
+                                            int base) {
+  int best[1][4];
+  find_best<kDim, kTiles, 1>(rows, fragments, RowFragment<kDim>::constants(), best);
+  return QuadKeys<kTiles>().reduce(best[0], base);
 }
 
 // Exact search for one sub-vector by one warp, in fp32 and for any input. All lanes return the key.
@@ -145,23 +176,53 @@ __device__ __forceinline__ bool is_far(const __half* row) {
   return !(square < FixedPoint<kDim>::kLimit);
 }
 
-// Whether that may be so for any of a warp's rows; cheaper than is_far for each, and no less
-// careful.
+// Whether that may be so for any of many rows; cheaper than is_far for each, and no less careful.
 template <int kDim>
-__device__ __forceinline__ bool any_far(const __half* fixed, int rows) {
-  // Half of the limit, less what fp16 rounds: of a far row one of two partial sums reaches it.
-  constexpr float kPartial = 0.49f * FixedPoint<kDim>::kLimit * kOperandScale * kOperandScale;
-  __half2 largest = __float2half2_rn(0.0f);
-#pragma unroll 4
-  for (int row = threadIdx.x & 31; row < rows; row += 32) {
-    const __half2* pairs = reinterpret_cast<const __half2*>(fixed + row * kDim);
-    __half2 square = __hmul2(pairs[0], pairs[0]);
+class FarDetector {
+ public:
+  // Of kCount consecutive sub-vectors.
+  template <int kCount>
+  __device__ __forceinline__ void look(const __half2 (&pairs)[kCount * kDim / 2]) {
 #pragma unroll
-    for (int i = 1; i < kDim / 2; ++i) square = __hfma2(pairs[i], pairs[i], square);
-    largest = __hmax2_nan(largest, square);
+    for (int row = 0; row < kCount; ++row) {
+      const __half2* k = pairs + row * kDim / 2;
+      __half2 square = __hmul2(k[0], k[0]);
+#pragma unroll
+      for (int i = 1; i < kDim / 2; ++i) square = __hfma2(k[i], k[i], square);
+      largest_ = __hmax2_nan(largest_, square);
+    }
   }
-  const float2 parts = __half22float2(largest);
-  return __any_sync(kFullWarp, !(fmaxf(parts.x, parts.y) < kPartial));
+  // The same answer for all lanes.
+  __device__ __forceinline__ bool found() const {
+    // Half of the limit, less what fp16 rounds: of a far row one of two partial sums reaches it.
+    constexpr float kPartial = 0.49f * FixedPoint<kDim>::kLimit * kOperandScale * kOperandScale;
+    const float2 parts = __half22float2(largest_);
+    return __any_sync(kFullWarp, !(parts.x < kPartial) || !(parts.y < kPartial));
+  }
+
+ private:
+  __half2 largest_ = __float2half2_rn(0.0f);
+};
+
+// Whether it is so for any of a warp's rows, elements [count], a multiple of 8.
+template <int kDim>
+__device__ __forceinline__ bool any_far(const __half* fixed, int count) {
+  FarDetector<kDim> far;
+#pragma unroll 4
+  for (int i = threadIdx.x & 31; i < count / 8; i += 32) {
+    __half2 k[4];
+    *reinterpret_cast<uint4*>(k) = reinterpret_cast<const uint4*>(fixed)[i];
+    far.template look<8 / kDim>(k);
+  }
+  return far.found();
+}
+
+// A warp's rows, elements [count], as far inputs are searched for.
+__device__ __forceinline__ void clamp_fixed(__half* fixed, int count) {
+  for (int i = threadIdx.x & 31; i < count / 2; i += 32) {
+    __half2* pair = reinterpret_cast<__half2*>(fixed) + i;
+    *pair = clamp_fixed2(*pair);
+  }
 }
 
 // What is left of a sub-vector for its next code; exact, because both are whole numbers of steps.

@@ -29,14 +29,21 @@ constexpr float kOperandScale = 0x1p-12f;
 // fp16 holds larger values only as infinity, if they are not scaled.
 constexpr float kLargestFixed = 60000.0f;
 
-// Two values to fixed point, scaled as an operand.
-__device__ __forceinline__ __half2 to_fixed2(float low, float high) {
+// Two values to fixed point, scaled as an operand. Far ones may become infinite.
+__device__ __forceinline__ __half2 to_fixed2_unclamped(float low, float high) {
   // Adding 1.5 * 2^23 leaves no bits below 1; much cheaper than the conversion instruction.
   constexpr float kMagic = 12582912.0f, kBack = -kMagic * kOperandScale;
-  const __half2 k = __floats2half2_rn(fmaf(__fadd_rn(low, kMagic), kOperandScale, kBack),
-                                      fmaf(__fadd_rn(high, kMagic), kOperandScale, kBack));
+  return __floats2half2_rn(fmaf(__fadd_rn(low, kMagic), kOperandScale, kBack),
+                           fmaf(__fadd_rn(high, kMagic), kOperandScale, kBack));
+}
+
+__device__ __forceinline__ __half2 clamp_fixed2(__half2 k) {
   const __half2 largest = __float2half2_rn(kLargestFixed * kOperandScale);
   return __hmax2(__hmin2(k, largest), __hneg2(largest));
+}
+
+__device__ __forceinline__ __half2 to_fixed2(float low, float high) {
+  return clamp_fixed2(to_fixed2_unclamped(low, high));
 }
 
 __device__ __forceinline__ __half to_fixed(float value) {
@@ -77,6 +84,12 @@ struct Centroid {
   }
 };
 
+// The norm with the score's offset, for the multipliers of RowFragment::constants.
+__device__ __forceinline__ uint32_t pack_norm(int norm) {
+  constexpr int kOffset = ((1 << 23) + 64 * kScoreOffset) / 16384;
+  return pack_operand(kOffset - (norm >> 8), -(norm & 255));
+}
+
 // B operands of kTiles mma: 8 * kTiles consecutive centroids. Column n of tile t is the candidate 2
 // t + n % 2 of quad lane n / 2, which holds 2 kTiles consecutive centroids: what a lane ends with
 // are its own candidates.
@@ -92,9 +105,7 @@ struct CentroidFragments {
     const int column = lane >> 2, quad = lane & 3;
     const int candidate = 2 * tile + (column & 1);
     const Centroid<kDim> centroid(centroids + ((column >> 1) * 2 * kTiles + candidate) * kDim);
-    constexpr int kOffset = ((1 << 23) + 64 * kScoreOffset) / 16384;
-    const uint32_t norm = pack_operand(kOffset - (centroid.norm >> 8), -(centroid.norm & 255));
-    const uint32_t number = pack_operand(63 - candidate, 0);
+    const uint32_t norm = pack_norm(centroid.norm), number = pack_operand(63 - candidate, 0);
     const int extra = kDim == 8 ? quad : quad - kDim / 2;
     uint32_t pair = 0;
 #pragma unroll

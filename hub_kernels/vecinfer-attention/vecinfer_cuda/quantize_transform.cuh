@@ -1,145 +1,112 @@
 // SPDX-FileCopyrightText: 2026 The vecinfer_hf authors
 // SPDX-License-Identifier: Apache-2.0
-// What quantize is told, its shared memory, and the transform in front of its search.
+// A warp's chunk of tokens on its way to the search of quantize: fetched, transformed, in fixed
+// point.
 #pragma once
 
-#include "codes.cuh"
-#include "full_transform.cuh"
-#include "nearest_operands.cuh"
-#include "params.h"
-#include "transform.cuh"
+#include "nearest.cuh"
+#include "quantize_layout.cuh"
 
 namespace vecinfer {
 
-struct QuantizeParams {
-  StatesView states[2];  // keys, values: [B, Hkv, T, D]
-  Side sides[2];
-  PlaneOrder orders[2];
-  FastDivider by_subvectors[2];  // of one token
-  CodesView codes;
-  const int* starts;  // [B] first code slot
-  const int* counts;  // [B] tokens
-  const int* first;   // [B] first token
-  int first_side;     // side of blockIdx.y < num_heads
-  int num_heads;
-  int num_tokens;  // T
-  int head_dim;
-  bool bf16;
-};
-
-// Warps of a block search on their own, each in its own tile; they share what is made once for a
-// head, and a full transform. Two blocks of the most warps on a multiprocessor leave 128 registers.
-constexpr int kQuantizeWarps = 8;
-constexpr int kQuantizeBlocks = 2;
-constexpr int kQuantizeTiles = 32;                 // of 8 centroids, searched in one pass
-constexpr int kQuantizePass = 8 * kQuantizeTiles;  // centroids
-
-// Shared memory. Sizes in bytes are multiples of 16.
-struct QuantizeLayout {
-  int rows;    // sub-vectors of 32 tokens
-  int padded;  // positions of a plane
-  // of the block
-  int places_bytes, fragment_bytes, full_bytes;
-  // of each warp
-  int fixed_bytes, keys_bytes, low_bytes, high_bytes;
-
-  __host__ __device__ QuantizeLayout(const Side& side, int head_dim)
-      : rows(kTile * (head_dim / side.format.subvector_dim)),
-        padded(kTile * padded_subvectors(side.format, head_dim, side.is_value)),
-        places_bytes(rows * 2),
-        fragment_bytes(kQuantizeTiles * 32 * (side.format.subvector_dim == 8 ? 8 : 4)),
-        full_bytes(side.transform.kind == TransformKind::kFull ? FullTransform::part_bytes(head_dim)
-                                                               : 0),
-        fixed_bytes(kTile * head_dim * 2),
-        keys_bytes(side.format.bits_per_code > 8 ? rows * 4 : 0),  // only between passes
-        low_bytes(padded),
-        high_bytes(side.format.bits_per_code > 8 ? padded : 0) {}
-
-  __host__ __device__ int block_bytes() const { return places_bytes + fragment_bytes + full_bytes; }
-  __host__ __device__ int warp_bytes() const {
-    return fixed_bytes + keys_bytes + low_bytes + high_bytes;
-  }
-};
-
-// Which tokens of a tile are to be written.
-struct TileTokens {
-  int first_slot, start, count, first, num_tokens;
-
-  __device__ int token(int in_tile) const { return first_slot + in_tile - start + first; }
-  __device__ bool valid(int in_tile) const {
-    const int index = first_slot + in_tile - start;
-    return index >= 0 && index < count && index + first >= 0 && index + first < num_tokens;
-  }
-  __device__ bool whole() const { return valid(0) && valid(kTile - 1); }
-};
-
-// States of a warp's tile, each lane with 8 elements of a token at a time, to fixed point; tokens
-// that are not to be written become anything.
-template <int kDim>
-__device__ __forceinline__ void transform_in_registers(const QuantizeParams& p, const Side& side,
-                                                       const uint16_t* states,
-                                                       const StatesView& view,
-                                                       const TileTokens& tile, int head,
-                                                       float steps, __half* fixed) {
-  constexpr int kBatch = 8;  // tokens of a lane that are asked for at once
-  const LaneMap map(p.head_dim);
-  const bool is_diagonal = side.transform.kind == TransformKind::kDiagonal;
-  const bool active = map.token < map.tokens;
-  const int block = hadamard_block(p.head_dim);
-  const Affine affine(side.transform, static_cast<int64_t>(head) * p.head_dim + map.first_dim,
-                      is_diagonal ? steps * hadamard_norm(block) : steps, active);
-#pragma unroll 1
-  for (int base = 0; base < kTile; base += kBatch * map.tokens) {
-    uint4 stored[kBatch];
-#pragma unroll
-    for (int i = 0; i < kBatch; ++i) {
-      const int in_tile = base + i * map.tokens + map.token;
-      stored[i] = make_uint4(0, 0, 0, 0);
-      if (active && in_tile < kTile && tile.valid(in_tile)) {
-        stored[i] = load_stored(states + tile.token(in_tile) * view.token_stride + map.first_dim,
-                                view.aligned);
+// Starts to fetch the chunk's states to shared memory; zeros where no token is to be written.
+__device__ __forceinline__ void fetch_chunk(const uint16_t* states, const StatesView& view,
+                                            const LaneMap& map, const TileTokens& tile,
+                                            int first_in_tile, uint8_t* raw, int raw_stride) {
+  if (map.token < map.tokens) {
+    const bool whole = tile.whole();
+    const uint16_t* source =
+        states + tile.token(first_in_tile + map.token) * view.token_stride + map.first_dim;
+    uint8_t* target = raw + map.token * raw_stride + map.first_dim * 2;
+#pragma unroll 4
+    for (int token = map.token; token < kChunk; token += map.tokens) {
+      if (!whole && !tile.valid(first_in_tile + token)) {
+        *reinterpret_cast<uint4*>(target) = make_uint4(0, 0, 0, 0);
+      } else if (view.aligned) {
+        copy_async<16>(shared_address(target), source);
+      } else {
+        *reinterpret_cast<uint4*>(target) = load_stored(source, false);
       }
+      source += map.tokens * view.token_stride;
+      target += map.tokens * raw_stride;
     }
-#pragma unroll
-    for (int i = 0; i < kBatch; ++i) {
-      const int in_tile = base + i * map.tokens + map.token;
-      float x[kLane];
-      unpack_states(stored[i], p.bf16, x);
-      affine.apply(x);
-      if (is_diagonal) hadamard_butterfly(x, block);
-      if (!active || in_tile >= kTile) continue;
-      __half2 k[kLane / 2];
-#pragma unroll
-      for (int j = 0; j < kLane / 2; ++j) k[j] = to_fixed2(x[2 * j], x[2 * j + 1]);
-      *reinterpret_cast<uint4*>(fixed + in_tile * p.head_dim + map.first_dim) =
-          *reinterpret_cast<const uint4*>(k);
-    }
+  }
+  commit_copies();
+}
+
+// What a transform that is not a full matrix does before H: [D] factors, then [D] shifts. By the
+// whole block, with a barrier to follow.
+__device__ __forceinline__ void prepare_affine(const Transform& transform, int head, int head_dim,
+                                               float steps, float* affine) {
+  const bool diagonal = transform.kind == TransformKind::kDiagonal;
+  const float scale = diagonal ? steps * hadamard_norm(hadamard_block(head_dim)) : steps;
+  for (int dim = threadIdx.x; dim < head_dim; dim += blockDim.x) {
+    const int place = head * head_dim + dim;
+    const float factor = (diagonal ? transform.weight[place] : 1.0f) * scale;
+    affine[dim] = factor;
+    affine[head_dim + dim] = (transform.mean ? transform.mean[place] : 0.0f) * -factor;
   }
 }
 
-// The same for a full matrix, by the whole block.
-__device__ __forceinline__ void transform_by_matrix(const QuantizeParams& p, const Side& side,
-                                                    const uint16_t* states, const StatesView& view,
-                                                    const TileTokens& tile, bool active, int head,
-                                                    float steps, uint4* shared, __half* fixed) {
-  const int64_t size = p.head_dim;
-  const Transform& transform = side.transform;
-  FullTransform full(transform.weight + head * size * size,
-                     transform.mean == nullptr ? nullptr : transform.mean + head * size, p.head_dim,
-                     shared);
+// Such a transform of a chunk, each lane with 8 elements of a token at a time, to fixed point.
+// Returns whether a sub-vector is far.
+template <int kDim, bool kBf16>
+__device__ __forceinline__ bool transform_in_registers(const LaneMap& map, bool diagonal,
+                                                       const float* affine, int head_dim,
+                                                       const uint8_t* raw, int raw_stride,
+                                                       __half* fixed) {
+  constexpr int kBatch = 4;  // tokens of a lane at once
+  const int block = hadamard_block(head_dim);
+  const bool active = map.token < map.tokens;
+  FarDetector<kDim> far;
 #pragma unroll 1
-  for (int first = 0; first < kTile; first += FullTransform::kTokens) {
-    full.run(
-        active, view.aligned, p.bf16,
-        [&](int i) {
-          const int token = first + i;
-          return tile.valid(token) ? states + tile.token(token) * view.token_stride : nullptr;
-        },
-        [&](int i, int column, float x, float y) {
-          *reinterpret_cast<__half2*>(fixed + (first + i) * p.head_dim + column) =
-              to_fixed2(x * steps, y * steps);
-        });
+  for (int base = 0; base < kChunk; base += kBatch * map.tokens) {
+    float factor[kLane], shift[kLane];
+#pragma unroll
+    for (int i = 0; i < kLane; i += 4) {
+      const float4 a = *reinterpret_cast<const float4*>(affine + map.first_dim + i);
+      const float4 b = *reinterpret_cast<const float4*>(affine + head_dim + map.first_dim + i);
+      factor[i] = a.x, factor[i + 1] = a.y, factor[i + 2] = a.z, factor[i + 3] = a.w;
+      shift[i] = b.x, shift[i + 1] = b.y, shift[i + 2] = b.z, shift[i + 3] = b.w;
+    }
+    float x[kBatch][kLane];
+#pragma unroll
+    for (int i = 0; i < kBatch; ++i) {
+      const int token = min(base + i * map.tokens + map.token, kChunk - 1);
+      unpack_states(*reinterpret_cast<const uint4*>(raw + token * raw_stride + map.first_dim * 2),
+                    kBf16, x[i]);
+#pragma unroll
+      for (int j = 0; j < kLane; ++j) x[i][j] = fmaf(x[i][j], factor[j], shift[j]);
+    }
+    if (diagonal) hadamard_butterfly<kBatch>(x, block);
+#pragma unroll
+    for (int i = 0; i < kBatch; ++i) {
+      const int token = base + i * map.tokens + map.token;
+      __half2 k[kLane / 2];
+#pragma unroll
+      for (int j = 0; j < kLane / 2; ++j) {
+        k[j] = to_fixed2_unclamped(x[i][2 * j], x[i][2 * j + 1]);
+      }
+      if (!active || token >= kChunk) continue;
+      far.template look<kLane / kDim>(k);
+      *reinterpret_cast<uint4*>(fixed + token * head_dim + map.first_dim) =
+          *reinterpret_cast<const uint4*>(k);
+    }
   }
+  return far.found();
+}
+
+// The same for a full matrix. The whole block calls it if the matrix does not stay.
+template <int kDim>
+__device__ __forceinline__ bool transform_by_matrix(FullTransform full, bool active,
+                                                    const uint8_t* raw, int raw_stride, bool bf16,
+                                                    float steps, int head_dim, __half* fixed) {
+  static_assert(FullTransform::kTokens == kChunk);
+  full.run(active, raw, raw_stride, bf16, steps, [&](int token, int column, float x, float y) {
+    *reinterpret_cast<__half2*>(fixed + token * head_dim + column) = to_fixed2_unclamped(x, y);
+  });
+  __syncwarp();
+  return active && any_far<kDim>(fixed, kChunk * head_dim);
 }
 
 }  // namespace vecinfer

@@ -11,10 +11,9 @@
 namespace vecinfer {
 namespace {
 
-// Tiles one warp takes, so that what a block shares is made once for several; fewer where tiles are
-// few.
-constexpr int kTilesPerWarp = 4;
-constexpr int kBlocksPerMultiprocessor = 16;
+// Setting up a block costs about as much as this part of a round of tiles.
+constexpr double kSetupRounds = 0.3;
+constexpr int64_t kMostRounds = 64;
 
 int attribute(cudaDeviceAttr name, const Tensor& tensor) {
   int value = 0;
@@ -22,38 +21,59 @@ int attribute(cudaDeviceAttr name, const Tensor& tensor) {
   return value;
 }
 
-void launch(const QuantizeParams& params, int num_sides, int64_t batch, const Tensor& device,
+// Rounds of tiles that a block takes: as few as make one wave of blocks or full waves.
+int64_t rounds_per_block(int64_t rounds, int64_t rows, int64_t slots) {
+  int64_t best = 1;
+  double least = 0.0;
+  for (int64_t count = 1; count <= std::min(rounds, kMostRounds); ++count) {
+    const int64_t blocks = (rounds + count - 1) / count * rows;
+    const double time = (count + kSetupRounds) * ((blocks + slots - 1) / slots);
+    if (count == 1 || time < least) best = count, least = time;
+  }
+  return best;
+}
+
+void launch(QuantizeParams params, int num_sides, int64_t batch, const Tensor& device,
             cudaStream_t stream) {
   const Side& side = params.sides[params.first_side];
   const Side& last = params.sides[params.first_side + num_sides - 1];
-  const QuantizeLayout layouts[2] = {QuantizeLayout(side, params.head_dim),
-                                     QuantizeLayout(last, params.head_dim)};
-  const auto shared = [&](int warps) {
-    return std::max(layouts[0].block_bytes() + warps * layouts[0].warp_bytes(),
-                    layouts[1].block_bytes() + warps * layouts[1].warp_bytes());
+  const auto shared = [&](int warps, int columns) {
+    const QuantizeLayout a(side, params.head_dim, columns), b(last, params.head_dim, columns);
+    return std::max(a.block_bytes() + warps * a.warp_bytes(),
+                    b.block_bytes() + warps * b.warp_bytes());
   };
   const int multiprocessors = attribute(cudaDevAttrMultiProcessorCount, device);
   const int room = attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin, device);
   // A row's tokens may start inside a tile.
   const int64_t tiles = (params.num_tokens + kTile - 1) / kTile + 1;
   const int64_t rows = batch * params.num_heads * num_sides;
-  // Fewer warps where there is no room for more, or too few tiles for all multiprocessors.
+  // Fewer warps where there is no room for more, or too few tiles for all multiprocessors. A full
+  // matrix stays whole if there is room for half of the warps beside it.
+  int columns = params.head_dim;
+  if (shared(kQuantizeWarps / 2, columns) > room) columns = FullTransform::kColumns;
   int warps = kQuantizeWarps;
-  while (warps > 1 && (shared(warps) > room || tiles * rows < warps * multiprocessors)) warps /= 2;
-  const int64_t rounds = (tiles + warps - 1) / warps;
-  const int64_t per_block = std::clamp<int64_t>(
-      rounds * rows / (multiprocessors * kBlocksPerMultiprocessor), 1, kTilesPerWarp);
-  const dim3 grid(static_cast<unsigned>((rounds + per_block - 1) / per_block),
-                  params.num_heads * num_sides, static_cast<unsigned>(batch));
+  while (warps > 1 && (shared(warps, columns) > room || tiles * rows < warps * multiprocessors)) {
+    warps /= 2;
+  }
+  params.full_columns = columns;
+  const int bytes = shared(warps, columns);
   const bool full =
       side.transform.kind == TransformKind::kFull || last.transform.kind == TransformKind::kFull;
   SUBVECTOR_DIM_SWITCH(side.format.subvector_dim, kDim, [&] {
     const auto kernel = full ? quantize_kernel<kDim, true> : quantize_kernel<kDim, false>;
     VECINFER_CUDA_CHECK(
-        cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, shared(warps)));
+        cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes));
     VECINFER_CUDA_CHECK(cudaFuncSetAttribute(kernel, cudaFuncAttributePreferredSharedMemoryCarveout,
                                              cudaSharedmemCarveoutMaxShared));
-    kernel<<<grid, 32 * warps, shared(warps), stream>>>(params);
+    int resident = 1;
+    VECINFER_CUDA_CHECK(
+        cudaOccupancyMaxActiveBlocksPerMultiprocessor(&resident, kernel, 32 * warps, bytes));
+    const int64_t rounds = (tiles + warps - 1) / warps;
+    const int64_t per_block =
+        rounds_per_block(rounds, rows, std::max(resident, 1) * multiprocessors);
+    const dim3 grid(static_cast<unsigned>((rounds + per_block - 1) / per_block),
+                    params.num_heads * num_sides, static_cast<unsigned>(batch));
+    kernel<<<grid, 32 * warps, bytes, stream>>>(params);
   });
   VECINFER_CUDA_CHECK(cudaGetLastError());
 }
