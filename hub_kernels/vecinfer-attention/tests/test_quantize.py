@@ -112,7 +112,7 @@ def test_aligned_states(kernel, head_dim, starts):
 @pytest.mark.parametrize("transform", ["diagonal", "full"])
 @pytest.mark.parametrize("value", ["d4b8", "d4b8x2", "d8b12"])
 def test_many_tokens_at_once_or_in_pieces(kernel, transform, value):
-    """Blocks have a warp where tokens are few and sixteen where there are thousands; codes do not depend on that."""
+    """Blocks have one tile where tokens are few, and several rounds of them where there are thousands: same codes."""
     heads, tokens, piece = 4, 20000, 400
     value_transform = "full" if transform == "full" else None
     codebook = cases.random_codebook(heads, 128, "d4b8", value, transform, value_transform, means=True)

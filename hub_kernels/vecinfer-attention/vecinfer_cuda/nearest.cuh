@@ -130,13 +130,27 @@ __device__ __forceinline__ void find_best(const __half* rows, const Fragments& f
   }
 }
 
-// The key of row nearest_row() of 32; base: the first centroid's number.
+// The key of row nearest_row() of 32, for a single search: what QuadKeys does, without what it
+// keeps in registers. base: the first centroid's number.
 template <int kDim, int kTiles, class Fragments>
 __device__ __forceinline__ int find_nearest(const __half* rows, const Fragments& fragments,
                                             int base) {
   int best[1][4];
   find_best<kDim, kTiles, 1>(rows, fragments, RowFragment<kDim>::constants(), best);
-  return QuadKeys<kTiles>().reduce(best[0], base);
+  const int lane = threadIdx.x & 31;
+  const int first = 4095 - 63 - base - (lane & 3) * 2 * kTiles;
+  const bool odd = lane & 1, high = lane & 2;
+  int key[4];
+#pragma unroll
+  for (int i = 0; i < 4; ++i) {
+    const int result = max(best[0][i] - kLeast, 0);
+    key[i] = ((result & ~63) << 6) + first + (result & 63);
+  }
+  const int low_key =
+      max(odd ? key[2] : key[0], __shfl_xor_sync(kFullWarp, odd ? key[0] : key[2], 1));
+  const int high_key =
+      max(odd ? key[3] : key[1], __shfl_xor_sync(kFullWarp, odd ? key[1] : key[3], 1));
+  return max(high ? high_key : low_key, __shfl_xor_sync(kFullWarp, high ? low_key : high_key, 2));
 }
 
 // Exact search for one sub-vector by one warp, in fp32 and for any input. All lanes return the key.

@@ -56,9 +56,12 @@ __global__ void __launch_bounds__(32 * kQuantizeWarps, 1)
   const StatesView& view = p.states[side_index];
   const int start = p.starts[batch], count = p.counts[batch], first_token = p.first[batch];
   if (count <= 0 || start < 0) return;
-  const int last_tile = min((start + count - 1) / kTile, p.codes.num_tiles - 1);
-  const int first_tile = start / kTile + blockIdx.x * warps;
-  if (first_tile > last_tile) return;
+  // A row's blocks share its tiles evenly, whatever their number.
+  const int row_first = start / kTile;
+  const int64_t row_tiles = min((start + count - 1) / kTile + 1, p.codes.num_tiles) - row_first;
+  const int first_tile = row_first + static_cast<int>(row_tiles * blockIdx.x / gridDim.x);
+  const int end_tile = row_first + static_cast<int>(row_tiles * (blockIdx.x + 1) / gridDim.x);
+  if (first_tile >= end_tile) return;
 
   const QuantizeLayout layout(side, p.head_dim, p.full_columns);
   uint8_t* at = shared + layout.operand_bytes;
@@ -96,7 +99,7 @@ __global__ void __launch_bounds__(32 * kQuantizeWarps, 1)
     return TileTokens{index * kTile, start, count, first_token, p.num_tokens};
   };
   const auto fetch = [&](int index, int first_in_tile) {
-    if (index > last_tile) return;
+    if (index >= end_tile) return;
     fetch_chunk(states, view, map, tile_of(index), first_in_tile, own.raw, layout.raw_stride);
   };
   fetch(first_tile + warp, 0);
@@ -133,9 +136,9 @@ __global__ void __launch_bounds__(32 * kQuantizeWarps, 1)
   __syncthreads();
 
 #pragma unroll 1
-  for (int round = first_tile; round <= last_tile; round += gridDim.x * warps) {
+  for (int round = first_tile; round < end_tile; round += warps) {
     const int tile_index = round + warp;
-    const bool active = tile_index <= last_tile;
+    const bool active = tile_index < end_tile;
 #pragma unroll 1
     for (int chunk = 0; chunk < kTile; chunk += kChunk) {
       wait_copies<0>();
@@ -156,7 +159,7 @@ __global__ void __launch_bounds__(32 * kQuantizeWarps, 1)
       }
       __syncwarp();
       const bool ended = chunk + kChunk == kTile;
-      fetch(ended ? tile_index + gridDim.x * warps : tile_index, ended ? 0 : chunk + kChunk);
+      fetch(ended ? tile_index + warps : tile_index, ended ? 0 : chunk + kChunk);
       if (far) {
         clamp_fixed(own.fixed, kChunk * p.head_dim);
         __syncwarp();

@@ -27,7 +27,7 @@ struct QuantizeParams {
 };
 
 // Warps of a block work on their own, each in its own tiles; they share what is made once for a
-// head. The most warps, one block to a multiprocessor, leave 128 registers.
+// head. A multiprocessor has one block, and the most warps leave 128 registers.
 constexpr int kQuantizeWarps = 16;
 constexpr int kQuantizeTiles = 32;                 // of 8 centroids, searched in one pass
 constexpr int kQuantizePass = 8 * kQuantizeTiles;  // centroids
@@ -40,7 +40,7 @@ struct QuantizeLayout {
   int padded;  // positions of a plane
   int sets;    // passes whose operands are made once; if not for all, then for one at a time
   int set_bytes;
-  int raw_stride;  // from token to token of stored states, spread over the banks
+  int raw_stride;  // from token to token of stored states; for a matrix, spread over the banks
   // of the block
   int operand_bytes, full_bytes, shift_bytes, places_bytes;
   // of each warp
@@ -54,7 +54,7 @@ struct QuantizeLayout {
     rows = kChunk * (head_dim / format.subvector_dim);
     padded = kTile * padded_subvectors(format, head_dim, side.is_value);
     sets = passes <= kMostSets ? passes : 1;
-    raw_stride = head_dim * 2 + 16;
+    raw_stride = head_dim * 2 + (full ? 16 : 0);
     set_bytes = kQuantizeTiles * 32 * (format.subvector_dim == 8 ? 8 : 4);
     operand_bytes = sets * set_bytes;
     full_bytes = full ? FullTransform::part_bytes(head_dim, full_columns) : 0;

@@ -11,24 +11,32 @@
 namespace vecinfer {
 namespace {
 
-// Setting up a block costs about as much as this part of a round of tiles.
-constexpr double kSetupRounds = 0.3;
-constexpr int64_t kMostRounds = 64;
-
 int attribute(cudaDeviceAttr name, const Tensor& tensor) {
   int value = 0;
   VECINFER_CUDA_CHECK(cudaDeviceGetAttribute(&value, name, tensor.get_device_index()));
   return value;
 }
 
-// Rounds of tiles that a block takes: as few as make one wave of blocks or full waves.
-int64_t rounds_per_block(int64_t rounds, int64_t rows, int64_t slots) {
+// Time of a block with so many tiles, in rounds of all of its warps. A warp that is alone waits for
+// its own latencies: a round of few takes more than their share.
+double block_time(int64_t tiles, int warps) {
+  constexpr double kSetup = 0.15, kLeastRound = 0.4;
+  const double part = static_cast<double>(tiles % warps) / warps;
+  const double last = part > 0.0 ? kLeastRound + (1.0 - kLeastRound) * part : 0.0;
+  return kSetup + static_cast<double>(tiles / warps) + last;
+}
+
+// Blocks that share a row's tiles, one at a time on a multiprocessor: as many as end first.
+int64_t blocks_per_row(int64_t tiles, int64_t rows, int warps, int multiprocessors) {
+  constexpr int64_t kMostWaves = 8;
   int64_t best = 1;
   double least = 0.0;
-  for (int64_t count = 1; count <= std::min(rounds, kMostRounds); ++count) {
-    const int64_t blocks = (rounds + count - 1) / count * rows;
-    const double time = (count + kSetupRounds) * ((blocks + slots - 1) / slots);
-    if (count == 1 || time < least) best = count, least = time;
+  for (int64_t blocks = 1; blocks <= tiles; ++blocks) {
+    const int64_t waves = (blocks * rows + multiprocessors - 1) / multiprocessors;
+    if (blocks > 1 && waves > kMostWaves) break;
+    const double time =
+        static_cast<double>(waves) * block_time((tiles + blocks - 1) / blocks, warps);
+    if (blocks == 1 || time < least) best = blocks, least = time;
   }
   return best;
 }
@@ -44,19 +52,18 @@ void launch(QuantizeParams params, int num_sides, int64_t batch, const Tensor& d
   };
   const int multiprocessors = attribute(cudaDevAttrMultiProcessorCount, device);
   const int room = attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin, device);
-  // A row's tokens may start inside a tile.
-  const int64_t tiles = (params.num_tokens + kTile - 1) / kTile + 1;
+  // A row's tokens may start inside a tile and end in one more: some block then has that one too.
+  const int64_t tiles = (params.num_tokens + kTile - 1) / kTile;
   const int64_t rows = batch * params.num_heads * num_sides;
-  // Fewer warps where there is no room for more, or too few tiles for all multiprocessors. A full
+  // Fewer warps only where there is no room: those without a tile help to set up the block. A full
   // matrix stays whole if there is room for half of the warps beside it.
-  int columns = params.head_dim;
-  if (shared(kQuantizeWarps / 2, columns) > room) columns = FullTransform::kColumns;
-  int warps = kQuantizeWarps;
-  while (warps > 1 && (shared(warps, columns) > room || tiles * rows < warps * multiprocessors)) {
-    warps /= 2;
-  }
+  int warps = kQuantizeWarps, columns = params.head_dim;
+  if (shared(warps / 2, columns) > room) columns = FullTransform::kColumns;
+  while (warps > 1 && shared(warps, columns) > room) --warps;
   params.full_columns = columns;
   const int bytes = shared(warps, columns);
+  const dim3 grid(static_cast<unsigned>(blocks_per_row(tiles, rows, warps, multiprocessors)),
+                  params.num_heads * num_sides, static_cast<unsigned>(batch));
   const bool full =
       side.transform.kind == TransformKind::kFull || last.transform.kind == TransformKind::kFull;
   SUBVECTOR_DIM_SWITCH(side.format.subvector_dim, kDim, [&] {
@@ -65,14 +72,6 @@ void launch(QuantizeParams params, int num_sides, int64_t batch, const Tensor& d
         cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes));
     VECINFER_CUDA_CHECK(cudaFuncSetAttribute(kernel, cudaFuncAttributePreferredSharedMemoryCarveout,
                                              cudaSharedmemCarveoutMaxShared));
-    int resident = 1;
-    VECINFER_CUDA_CHECK(
-        cudaOccupancyMaxActiveBlocksPerMultiprocessor(&resident, kernel, 32 * warps, bytes));
-    const int64_t rounds = (tiles + warps - 1) / warps;
-    const int64_t per_block =
-        rounds_per_block(rounds, rows, std::max(resident, 1) * multiprocessors);
-    const dim3 grid(static_cast<unsigned>((rounds + per_block - 1) / per_block),
-                    params.num_heads * num_sides, static_cast<unsigned>(batch));
     kernel<<<grid, 32 * warps, bytes, stream>>>(params);
   });
   VECINFER_CUDA_CHECK(cudaGetLastError());
