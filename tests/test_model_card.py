@@ -66,7 +66,7 @@ def test_numbers_are_the_codebook_s():
     assert "| held out | 4096 | 12.5 | 12.9 | 1.032 |" in text
     for entry in codebook.provenance["errors"]:
         assert re.search(
-            rf"\| {entry['layer']} \| {entry['key']:.4g} \| █+ \| {entry['value']:.4g} \| █{{24}} \|", text
+            rf"\| {entry['layer']} \| {entry['key']:.5g} \| █+ \| {entry['value']:.5g} \| █{{24}} \|", text
         )
 
 

@@ -56,7 +56,7 @@ def test_each_card_has_measured_quality(name):
     table = (ROOT / "README.md").read_text(encoding="utf-8")
     assert f"{name.split('/')[0]}/{Path(name).name}" in table or Path(name).name in table
     for row in rows:
-        assert f"{row['perplexity_ratio']:.4g}" in card
+        assert f"{row['perplexity_ratio']:.5g}" in card
     assert f"{rows[0]['perplexity_ratio']:.4f}" in table
     own_sinks = codebook.config.sink_length
     short = [row for row in rows if row["text"] == "wiki" and row["window_length"] == 2048]

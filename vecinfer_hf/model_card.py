@@ -180,7 +180,7 @@ def draw_errors(errors: Sequence[Mapping[str, Any]], path: Any) -> bool:
 
 def _cell(value: Any) -> str:
     if isinstance(value, float):
-        return f"{value:.4g}"
+        return f"{value:.5g}"
     if isinstance(value, (list, tuple)):
         return ", ".join(_cell(item) for item in value)
     return "" if value is None else str(value).replace("|", "\\|").replace("\n", " ")

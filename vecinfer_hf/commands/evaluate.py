@@ -97,6 +97,7 @@ def evaluate(
     needle_questions: Annotated[
         int, typer.Option(min=1, help="Questions about each text, each for another number; they cost little more.")
     ] = 1,
+    needle_seed: Annotated[int, typer.Option(min=0, help="Another seed gives other texts and numbers.")] = 0,
     tasks: Annotated[
         list[str] | None, typer.Option(help=f"Also answer few-shot questions, repeatable: {', '.join(TASKS)}.")
     ] = None,
@@ -177,10 +178,13 @@ def evaluate(
                 "length": length,
                 "keys": needle_keys,
                 "questions": needle_questions,
+                "seed": needle_seed,
                 "samples": needles,
                 "rows": _retrieval(
                     loaded,
-                    needle_samples(tokenizer, haystack, length, needle_keys, needles, questions=needle_questions),
+                    needle_samples(
+                        tokenizer, haystack, length, needle_keys, needles, needle_seed, questions=needle_questions
+                    ),
                     [stock, *methods],
                     lengths,
                 ),

@@ -39,6 +39,7 @@ def describe(codebook: Codebook) -> dict[str, Any]:
         "nbytes": codebook.nbytes,
         "residual_length": codebook.config.residual_length,
         "sink_length": codebook.config.sink_length,
+        "sink_choice": codebook.config.sink_choice,
         "provenance": {name: value for name, value in codebook.provenance.items() if name != "errors"},
         "metrics": codebook.metrics,
         "layers": layers,
@@ -70,7 +71,7 @@ def print_codebook(codebook: Codebook) -> None:
             for row in about["layers"]
         ],
     )
-    for name in ("residual_length", "sink_length"):
+    for name in ("residual_length", "sink_length", "sink_choice"):
         output.print(f"{name}: {about[name]}", highlight=False)
     for name, value in {**about["provenance"], **about["metrics"]}.items():
         output.print(f"{name}: {value}", highlight=False, markup=False)

@@ -159,7 +159,7 @@ def ablation(
 
     Returns:
         One dict per row: its options, seed, seconds (with the recording of gradients where a row is the first with its
-        share of recall and choice of sinks), for each text ratio and kl, for each set of needles hits and the stock cache's.
+        share of recall and choice of sinks), for each text ratio and kl, for each set of needles hits and stock_hits.
     """
     windows, _ = calibration_windows(tokenizer, texts, sequence_length, num_tokens)
     indices = full_attention_layers(model.config)
