@@ -31,8 +31,9 @@ struct QuantizeParams {
 constexpr int kQuantizeWarps = 16;
 constexpr int kQuantizeTiles = 32;                 // of 8 centroids, searched in one pass
 constexpr int kQuantizePass = 8 * kQuantizeTiles;  // centroids
-constexpr int kChunk = 16;    // tokens that a warp has in fixed point at a time
-constexpr int kMostSets = 4;  // passes whose operands may stay
+constexpr int kChunk = 16;        // tokens that a warp has in fixed point at a time
+constexpr int kSearchGroups = 2;  // of 32 sub-vectors that are searched at a time
+constexpr int kMostSets = 4;      // passes whose operands may stay
 
 // Shared memory. Sizes in bytes are multiples of 16.
 struct QuantizeLayout {
@@ -60,7 +61,10 @@ struct QuantizeLayout {
     full_bytes = full ? FullTransform::part_bytes(head_dim, full_columns) : 0;
     shift_bytes = 2 * head_dim * 4;
     places_bytes = rows * (kTile / kChunk) * 2;
-    fixed_bytes = kChunk * head_dim * 2;
+    // The search reads whole groups, past the rows of a head of 80 channels with 8-element
+    // sub-vectors.
+    const int step = 32 * kSearchGroups;
+    fixed_bytes = (rows + step - 1) / step * step * format.subvector_dim * 2;
     raw_bytes = kChunk * raw_stride;
     keys_bytes = format.bits_per_code > 8 ? rows * 4 : 0;  // only between passes
     low_bytes = format.num_codes * padded;

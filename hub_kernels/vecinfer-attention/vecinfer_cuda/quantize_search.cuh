@@ -29,7 +29,7 @@ __device__ __forceinline__ void search_chunk(const PassOperands<kDim>& operands,
                                              const PassOrder& order, int num_rows,
                                              const uint16_t* places, __half* fixed, int* keys,
                                              uint8_t* low, uint8_t* high) {
-  constexpr int kGroups = 2;  // of 32 sub-vectors at a time
+  constexpr int kGroups = kSearchGroups;
   const uint32_t constants = RowFragment<kDim>::constants();
   const QuadKeys<kQuantizeTiles> quad;
   const int size = kSimple ? kQuantizePass : 1 << order.bits;
