@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -109,6 +109,11 @@ def _figure(size: tuple[float, float]):
     return Figure(figsize=size, layout="constrained")
 
 
+def main(arguments: Sequence[str]) -> None:
+    """Draw a JSON file, of either kind, to a picture: the two paths in `arguments`."""
+    content = json.loads(Path(arguments[0]).read_text(encoding="utf-8"))
+    (plot_quality if "table" in content else plot_peers)(content, arguments[1])
+
+
 if __name__ == "__main__":
-    content = json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))
-    (plot_peers if "peers" in content else plot_quality)(content, sys.argv[2])
+    main(sys.argv[1:])
