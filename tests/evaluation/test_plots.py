@@ -20,13 +20,13 @@ def test_shipped_results_are_drawn(tmp_path):
     assert (tmp_path / "plot.png").read_bytes().startswith(b"\x89PNG")
 
 
-@pytest.mark.parametrize("lengths", [(), (2048, 8192)])
 def test_the_printed_command_draws_shipped_results(tmp_path):
     pytest.importorskip("matplotlib")
     main([str(RESULTS), str(tmp_path / "plot.png")])
     assert (tmp_path / "plot.png").stat().st_size > 10_000
 
 
+@pytest.mark.parametrize("lengths", [(), (2048, 8192)])
 def test_a_report_is_drawn(tmp_path, lengths):
     pytest.importorskip("matplotlib")
     rows = [("vecinfer", 2.0, 0.98), ("a peer", 2.5, 4.5), ("another", 3.0, 1.1)]
