@@ -110,6 +110,82 @@ def test_a_left_padded_row_is_stored_as_it_is_alone():
     torch.testing.assert_close(together.read(120)[0][1:, :, 30:], alone.read(tokens)[0], rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize("pieces", [[16, 10, 14], [16, 12, 12], [16, 24]], ids=str)
+@pytest.mark.parametrize("static", [False, True])
+def test_a_first_call_of_padding_alone(pieces, static):
+    """What follows attends to what is stored, so nothing may be stored in another order than it is attended in."""
+    model = tiny_model("llama")
+    ids, total = tiny_inputs(2, sum(pieces)), sum(pieces)
+    mask = torch.ones_like(ids)
+    mask[:, :16] = 0
+    positions = (mask.cumsum(1) - 1).clamp_min(0)
+    with torch.no_grad():
+        wanted = model(ids, attention_mask=mask, position_ids=positions).logits
+    model.set_attn_implementation("vecinfer")
+    options = {"static": True, "max_cache_len": total} if static else {}
+    cache = VecInferCache(model.config, random_codebook(model.config), residual_length=128, **options)
+    logits, at = [], 0
+    with torch.no_grad():
+        for tokens in pieces:
+            part = slice(at, at + tokens)
+            at += tokens
+            output = model(
+                ids[:, part], attention_mask=mask[:, :at], position_ids=positions[:, part], **cache_argument(cache)
+            )
+            logits.append(output.logits)
+    torch.testing.assert_close(torch.cat(logits, 1)[:, 16:], wanted[:, 16:], rtol=1e-3, atol=1e-3)
+
+
+def ragged_layer(counts, tokens, small, static=None, residual=WINDOW):
+    """A layer of left-padded rows that have `counts` real tokens, with small values in the columns `small`."""
+    layer = make_layer(static=static, residual=residual)
+    keys, values = states(len(counts), tokens, small)
+    real = torch.arange(tokens) >= tokens - torch.tensor(counts)[:, None]
+    layer.shared.padding.columns = real
+    layer.lazy_initialization(keys, values)
+    layer.cumulative_length += tokens
+    layer.store(keys, values, real)
+    return layer, keys, values, real
+
+
+@pytest.mark.parametrize("static", [None, 300])
+def test_the_longest_row_may_go(static):
+    layer, _, _, real = ragged_layer([120, 20], 120, [110], static)
+    before = layer.read(120)
+    rows = torch.tensor([1]) if static is None else torch.tensor([1, 1])
+    layer.batch_select_indices(rows)
+    layer.shared.padding.columns = real[rows]
+    assert torch.equal(layer.read(120)[0], before[0][rows])
+    layer.crop(-3)
+    assert layer.host_lengths()[0] == [17] * len(rows)
+
+
+def test_a_crop_behind_a_rows_candidates_leaves_them_alone():
+    layer, _, _, real = ragged_layer([30, 20], 30, [20, 21, 22, 23])
+    more = states(2, 9, [1, 2, 3], seed=1)
+    layer.shared.padding.columns = torch.cat([real, torch.ones(2, 9, dtype=torch.bool)], dim=1)
+    for token in range(9):
+        layer.update(*(part[:, :, token : token + 1] for part in more))
+    before, quantized = layer.read(38), list(layer.quantized_lengths)
+    layer.crop(-1)
+    assert layer.quantized_lengths == quantized
+    for old, new in zip(before, layer.read(38), strict=True):
+        assert torch.equal(old, new)
+
+
+def test_sinks_stay_sinks_in_a_crop_among_the_candidates():
+    for seed in range(5):
+        layer = make_layer()
+        keys, values = states(1, 150, seed=seed)
+        layer.update(keys, values)
+        sinks = layer.sink_order[0, :, :SINKS]
+        layer.crop(60 - 150)
+        exact = exact_places(layer, keys, 60)[0]
+        for head in range(HEADS):
+            left = [place for place in sinks[head].tolist() if place < 60]
+            assert exact[head, left].all()
+
+
 def test_rows_shorter_than_the_candidates():
     layer = make_layer()
     keys, values = states(2, 80, [60, 61, 62, 63])
@@ -195,7 +271,7 @@ def test_the_simulation_is_the_real_cache(choice):
         model, own_method(model, codebook).layers, windows,
         **{**options, "sink_choice": SMALL_VALUES if choice == FIRST else FIRST},
     )  # fmt: skip
-    # A chosen sink frees a place of the window for an older token, in the real cache only.
+    # A recent sink leaves its place in the window to an older token, in the real cache only.
     tolerance = 1e-3 if choice == FIRST else 0.05
     assert real.kl_divergence == pytest.approx(simulated.kl, rel=tolerance)
     assert abs(other.kl - simulated.kl) > 2 * tolerance * simulated.kl

@@ -76,7 +76,9 @@ class VecInferLayer(CacheLayerMixin):
         """Real tokens of each row; `buffers.lengths` on the host."""
         self.quantized_lengths: list[int] = []
         self.sink_order: torch.Tensor | None = None
-        """Which token is stored at each of the first places, int16 `[B, Hkv, n]`; None if the order is the text's."""
+        """Which token is stored at each of the first places, int32 `[B, Hkv, n]`; None if the order is the text's."""
+        self.ordered: list[int] = []
+        """How many of these places are each row's own."""
         self.buffers: CacheBuffers | None = None
         self.keys = self.values = None
         self.is_initialized = False
@@ -165,6 +167,7 @@ class VecInferLayer(CacheLayerMixin):
         value_states: torch.Tensor,
         real: torch.Tensor | None = None,
         query_states: torch.Tensor | None = None,
+        keep_sinks: torch.Tensor | None = None,
     ) -> None:
         """Store new tokens behind the old ones and quantize what leaves the window.
 
@@ -173,6 +176,7 @@ class VecInferLayer(CacheLayerMixin):
             value_states: `[B, Hkv, T, D]`.
             real: bool `[B, T]` on the CPU, which are real tokens; None for all.
             query_states: `[B, Hq, T, D]`, which an online codebook may use, or None.
+            keep_sinks: see `choose_sinks`, or None.
         """
         batch, _, tokens, _ = key_states.shape
         if real is None:
@@ -188,40 +192,37 @@ class VecInferLayer(CacheLayerMixin):
                 first = [0] * batch
         lengths, quantized = self.host_lengths()
         pieces = [(key_states, value_states, first, counts)]
-        if self.sink_choice != FIRST and not any(lengths) and max(counts) > self.sink_length > 0:
-            pieces = self._choose_sinks(*pieces[0])
+        # Only in a first call: later ones may attend to what is stored already, by its place.
+        chooses = self.sink_choice != FIRST and not any(lengths) and int(self.cumulative_length) == tokens
+        if chooses and max(counts) > self.sink_length > 0:
+            pieces = self._choose_sinks(*pieces[0], keep_sinks)
         if isinstance(self.codebook, OnlineCodebook) and self.codebook.needs_fit(self.layer_idx):
             self._fit_online(pieces, query_states)
         self._reserve(counts, lengths, quantized)
-        for piece in pieces:
-            self._store(*piece, whole=real is None and len(pieces) == 1)
-
-    def _store(self, key_states, value_states, first: list[int], counts: list[int], whole: bool) -> None:
-        """Store one piece, for which there is room; `whole` if all its tokens are real ones of every row."""
-        lengths, quantized = self.host_lengths()
-        tokens = key_states.shape[2]
-        if whole and self.fits_window(tokens):
-            self.ops.append(key_states, value_states, self.buffers, self.layer_codebook, self.residual_length)
+        if real is None and len(pieces) == 1 and self.fits_window(tokens):
+            keys, values = pieces[0][:2]
+            self.ops.append(keys, values, self.buffers, self.layer_codebook, self.residual_length)
             self.lengths = [length + tokens for length in lengths]
             self.quantized_lengths = [
                 window_span(length, tokens, coded, self.sink_length, self.residual_length)[0]
                 for length, coded in zip(lengths, quantized, strict=True)
             ]
             return
-        self.lengths, self.quantized_lengths = store_tokens(
-            key_states,
-            value_states,
-            first,
-            counts,
-            lengths,
-            quantized,
-            self.buffers,
-            self.layer_codebook,
-            self.residual_length,
-            self.ops.quantize,
-        )
+        for piece in pieces:
+            lengths, quantized = store_tokens(
+                *piece,
+                lengths,
+                quantized,
+                self.buffers,
+                self.layer_codebook,
+                self.residual_length,
+                self.ops.quantize,
+            )
+        self.lengths, self.quantized_lengths = lengths, quantized
 
-    def _choose_sinks(self, key_states, value_states, first: list[int], counts: list[int]) -> list[_Piece]:
+    def _choose_sinks(
+        self, key_states, value_states, first: list[int], counts: list[int], keep: torch.Tensor | None
+    ) -> list[_Piece]:
         """Return a text's first tokens in another order, sinks first, and the others as they are."""
         tokens = min(max(counts), self.sink_length + CANDIDATES)
         device, head_dim = key_states.device, key_states.shape[3]
@@ -232,13 +233,11 @@ class VecInferLayer(CacheLayerMixin):
         index = index.expand(*value_states.shape[:2], -1, head_dim)
         keys, values = key_states.gather(2, index), value_states.gather(2, index)
         ragged = min(counts) < tokens
-        chosen = choose_sinks(
-            values, self.sink_length, self.sink_choice, torch.tensor(counts, device=device) if ragged else None
-        )
-        index = sinks_to_front(chosen)
-        self.sink_order = index.to(torch.int16)
+        own = torch.tensor(counts, device=device) if ragged else None
+        index = sinks_to_front(choose_sinks(values, self.sink_length, self.sink_choice, own, keep))
+        self.sink_order = index.to(torch.int32)
         index = index.unsqueeze(-1).expand(-1, -1, -1, head_dim)
-        head = [min(count, tokens) for count in counts]
+        self.ordered = head = [min(count, tokens) for count in counts]
         pieces = [(keys.gather(2, index), values.gather(2, index), [0] * len(counts), head)]
         if max(counts) > tokens:
             rest = [count - own for count, own in zip(counts, head, strict=True)]
@@ -256,11 +255,14 @@ class VecInferLayer(CacheLayerMixin):
         sinks = self.sink_length if empty else 0
 
         def tokens(side: int, window: torch.Tensor) -> torch.Tensor:
-            rows = [
-                torch.cat([piece[side][row, :, piece[2][row] :][:, : piece[3][row]] for piece in pieces], dim=1)
-                for row in range(len(counts))
-            ]
-            return torch.cat([*window.unbind(0), *(row[:, sinks:] for row in rows)], dim=1)[None]
+            rows = []
+            for row in range(len(counts)):
+                left = sinks
+                for piece in pieces:
+                    own = piece[side][row, :, piece[2][row] :][:, : piece[3][row]]
+                    rows.append(own[:, left:])
+                    left = max(left - own.shape[1], 0)
+            return torch.cat([*window.unbind(0), *rows], dim=1)[None]
 
         keys = tokens(0, self.buffers.window_keys)
         values = tokens(1, self.buffers.window_values)
@@ -319,7 +321,8 @@ class VecInferLayer(CacheLayerMixin):
             keys.scatter_(2, index, block.keys)
             values.scatter_(2, index, block.values)
         if self.sink_order is not None:
-            index = self.sink_order.long().unsqueeze(-1).expand(-1, -1, -1, head_dim)
+            # A row is no shorter than its own part of the order; behind that the order is the text's.
+            index = self.sink_order[:, :, :longest].long().unsqueeze(-1).expand(-1, -1, -1, head_dim)
             for states in (keys, values):
                 states.scatter_(2, index, states[:, :, : index.shape[2]].clone())
         if real is None:
@@ -356,7 +359,8 @@ class VecInferLayer(CacheLayerMixin):
     def crop(self, tokens_to_remove: int) -> None:
         """Remove the last `|tokens_to_remove|` columns.
 
-        Lengths move, codes stay codes: after a crop the exact window is shorter until it has filled again.
+        Lengths move, codes stay codes: after a crop the exact window is shorter until it has filled again. Only a crop
+        into the first tokens that sinks were chosen from stores what is left anew, the sinks among it as sinks.
 
         Args:
             tokens_to_remove: 0 or negative.
@@ -375,11 +379,11 @@ class VecInferLayer(CacheLayerMixin):
         lengths, quantized = self.host_lengths()
         removed = self.shared.padding.real_tokens(seen - columns, seen, len(lengths))
         left = [length - count for length, count in zip(lengths, removed, strict=True)]
-        if not any(left):
-            self.sink_order = None
-        if self.sink_order is not None and min(left) < self.sink_order.shape[2]:
+        if any(left) and any(length < own for length, own in zip(left, self.ordered, strict=False)):
             self._store_again(seen, seen - columns)
             return
+        if not any(left):
+            self.sink_order, self.ordered = None, []
         self.cumulative_length -= columns
         self.lengths = left
         self.quantized_lengths = [
@@ -391,14 +395,19 @@ class VecInferLayer(CacheLayerMixin):
 
     def _store_again(self, seen: int, columns: int) -> None:
         """Keep the first `columns` of all columns `seen`, where sinks may come from behind them."""
-        keys, values = self.read(seen)
         real = self.shared.padding.columns_until(columns)
+        if real is None and seen > max(self.ordered):
+            # What is behind the candidates goes the ordinary way, so that little has to be read.
+            self.crop(max(self.ordered) - seen)
+            seen = max(self.ordered)
+        keys, values = self.read(seen)
+        sinks = self.sink_order[:, :, : self.sink_length].long()
         self.reset()
         keys, values = keys[:, :, :columns], values[:, :, :columns]
         if not self.is_initialized:
             self.lazy_initialization(keys, values)
         self.cumulative_length += columns
-        self.store(keys, values, None if real is None or bool(real.all()) else real)
+        self.store(keys, values, None if real is None or bool(real.all()) else real, keep_sinks=sinks)
 
     def reorder_cache(self, beam_idx: torch.LongTensor) -> None:
         """Keep the rows `beam_idx`, in that order, for beam search."""
@@ -414,11 +423,12 @@ class VecInferLayer(CacheLayerMixin):
         self._set_buffers(CacheBuffers(*(tensor.index_select(0, indices) for tensor in self.buffers)))
         if self.sink_order is not None:
             self.sink_order = self.sink_order.index_select(0, indices)
-        if len(set(zip(self.lengths, self.quantized_lengths, strict=True))) == 1:
+        if len(set(zip(self.lengths, self.quantized_lengths, self.ordered or self.lengths, strict=True))) == 1:
             rows = [0] * len(indices)
         else:
             rows = indices.tolist()
         self.lengths = [self.lengths[row] for row in rows]
+        self.ordered = [self.ordered[row] for row in rows] if self.ordered else []
         self.quantized_lengths = [self.quantized_lengths[row] for row in rows]
 
     def batch_repeat_interleave(self, repeats: int) -> None:
@@ -429,6 +439,7 @@ class VecInferLayer(CacheLayerMixin):
         if self.sink_order is not None:
             self.sink_order = self.sink_order.repeat_interleave(repeats, dim=0)
         self.lengths = [length for length in self.lengths for _ in range(repeats)]
+        self.ordered = [own for own in self.ordered for _ in range(repeats)]
         self.quantized_lengths = [length for length in self.quantized_lengths for _ in range(repeats)]
 
     def offload(self) -> None:

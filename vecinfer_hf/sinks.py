@@ -19,7 +19,11 @@ CANDIDATES = 64
 
 
 def choose_sinks(
-    values: torch.Tensor, sink_length: int, sink_choice: str = SMALL_VALUES, counts: torch.Tensor | None = None
+    values: torch.Tensor,
+    sink_length: int,
+    sink_choice: str = SMALL_VALUES,
+    counts: torch.Tensor | None = None,
+    keep: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """Return which of a text's first tokens become sinks, bool `[B, Hkv, n]`, `n = min(T, sink_length + 64)`.
 
@@ -30,13 +34,18 @@ def choose_sinks(
         sink_length: tokens to choose.
         sink_choice: "small_values" for those with the smallest values, "first" for the first ones.
         counts: int64 `[B]` on the device of `values`, the tokens each row has; default all.
+        keep: int64 `[B, Hkv, S]`, tokens that are chosen whatever their values, as far as there are such.
     """
     candidates = values[:, :, : sink_length + CANDIDATES]
     batch, heads, tokens, _ = candidates.shape
     place = torch.arange(tokens, device=values.device)
     if sink_choice == FIRST:
         return (place < sink_length).expand(batch, heads, -1)
-    size = candidates.float().square().sum(-1)
+    # What is no number counts as large, like what is no token: earlier places win a tie.
+    size = candidates.float().square().sum(-1).nan_to_num(torch.inf, torch.inf)
+    if keep is not None:
+        kept = size.new_zeros(batch, heads, tokens + 1).scatter_(2, keep.clamp_max(tokens), 1)
+        size = size.masked_fill(kept[:, :, :tokens].bool(), -1)
     if counts is not None:
         size = size.masked_fill(place >= counts[:, None, None], torch.inf)
     chosen = size.argsort(dim=-1, stable=True)[..., :sink_length]

@@ -115,7 +115,7 @@ class VecInferStaticLayer(VecInferLayer):
     def reset(self) -> None:
         """Forget everything; the buffers stay where they are."""
         self.cumulative_length.zero_()
-        self.sink_order = None
+        self.sink_order, self.ordered = None, []
         if self.is_initialized:
             self.buffers.lengths.zero_()
             self.buffers.quantized_lengths.zero_()
@@ -134,6 +134,7 @@ class VecInferStaticLayer(VecInferLayer):
             tensor.copy_(tensor.index_select(0, indices))
         if self.sink_order is not None:
             self.sink_order = self.sink_order.index_select(0, indices)
+            self.ordered = [self.ordered[row] for row in indices.tolist()]
 
     def batch_repeat_interleave(self, repeats: int) -> None:
         """Raise ValueError unless `repeats` is 1: a static cache keeps its batch size."""

@@ -44,7 +44,7 @@ def measure_sensitivity(
         candidates: bits -> layer index -> codebook.
         windows: int64 `[windows, T]`, text to measure on.
         sides: which sides to measure.
-        sink_length: exact first tokens.
+        sink_length: exact early tokens.
         residual_length: exact recent tokens.
         sink_choice: see `VecInferConfig.sink_choice`.
         batch_size: windows per pass.

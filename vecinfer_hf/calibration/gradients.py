@@ -63,7 +63,7 @@ def record_gradients(
         model: the model, unchanged afterwards.
         windows: int64 `[windows, T]`, `T` more than `sink_length + residual_length`.
         layer_indices: the layers to record.
-        sink_length: exact first tokens.
+        sink_length: exact early tokens.
         residual_length: exact recent tokens.
         sink_choice: see `VecInferConfig.sink_choice`; sinks among the kept tokens have gradients of 0.
         num_samples: tokens kept, at most.

@@ -56,7 +56,8 @@ def record_states(
         model: the model, unchanged afterwards.
         windows: int64 `[windows, sequence_length]`.
         layer_indices: the layers to record.
-        sink_length: first tokens of each window that are left out.
+        sink_length: first tokens of each window that are left out. (Which tokens a cache chooses as sinks is not known
+            here; a later one is counted.)
         num_samples: tokens kept, at most.
         seed: seed of the sample.
         progress: called with the number of tokens after each window.

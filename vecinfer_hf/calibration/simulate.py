@@ -171,7 +171,9 @@ def simulated_attention(
         chunk_length: tokens appended per call; more than 1 shortens the window for the first of them, as
             `vecinfer evaluate` does.
         prompt_length: first tokens that attend to each other exactly, as a prompt given in one call does.
-        sink_choice: see `VecInferConfig.sink_choice`; the first call brings all tokens it looks at.
+        sink_choice: see `VecInferConfig.sink_choice`; the first call brings all tokens it looks at. In a real cache a
+            sink that is still recent leaves its place in the window to an older token, here it does not: texts hardly
+            longer than the window lose more here.
     """
 
     def coded(module, query, key, value):

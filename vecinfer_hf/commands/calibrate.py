@@ -12,6 +12,7 @@ import typer
 from ..assets import load_text
 from ..calibration import calibrate as make_codebook
 from ..config import VecInferConfig
+from ..sinks import SINK_CHOICES
 from .console import output
 from .inspect import print_codebook
 from .loading import Device, Dtype, Model, load_model
@@ -60,7 +61,10 @@ def calibrate(
     num_tokens: Annotated[int, typer.Option(help="Tokens of text to read, at most.")] = DEFAULT.num_tokens,
     num_iterations: Annotated[int, typer.Option(help="Iterations of k-means.")] = DEFAULT.num_iterations,
     residual_length: Annotated[int, typer.Option(help="Recent tokens kept exact.")] = DEFAULT.residual_length,
-    sink_length: Annotated[int, typer.Option(help="First tokens kept exact.")] = DEFAULT.sink_length,
+    sink_length: Annotated[int, typer.Option(help="Early tokens kept exact.")] = DEFAULT.sink_length,
+    sink_choice: Annotated[
+        str, typer.Option(help=f"Which early tokens: {' or '.join(SINK_CHOICES)}.")
+    ] = DEFAULT.sink_choice,
     seed: Annotated[int, typer.Option(help="Seed; the same seed gives the same codebook.")] = DEFAULT.seed,
     dtype: Dtype = None,
     device: Device = None,
@@ -81,6 +85,7 @@ def calibrate(
         num_iterations=num_iterations,
         residual_length=residual_length,
         sink_length=sink_length,
+        sink_choice=sink_choice,
         seed=seed,
     )
     if output_directory.is_file():

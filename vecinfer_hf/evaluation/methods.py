@@ -73,7 +73,7 @@ def peer_methods(
 
     Args:
         model: the model.
-        sink_length: first tokens, which are exact for all and left out of the peers' groups.
+        sink_length: first tokens, which are left out of the peers' groups and stay exact for them.
         plain: what `plain_layers` returned, or None to leave that row out.
     """
     indices = full_attention_layers(model.config)

@@ -20,7 +20,7 @@ from ..cache import VecInferCache
 from ..cache_name import cache_argument
 from ..codebook import Codebook
 from ..online_codebook import ONLINE
-from ..sinks import CANDIDATES
+from ..sinks import CANDIDATES, FIRST
 from .attention import attention_set_to
 from .memory import cache_nbytes
 
@@ -182,8 +182,8 @@ def evaluate_perplexity(
 
     The text is fed in chunks of at most 16 tokens, each call on the cache the calls before it left, so that every
     token reads codes for everything older than the exact window: what happens to a generated token. (A chunk shortens
-    the window by up to `chunk_length - 1` tokens for its first tokens: the figure is on the careful side.) The first
-    chunk is as long as the choice of sinks asks for, as long as all of it is in the exact window.
+    the window by up to `chunk_length - 1` tokens for its first tokens: the figure is on the careful side.) Sinks are
+    chosen from the first chunk, which is therefore as long as the choice asks for (68 tokens) or as the exact window.
 
     Args:
         model: a causal language model; its attention implementation is the stock side's, and is left as it was.
@@ -224,7 +224,7 @@ def evaluate_perplexity(
                 side.read(ids[:, :prompt_length], cache)
         layer = next(iter(caches[1].quantized_layers), None)
         first = chunk_length
-        if layer is not None and not prompt_length:
+        if layer is not None and layer.sink_choice != FIRST and not prompt_length:
             first = max(first, min(layer.sink_length + CANDIDATES, layer.residual_length))
         starts = [prompt_length, *range(prompt_length + first, ids.shape[1] - 1, chunk_length), ids.shape[1] - 1]
         for start, end in pairwise(starts):

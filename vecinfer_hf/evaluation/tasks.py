@@ -19,7 +19,7 @@ from ..assets.tasks import Question
 from ..calibration.attention import attention_function, plain_attention, run_body
 from ..calibration.refine import model_logits
 from ..calibration.simulate import simulated_attention
-from ..sinks import SMALL_VALUES
+from ..sinks import CANDIDATES, FIRST, SMALL_VALUES
 from .intervals import paired_difference
 
 
@@ -72,7 +72,9 @@ def score_answers(
     scores: dict[int, AnswerScore] = {}
     while order:
         longest = len(texts[order[-1]][0])
-        size = _padded(model.device, longest)
+        # In a short window sinks of short texts matter, and padding must not be chosen as one.
+        alone = sink_choice != FIRST and residual_length < sink_length + CANDIDATES
+        size = 1 if alone else _padded(model.device, longest)
         part, order = order[-size:], order[:-size]
         # Padded at the end, which no earlier token sees.
         batch = torch.zeros(len(part), longest, dtype=torch.long)

@@ -53,7 +53,10 @@ class LayerCodebook(NamedTuple):
 
 
 class CacheBuffers(NamedTuple):
-    """The storage of one layer. Rows are compact: padding is never stored, token `i` is a row's own i-th real token.
+    """The storage of one layer. Rows are compact: padding is never stored, token `i` is a row's own i-th stored one.
+
+    That is its i-th real token, except among the tokens that sinks are chosen from (sinks.py): those may be stored in
+    another order, another one for each head, because no query that reads codes is earlier than any of them.
 
     With `S` sinks, window `R = residual_length`, and `n = i - S` for the tokens after the sinks:
 
