@@ -100,9 +100,8 @@ void launch_query_matrix(DecodeParams& p, const Device& device, cudaStream_t str
   const int tiles = p.padded_rows() / kRowTile * p.batch;  // of a head
   if (matrix_tiles(tiles * p.kv_heads, device.multiprocessors) == 1) {
     void* arguments[] = {&p};
-    launch(reinterpret_cast<const void*>(&query_matrix_kernel<kLaneDims>),
-           dim3(tiles, p.kv_heads), 32 * kMatrixWarps, query_matrix_floats<kLaneDims>() * 4, false,
-           arguments, stream);
+    launch(reinterpret_cast<const void*>(&query_matrix_kernel<kLaneDims>), dim3(tiles, p.kv_heads),
+           32 * kMatrixWarps, query_matrix_floats<kLaneDims>() * 4, false, arguments, stream);
     return;
   }
   constexpr int kChunkTiles = RowProduct<kLaneDims, kMatrixWarps>::kRows / kRowTile;
@@ -134,15 +133,15 @@ void launch_combine(DecodeParams& p, const Device& device, cudaStream_t stream) 
       launch(reinterpret_cast<const void*>(&combine_many_kernel<kLaneDims>),
              dim3((tiles + block_tiles - 1) / block_tiles, p.kv_heads),
              dim3(32, kRowTile * block_tiles, matrix_slices(block_tiles)),
-             combine_floats<kLaneDims, Product::kSeveralTiles>(kMatrixWarps) * 4,
-             device.major >= 9, arguments, stream);
+             combine_floats<kLaneDims, Product::kSeveralTiles>(kMatrixWarps) * 4, device.major >= 9,
+             arguments, stream);
       return;
     }
   }
   constexpr Product kProduct = kFull ? Product::kOneTile : Product::kNone;
-  const int slices = kFull ? matrix_slices(1)
-                           : combine_slices(p.splits, p.batch, tiles * p.kv_heads,
-                                            device.multiprocessors);
+  const int slices =
+      kFull ? matrix_slices(1)
+            : combine_slices(p.splits, p.batch, tiles * p.kv_heads, device.multiprocessors);
   launch(reinterpret_cast<const void*>(&combine_kernel<kLaneDims, kFull>),
          dim3(row_tiles, p.kv_heads, p.batch), dim3(32, kRowTile, slices),
          combine_floats<kLaneDims, kProduct>(kRowTile * slices) * 4, device.major >= 9, arguments,
