@@ -16,6 +16,7 @@ from transformers.cache_utils import DynamicCache, DynamicSlidingWindowLayer
 from .formats import CodeFormat
 from .model_identity import full_attention_layers, head_dim, num_key_value_heads, text_config, unsupported_reason
 from .packing import TILE, bytes_per_tile
+from .sinks import CANDIDATES
 
 
 @dataclass(frozen=True)
@@ -99,7 +100,8 @@ def vecinfer_plan(
     heads, dim = num_key_value_heads(inner), head_dim(inner)
     per_token = sum(heads * bytes_per_tile(*pair, dim) / TILE for pair in formats)
     exact = 2 * heads * dim * dtype.itemsize * (residual_length + sink_length) * len(formats)
-    lengths = 2 * 4 * len(formats)
+    # Two lengths of four bytes, and as many for each place of the sinks' order.
+    lengths = 4 * (2 + (heads * (sink_length + CANDIDATES) if sink_length else 0)) * len(formats)
     # The exact tokens are not coded as well.
     per_sequence = exact + lengths - int(per_token * (residual_length + sink_length))
     codebooks = 0
