@@ -15,6 +15,7 @@ from transformers import PreTrainedModel
 
 from ..sinks import SMALL_VALUES
 from .attention import attention_function
+from .recompute import recomputed_if_needed
 from .recorder import LayerStates, group_moment, sample_tokens
 from .refine import model_logits
 from .simulate import doubled_attention
@@ -97,10 +98,11 @@ def record_gradients(
             offset = int(torch.randint(room, (1,), generator=generator))
             positions = torch.arange(offset, offset + length, device=device).unsqueeze(0)
             leaves.clear()
-            with attention_function(model, attention):
+            element = model.dtype.itemsize
+            with attention_function(model, attention), recomputed_if_needed(model, 1, length, element):
                 ids = windows[row : row + 1].to(device)
                 hidden = model.base_model(input_ids=ids, position_ids=positions, use_cache=False).last_hidden_state
-            hidden.backward(_label_gradient(model, hidden.detach(), first, generator))
+                hidden.backward(_label_gradient(model, hidden.detach(), first, generator))
             slots, kept = slice(taken, taken + len(tokens)), tokens.to(device) + sink_length
             for index, (query, key, value, key_leaf, value_leaf) in leaves.items():
                 if index not in states:
@@ -129,8 +131,11 @@ def _leaf_attention(wanted: set[int], sink_length: int, residual_length: int, si
     def coded(module, query, key, value):
         if module.layer_idx not in wanted:
             return None
-        zeros = torch.zeros_like(key, requires_grad=True), torch.zeros_like(value, requires_grad=True)
-        leaves[module.layer_idx] = query.detach(), key.detach(), value.detach(), *zeros
+        # A layer that is computed again (recompute.py) finds the zeros of the first time.
+        if module.layer_idx not in leaves:
+            zeros = torch.zeros_like(key, requires_grad=True), torch.zeros_like(value, requires_grad=True)
+            leaves[module.layer_idx] = query.detach(), key.detach(), value.detach(), *zeros
+        zeros = leaves[module.layer_idx][3:]
         return key + zeros[0], value + zeros[1]
 
     return doubled_attention(coded, sink_length, residual_length, sink_choice=sink_choice), leaves

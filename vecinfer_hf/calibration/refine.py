@@ -20,10 +20,12 @@ from ..model_identity import text_config
 from ..ops.types import LayerCodebook
 from ..sinks import SMALL_VALUES
 from .attention import attention_function, plain_attention
+from .recompute import recomputed_if_needed
 from .simulate import LayerSimulator, VectorSimulator, simulated_attention
 
 
-_LOGIT_ROWS = 1024
+_LOGITS, _LOGITS_CPU = 1 << 27, 1 << 25
+"""Logits formed at once, 512 and 128 MB of each of the few arrays that a loss takes."""
 _STEP_UNITS = {"log_scale": 0.1, "mean_shift": 0.05, "turn": 0.003}
 """Step sizes of the parameters that are relative ones; those of the centroids depend on the centroids."""
 
@@ -170,14 +172,17 @@ def refine(
             offset = int(torch.randint(room, (1,), generator=generator))
             positions = torch.arange(offset, offset + ids.shape[1], device=device).unsqueeze(0)
             # Products of bfloat16 on a GPU: a step's choice of text makes more noise than their rounding.
-            with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
-                with torch.no_grad(), attention_function(model, plain_attention):
-                    stock = _hidden(model, ids, positions)[:, first:-1]
-                with attention_function(model, attention):
-                    coded = _hidden(model, ids, positions)[:, first:-1]
-            kl = _kl(model, stock, coded)
+            half = device.type == "cuda"
+            products = torch.autocast(device.type, torch.bfloat16, enabled=half)
+            with products, torch.no_grad(), attention_function(model, plain_attention):
+                stock = _hidden(model, ids, positions)[:, first:-1]
             optimizer.zero_grad(set_to_none=True)
-            kl.backward()
+            element = 2 if half else model.dtype.itemsize
+            with attention_function(model, attention), recomputed_if_needed(model, *ids.shape, element):
+                with products:
+                    coded = _hidden(model, ids, positions)[:, first:-1]
+                kl = _kl(model, stock, coded)
+                kl.backward()
             optimizer.step()
             if progress is not None:
                 progress(kl.item())
@@ -215,6 +220,11 @@ def model_logits(model: PreTrainedModel, hidden: torch.Tensor) -> torch.Tensor:
     return logits if not softcap else softcap * torch.tanh(logits / softcap)
 
 
+def _row_splits(model: PreTrainedModel, states: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    """Split `[rows, ...]` so that the logits of a part stay small, whatever the vocabulary."""
+    return states.split(max(1, (_LOGITS if states.is_cuda else _LOGITS_CPU) // text_config(model.config).vocab_size))
+
+
 def _kl(model: PreTrainedModel, stock: torch.Tensor, coded: torch.Tensor) -> torch.Tensor:
     """Mean KL(stock || coded) with a gradient towards `coded`, a few rows of logits at a time."""
 
@@ -223,19 +233,15 @@ def _kl(model: PreTrainedModel, stock: torch.Tensor, coded: torch.Tensor) -> tor
         return (target.exp() * (target - model_logits(model, coded_rows).log_softmax(-1))).sum()
 
     stock, coded = stock.flatten(0, 1), coded.flatten(0, 1)
-    rows = _LOGIT_ROWS * (8 if coded.is_cuda else 1)
-    total = sum(
-        checkpoint(part, coded_rows, stock_rows, use_reentrant=False)
-        for coded_rows, stock_rows in zip(coded.split(rows), stock.split(rows), strict=True)
-    )
+    pieces = zip(*(_row_splits(model, states) for states in (coded, stock)), strict=True)
+    total = sum(checkpoint(part, *rows, use_reentrant=False) for rows in pieces)
     return total / coded.shape[0]
 
 
 def _sums(model: PreTrainedModel, stock: torch.Tensor, coded: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
     """Sums over tokens of both negative log-likelihoods, KL divergence and agreement, float64 `[4]` on the CPU."""
     total = torch.zeros(4, dtype=torch.float64)
-    rows = _LOGIT_ROWS * (8 if coded.is_cuda else 1)
-    pieces = zip(*(states.flatten(0, 1).split(rows) for states in (stock, coded, targets)), strict=True)
+    pieces = zip(*(_row_splits(model, states.flatten(0, 1)) for states in (stock, coded, targets)), strict=True)
     for stock_rows, coded_rows, target in pieces:
         stock_log, coded_log = (model_logits(model, states).log_softmax(-1) for states in (stock_rows, coded_rows))
         picked = target.unsqueeze(-1)
