@@ -6,6 +6,7 @@ import pytest
 import torch
 from tiny_codebooks import random_transform
 
+from vecinfer_hf.packing import _positions
 from vecinfer_hf.transforms import (
     apply_transform,
     hadamard_block,
@@ -25,6 +26,18 @@ def test_block_is_the_largest_power_of_two(head_dim, block):
     assert hadamard_block(head_dim) == block
     matrix = hadamard_matrix(head_dim)
     assert (matrix != 0).sum().item() == head_dim * block
+
+
+@pytest.mark.parametrize("mode", [torch.inference_mode, lambda: torch.device("meta")])
+def test_what_is_kept_does_not_depend_on_the_first_callers_mode(mode):
+    hadamard_matrix.cache_clear()
+    _positions.cache_clear()
+    with mode():
+        first, positions = hadamard_matrix(16), _positions(8, 8, "key")
+    states = torch.randn(3, 16, requires_grad=True)
+    (states @ first).sum().backward()
+    assert states.grad is not None
+    assert first.device.type == positions.device.type == "cpu"
 
 
 @pytest.mark.parametrize("head_dim", HEAD_DIMS)

@@ -47,8 +47,9 @@ def _positions(num_subvectors: int, padded: int, side: str) -> torch.Tensor:
     four tokens for its eighth of the dimensions. A lane's bytes are cut into chunks of at most 16 and the chunks of
     the 32 lanes interleaved, so that a warp reads consecutive 16-byte words.
     """
-    token = torch.arange(TILE).unsqueeze(1)
-    sub = torch.arange(num_subvectors).unsqueeze(0)
+    # Kept for all later calls, whatever the first caller's default device is.
+    token = torch.arange(TILE, device="cpu").unsqueeze(1)
+    sub = torch.arange(num_subvectors, device="cpu").unsqueeze(0)
     half, row = token >> 4, token & 15
     if side == "key":
         per_lane = padded // 4
