@@ -144,3 +144,18 @@ def test_commands_load_a_model_by_name(monkeypatch, tiny_model_directory):
     # What is made from it names the model, not a directory of this machine.
     assert model.config._name_or_path == "Qwen2.5-Coder-0.5B-Instruct"
     assert tokenizer is not None
+
+
+def test_a_tokenizer_that_transformers_misreads_ends_the_conversion(tmp_path, monkeypatch):
+    class Letters:
+        def __call__(self, text, **_):
+            return {"input_ids": list(text)}
+
+    monkeypatch.setattr(conversion.importlib.util, "find_spec", lambda name: True)
+    monkeypatch.setattr("transformers.AutoTokenizer.from_pretrained", lambda *args, **options: Letters())
+    gguf, target = tmp_path / "model.gguf", tmp_path / "target"
+    gguf.write_bytes(WHOLE)
+    target.mkdir()
+    with pytest.raises(RuntimeError, match=r"makes (\d+) tokens of a sentence of \1 letters .* model\.gguf"):
+        conversion.convert_gguf(gguf, target, "id", hashlib.sha256(WHOLE).hexdigest(), "")
+    assert not list(target.iterdir())
