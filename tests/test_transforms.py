@@ -32,12 +32,17 @@ def test_block_is_the_largest_power_of_two(head_dim, block):
 def test_what_is_kept_does_not_depend_on_the_first_callers_mode(mode):
     hadamard_matrix.cache_clear()
     _positions.cache_clear()
-    with mode():
-        first, positions = hadamard_matrix(16), _positions(8, 8, "key")
+    torch.set_default_dtype(torch.bfloat16)
+    try:
+        with mode():
+            first, positions = hadamard_matrix(16), _positions(8, 8, "key")
+    finally:
+        torch.set_default_dtype(torch.float32)
     states = torch.randn(3, 16, requires_grad=True)
     (states @ first).sum().backward()
     assert states.grad is not None
     assert first.device.type == positions.device.type == "cpu"
+    assert first.dtype == torch.float32
 
 
 @pytest.mark.parametrize("head_dim", HEAD_DIMS)

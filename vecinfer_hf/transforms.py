@@ -28,7 +28,7 @@ def hadamard_matrix(head_dim: int) -> torch.Tensor:
     size = hadamard_block(head_dim)
     # Kept for all later calls, so it must not be what the first caller's mode or device makes of it.
     with torch.inference_mode(False):
-        matrix = torch.ones(1, 1, device="cpu")
+        matrix = torch.ones(1, 1, dtype=torch.float32, device="cpu")
         while matrix.shape[0] < size:
             matrix = torch.cat([torch.cat([matrix, matrix], 1), torch.cat([matrix, -matrix], 1)], 0)
         return torch.block_diag(*[matrix * size**-0.5] * (head_dim // size))

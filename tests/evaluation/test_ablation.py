@@ -21,7 +21,7 @@ from vecinfer_hf.formats import parse_format
 class Letters:
     """A tokenizer for the tiny models' 97 tokens."""
 
-    bos_token_id = None
+    bos_token_id, eos_token_id = None, 3
 
     def __call__(self, text, **_):
         return {"input_ids": [ord(letter) % 97 for letter in text]}

@@ -48,7 +48,7 @@ def convert_gguf(gguf: Path, directory: Path, model_id: str, expected_sha256: st
     if count > len(_SENTENCE) // 2:
         raise RuntimeError(
             f"transformers {transformers.__version__} makes {count} tokens of a sentence of {len(_SENTENCE)} letters "
-            f"with the tokenizer in {gguf.name}, so it does not read it right; pip install transformers>=5.24."
+            f"with the tokenizer in {gguf.name}, so it does not read it right; pip install 'transformers>=5.24'."
         )
     logger.info("Converting %s to safetensors, once", gguf.name)
     # Dequantized on load, or transformers keeps the model marked as quantized and refuses to save it.

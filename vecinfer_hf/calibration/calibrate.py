@@ -32,6 +32,7 @@ from .gradients import record_gradients
 from .mixture import TextMixture, text_mixture
 from .recorder import LayerStates, record_states
 from .refine import refine
+from .separators import SHARE, separator_ids
 from .windows import calibration_windows
 
 
@@ -56,6 +57,7 @@ def calibrate(
     allocate: float | None = None,
     refine_steps: int = 0,
     recall: float | None = None,
+    separators: float | None = None,
     progress: bool = True,
 ) -> Codebook:
     """Make a codebook for `model` from text.
@@ -76,17 +78,20 @@ def calibrate(
             `config.key_bits`, `value_bits` and `layer_bits`. The sensitivity is measured on text, which takes 180
             short passes for 30 layers; on a CPU the recipe "default" predicts it from its gradients instead.
         refine_steps: steps of refinement by gradient against the unquantized model, about 0.4 seconds each on a
-            GPU for a small model and half a minute on two CPU cores; 0 for none. It draws from all of the text. 70
-            steps halved the loss of 1 bit and took a third off the KL divergence of 2 bits (quant_configs/README.md).
+            GPU for a small model and half a minute on two CPU cores; 0 for none. It draws from all of the text. 60
+            steps took a quarter off the KL divergence of 2 bits (quant_configs/README.md).
         recall: share of what is read that asks for facts scattered over it (recall.py), from 0 to below 1; default
             0.5 for the recipe "default" and 0 for the others, of which only allocation and refinement read it. It
             comes on top of `config.num_tokens` and needs a tokenizer and windows of 512 tokens or more. What it does
             to retrieval from long texts is in quant_configs/README.md.
+        separators: share of the windows in which special tokens stand here and there, as between documents strung
+            together (separators.py), from 0 to 1; default 0.25 for the recipe "default" and 0 for the others. It
+            needs a tokenizer.
         progress: show progress bars on standard error.
 
     Returns:
-        A `Codebook` with provenance: model, text names and SHA-256, tokens, sequence length, share of recall,
-        package version, date, relative squared error of keys and values per layer.
+        A `Codebook` with provenance: model, text names and SHA-256, tokens, sequence length, shares of recall
+        and separators, package version, date, relative squared error of keys and values per layer.
 
     Raises:
         ValueError: if the model is not supported, the recipe is unknown, a head does not divide into sub-vectors, or
@@ -106,7 +111,9 @@ def calibrate(
             code_format.num_subvectors(head_size)
     windows, sources = calibration_windows(tokenizer_or_ids, texts, config.sequence_length, config.num_tokens)
     config = _with_a_possible_recipe(config, windows.shape[1])
-    text = _mixed(windows, None if texts is None else tokenizer_or_ids, config, recall, refine_steps, allocate)
+    tokenizer = None if texts is None else tokenizer_or_ids
+    separated = _separated(model, tokenizer, config, separators)
+    text = _mixed(windows, tokenizer, config, recall, refine_steps, allocate, separated)
     training = model.training
     model.eval()
     try:
@@ -129,6 +136,7 @@ def calibrate(
         "sequence_length": windows.shape[1],
         "refine_steps": refine_steps,
         "recall": text.share,
+        "separators": text.separators,
         **provenance,
         "vecinfer_hf": __version__,
         "torch": torch.__version__,
@@ -168,12 +176,23 @@ def _with_a_possible_recipe(config: VecInferConfig, length: int) -> VecInferConf
     return replace(config, recipe="query")
 
 
-def _mixed(windows, tokenizer, config, recall, refine_steps, allocate) -> TextMixture:
+def _separated(model, tokenizer, config, share) -> tuple[list[int], float]:
+    """Special tokens and the share of the text that gets them; what was asked for and cannot be is announced."""
+    ids = separator_ids(tokenizer, text_config(model.config).vocab_size)
+    if share and not ids:
+        why = "token ids were given instead of text" if tokenizer is None else "the tokenizer has no special tokens"
+        logger.warning_once(f"vecinfer: separators={share} has no effect, because {why}.")
+    default = SHARE if config.recipe == "default" else 0.0
+    return ids, default if share is None else share
+
+
+def _mixed(windows, tokenizer, config, recall, refine_steps, allocate, separated) -> TextMixture:
     """The text with its share of recall; what was asked for and cannot be is announced."""
     if recall is None:
-        return text_mixture(windows, tokenizer, RECALL if config.recipe == "default" else 0.0, config.seed)
+        recall = RECALL if config.recipe == "default" else 0.0
+        return text_mixture(windows, tokenizer, recall, config.seed, *separated)
     reads = config.recipe == "default" or refine_steps or allocate is not None
-    text = text_mixture(windows, tokenizer if reads else None, recall, config.seed)
+    text = text_mixture(windows, tokenizer if reads else None, recall, config.seed, *separated)
     if recall and not text.share:
         why = (
             f"the recipe {config.recipe} without allocation and refinement reads no gradients"
@@ -191,7 +210,7 @@ def _recorded(model, text: TextMixture, indices, config, bar) -> dict[int, Layer
     options = {"sink_length": config.sink_length, "num_samples": config.num_samples, "seed": config.seed}
     if config.recipe != "default":
         advance = bar("Reading text", text.windows.numel())
-        return record_states(model, text.windows, indices, **options, progress=advance)
+        return record_states(model, text.all_windows(), indices, **options, progress=advance)
     most = GRADIENT_TOKENS_CPU if model.device.type == "cpu" else GRADIENT_TOKENS
     windows = text.some_windows(max(1, most // text.windows.shape[1]))
     return record_gradients(

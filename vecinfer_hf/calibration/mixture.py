@@ -2,19 +2,21 @@
 # SPDX-License-Identifier: Apache-2.0
 """The text of a calibration: windows of ordinary text and, as a share of all, windows that ask for facts in them.
 
-Owns which windows each step reads. windows.py cuts the ordinary ones, recall.py makes the others.
+Owns which windows each step reads. windows.py cuts the ordinary ones, recall.py makes the others, separators.py puts
+special tokens into what is read.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
 from .recall import MIN_LENGTH, recall_windows
+from .separators import check_share, with_separators
 
 
 PIECE_LENGTH = 2048
@@ -35,6 +37,9 @@ class TextMixture:
         recall_windows: int64 `[windows, T]`, with facts; none if the share is 0.
         recall_pieces: int64 `[pieces, P]`, likewise.
         share: of windows with facts among all that are read, 0 to 1.
+        separator_ids: special tokens to put into windows as they are read.
+        separators: share of windows that get them, 0 to 1; 0 without any such tokens.
+        seed: seed of where they are put.
     """
 
     windows: torch.Tensor
@@ -42,14 +47,21 @@ class TextMixture:
     recall_windows: torch.Tensor
     recall_pieces: torch.Tensor
     share: float
+    separator_ids: tuple[int, ...] = ()
+    separators: float = 0.0
+    seed: int = 0
+
+    def all_windows(self) -> torch.Tensor:
+        """Return all ordinary windows, int64 `[windows, T]`."""
+        return self._separated(self.windows)
 
     def some_windows(self, count: int) -> torch.Tensor:
         """Return at most `count` windows, int64 `[windows, T]`, the ordinary ones spread evenly over the text."""
-        return _some(self.windows, self.recall_windows, count, self.share)
+        return self._separated(_some(self.windows, self.recall_windows, count, self.share))
 
     def some_pieces(self, count: int) -> torch.Tensor:
         """Return at most `count` pieces, int64 `[pieces, P]`, likewise."""
-        return _some(self.pieces, self.recall_pieces, count, self.share)
+        return self._separated(_some(self.pieces, self.recall_pieces, count, self.share))
 
     def drawing(self, batch_size: int, seed: int) -> Callable[[int], torch.Tensor]:
         """Return the function that draws the text of a step of refinement: a batch of pieces, at times one window."""
@@ -61,24 +73,39 @@ class TextMixture:
 
         def draw(step: int) -> torch.Tensor:
             if self.windows.shape[1] > self.pieces.shape[1] and step % LONG_EVERY == LONG_EVERY - 1:
-                return pick(self.windows, self.recall_windows)
-            return torch.cat([pick(self.pieces, self.recall_pieces) for _ in range(batch_size)])
+                rows = pick(self.windows, self.recall_windows)
+            else:
+                rows = torch.cat([pick(self.pieces, self.recall_pieces) for _ in range(batch_size)])
+            return self._separated(rows, int(torch.randint(1 << 30, (1,), generator=generator)))
 
         return draw
 
+    def _separated(self, rows: torch.Tensor, seed: int | None = None) -> torch.Tensor:
+        return with_separators(rows, self.separator_ids, self.separators, self.seed if seed is None else seed)
 
-def text_mixture(windows: torch.Tensor, tokenizer: Any, share: float, seed: int) -> TextMixture:
+
+def text_mixture(
+    windows: torch.Tensor,
+    tokenizer: Any,
+    share: float,
+    seed: int,
+    separator_ids: Sequence[int] = (),
+    separators: float = 0.0,
+) -> TextMixture:
     """Return the mixture for ordinary windows int64 `[windows, T]`.
 
     Args:
         windows: what `calibration_windows` returned.
         tokenizer: the model's tokenizer, or None: then there are no facts.
         share: of windows with facts, 0 to below 1; there are none in windows too short for them.
-        seed: seed of the facts.
+        seed: seed of the facts and of where special tokens are put.
+        separator_ids: special tokens to put into a share of what is read.
+        separators: that share, 0 to 1.
 
     Raises:
-        ValueError: if the share is out of range.
+        ValueError: if a share is out of range.
     """
+    check_share(separators)
     if not 0 <= share < 1:
         raise ValueError(f"recall is {share}; it is a share of the text, from 0 to below 1.")
     length = min(PIECE_LENGTH, windows.shape[1])
@@ -96,7 +123,8 @@ def text_mixture(windows: torch.Tensor, tokenizer: Any, share: float, seed: int)
         recall_windows(tokenizer, windows, rows.shape[1], count, seed + number, prefix) if count else rows[:0]
         for number, (rows, count) in enumerate(zip((windows, pieces), counts, strict=True))
     ]
-    return TextMixture(windows, pieces, *recall, share)
+    separators = separators if separator_ids else 0.0
+    return TextMixture(windows, pieces, *recall, share, tuple(separator_ids), separators, seed)
 
 
 def _some(ordinary: torch.Tensor, recall: torch.Tensor, count: int, share: float) -> torch.Tensor:

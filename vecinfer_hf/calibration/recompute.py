@@ -2,14 +2,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """Backward passes that fit: where activations of all layers would not, each layer's are computed again.
 
-Owns the decision and the switch, which is transformers' gradient checkpointing with the layers' submodules left in
-evaluation mode.
+Owns the estimate, the decision and the switch.
 """
 
 from __future__ import annotations
 
 from contextlib import contextmanager
 from functools import partial
+from pathlib import Path
 
 import psutil
 import torch
@@ -25,18 +25,33 @@ logger = logging.get_logger(__name__)
 
 _USABLE = 0.6
 """Share of the free memory that activations may take; the rest is for logits, gradients and what fragments."""
-_HIDDEN_ARRAYS, _MLP_ARRAYS = 12, 4
-"""Arrays of a layer that are kept for its backward pass, as wide as the hidden state and as the MLP."""
+_HIDDEN_ARRAYS, _HEAD_ARRAYS, _MLP_ARRAYS = 10, 6, 4
+"""Arrays of a layer that are kept for its backward pass, as wide as the hidden state, as all heads and as the MLP."""
+_SCORE_BYTES = {"softcap": 12, "sinks": 8}
+"""Bytes kept for each query, key and head where attention is plain torch (exact_attention.py)."""
 
 
 def activation_bytes(model: PreTrainedModel, batch_size: int, tokens: int, bytes_per_element: int) -> int:
     """Return about how much a forward pass of `[batch_size, tokens]` over doubled keys keeps for its backward pass."""
     config = text_config(model.config)
-    hidden = config.hidden_size
-    width = _HIDDEN_ARRAYS * hidden + _MLP_ARRAYS * (getattr(config, "intermediate_size", None) or 4 * hidden)
-    # Attention turns its mask of every query and doubled key into numbers, in every layer anew.
-    per_layer = batch_size * tokens * width + 2 * tokens * tokens
-    return config.num_hidden_layers * per_layer * bytes_per_element
+    heads, hidden = config.num_attention_heads, config.hidden_size
+    head_dim = getattr(config, "head_dim", None) or hidden // heads
+    width = _HIDDEN_ARRAYS * hidden + _HEAD_ARRAYS * heads * head_dim + _MLP_ARRAYS * _mlp_width(config)
+    # Keys are there twice, and attention turns its mask into numbers in every layer anew.
+    pairs = 2 * tokens * tokens
+    per_layer = batch_size * tokens * width * bytes_per_element + pairs * bytes_per_element
+    if getattr(config, "attn_logit_softcapping", None):
+        per_layer += batch_size * heads * pairs * _SCORE_BYTES["softcap"]
+    elif any(name.endswith(".sinks") for name, _ in model.named_parameters()):
+        per_layer += batch_size * heads * pairs * _SCORE_BYTES["sinks"]
+    return config.num_hidden_layers * per_layer
+
+
+def _mlp_width(config) -> int:
+    """Elements of an MLP's inner state for one token, in all experts it goes through."""
+    width = getattr(config, "intermediate_size", None) or 4 * config.hidden_size
+    width = max(width) if isinstance(width, (list, tuple)) else width
+    return width * (getattr(config, "num_experts_per_tok", None) or 1)
 
 
 @contextmanager
@@ -44,40 +59,51 @@ def recomputed_if_needed(model: PreTrainedModel, batch_size: int, tokens: int, b
     """Compute layers' activations a second time in a backward pass inside the block, if they would not fit.
 
     It takes a third more time and gives the same gradients. Both passes have to be inside the block, and inside the
-    same `attention_function`.
+    same `attention_function`. Layers are those that transformers knows how to checkpoint; of a model without any,
+    nothing is computed twice.
 
     Args:
-        model: the model; its mode of training or evaluation is as before afterwards.
+        model: the model, as it was afterwards.
         batch_size: texts per pass.
         tokens: tokens per text.
         bytes_per_element: of the activations.
     """
     layers = [module for module in model.modules() if isinstance(module, GradientCheckpointingLayer)]
     needed = activation_bytes(model, batch_size, tokens, bytes_per_element)
-    if not layers or needed <= _USABLE * _free_bytes(model.device):
+    usable = _USABLE * _free_bytes(model.device)
+    if not layers or needed <= usable:
         yield
         return
     logger.warning_once(
-        f"vecinfer: activations of {batch_size} x {tokens} tokens would take about {needed / 1e9:.1f} GB, more than "
-        "is free; they are computed twice instead, which takes a third more time."
+        f"vecinfer: activations of {batch_size} x {tokens} tokens would take about {needed / 1e9:.1f} GB, for which "
+        f"{usable / 1e9:.1f} GB are free; they are computed twice instead, which takes a third more time."
     )
-    names = ("gradient_checkpointing", "training", "_gradient_checkpointing_func")
-    before = [{name: vars(layer)[name] for name in names if name in vars(layer)} for layer in layers]
+    # Not by the layers' own switch, which asks for training mode, in which some layers drop activations at random.
+    before = [vars(layer).get("forward") for layer in layers]
     try:
         for layer in layers:
-            layer.gradient_checkpointing = layer.training = True
-            layer._gradient_checkpointing_func = partial(checkpoint, use_reentrant=False)
+            layer.forward = partial(checkpoint, layer.forward, use_reentrant=False)
         yield
     finally:
-        for layer, old in zip(layers, before, strict=True):
-            for name in names:
-                vars(layer).pop(name, None)
-            vars(layer).update(old)
+        for layer, forward in zip(layers, before, strict=True):
+            if forward is None:
+                vars(layer).pop("forward", None)
+            else:
+                layer.forward = forward
 
 
 def _free_bytes(device: torch.device) -> int:
-    if device.type != "cuda":
-        return psutil.virtual_memory().available
-    # What the allocator holds and does not use is free, too.
-    unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-    return torch.cuda.mem_get_info(device)[0] + unused
+    if device.type == "cuda":
+        # What the allocator holds and does not use is free, too.
+        unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return torch.cuda.mem_get_info(device)[0] + unused
+    return min(psutil.virtual_memory().available, _container_bytes())
+
+
+def _container_bytes(root: Path = Path("/sys/fs/cgroup")) -> float:
+    """Bytes that a container's limit leaves, infinity without one."""
+    try:
+        limit, used = ((root / name).read_text().strip() for name in ("memory.max", "memory.current"))
+        return int(limit) - int(used)
+    except (OSError, ValueError):  # no such files, or the limit is "max"
+        return float("inf")

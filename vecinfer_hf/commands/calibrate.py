@@ -51,6 +51,14 @@ def calibrate(
             min=0, help="Share of the text that asks for facts in it, below 1; default 0.5, without gradients 0."
         ),
     ] = None,
+    separators: Annotated[
+        float | None,
+        typer.Option(
+            min=0,
+            max=1,
+            help="Share of the windows with special tokens in their midst; default 0.25, without gradients 0.",
+        ),
+    ] = None,
     recipe: Annotated[str, typer.Option(help="default, query (no gradients), or paper.")] = DEFAULT.recipe,
     fast: Annotated[
         bool, typer.Option("--fast", help="At most 16384 tokens, 8 iterations, recipe query unless it is paper.")
@@ -93,7 +101,14 @@ def calibrate(
     texts = {name: load_text(name) for name in text or ["persuasion-excerpt"]}
     loaded, tokenizer = load_model(model, dtype, device)
     codebook = make_codebook(
-        loaded, tokenizer, texts, config, allocate=allocate, refine_steps=refine_steps, recall=recall
+        loaded,
+        tokenizer,
+        texts,
+        config,
+        allocate=allocate,
+        refine_steps=refine_steps,
+        recall=recall,
+        separators=separators,
     )
     codebook.save_pretrained(output_directory)
     print_codebook(codebook)

@@ -15,6 +15,7 @@ import typer
 
 from ..assets import load_text
 from ..assets.tasks import TASKS, load_task
+from ..calibration.separators import separator_ids, with_separators
 from ..codebook import Codebook
 from ..evaluation import (
     compare,
@@ -33,7 +34,7 @@ from ..evaluation import (
     text_windows,
 )
 from ..evaluation.compare import PEER_BITS
-from ..model_identity import full_attention_layers
+from ..model_identity import full_attention_layers, text_config
 from ..online_codebook import ONLINE
 from ..sinks import SINK_CHOICES
 from ..version import __version__
@@ -71,6 +72,9 @@ def evaluate(
     text: Annotated[str, typer.Option(help="Text file or a known text; not the one calibrated on.")] = "wiki",
     window_length: Annotated[int, typer.Option(min=2, help="Tokens per window of text.")] = 2048,
     max_windows: Annotated[int | None, typer.Option(min=1, help="Windows, spread over the text; default all.")] = 8,
+    separators: Annotated[
+        float, typer.Option(min=0, max=1, help="Share of the windows with special tokens in their midst.")
+    ] = 0,
     chunk_length: Annotated[int, typer.Option(help="Tokens per call, 1 to 16.")] = 16,
     prompt_length: Annotated[
         int | None,
@@ -131,6 +135,8 @@ def evaluate(
     loaded, tokenizer = load_model(model, dtype, device)
     options = cache_options(revision, residual_length, sink_length, ops_backend, sink_choice)
     windows = text_windows(tokenizer, content, window_length, max_windows)
+    if separators:
+        windows = _separated(loaded, tokenizer, windows, separators)
     if prompt_length is None:
         prompt_length = window_length // 2 if online else 0
     with progress_bar("Perplexity", windows.shape[0] * (windows.shape[1] - prompt_length - 1)) as advance:
@@ -149,6 +155,7 @@ def evaluate(
         "codebook": codebook,
         "text": text,
         "text_sha256": hashlib.sha256(content.encode()).hexdigest(),
+        "separators": separators,
         **result.to_dict(),
         "machine": _machine(loaded),
     }
@@ -212,6 +219,14 @@ def evaluate(
         print_tasks(report["tasks"])
     if peers:
         print_margins(report["margins"], PEER_BITS)
+
+
+def _separated(model, tokenizer, windows: torch.Tensor, share: float) -> torch.Tensor:
+    """The windows with special tokens in the midst of a share of them."""
+    ids = separator_ids(tokenizer, text_config(model.config).vocab_size)
+    if not ids:
+        raise ValueError(f"--separators {share} needs special tokens, and this tokenizer has none; leave it out.")
+    return with_separators(windows, ids, share)
 
 
 def _machine(model) -> dict[str, str]:

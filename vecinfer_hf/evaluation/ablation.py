@@ -15,7 +15,7 @@ import json
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,11 +30,12 @@ from ..calibration.gradients import GradientStates, record_gradients
 from ..calibration.loss_transform import loss_transform
 from ..calibration.mixture import TextMixture, text_mixture
 from ..calibration.refine import refine, simulated_loss, stock_states
+from ..calibration.separators import SHARE, separator_ids, with_separators
 from ..calibration.simulate import LayerSimulator
 from ..calibration.windows import calibration_windows
 from ..commands.loading import load_model
 from ..formats import parse_format
-from ..model_identity import full_attention_layers
+from ..model_identity import full_attention_layers, text_config
 from ..ops.types import LayerCodebook
 from ..sinks import FIRST, SMALL_VALUES
 from .needles import NeedleSample, needle_samples
@@ -54,6 +55,7 @@ class Row:
         weighted: k-means weights tokens by what their errors cost.
         allocated: bits go to layers, keys and values where they matter; else all have the same.
         recall: share of the text that asks for facts in it.
+        separators: share of the windows with special tokens in their midst.
         steps: of refinement.
         sink_choice: see `VecInferConfig.sink_choice`.
     """
@@ -64,11 +66,16 @@ class Row:
     weighted: bool = False
     allocated: bool = False
     recall: float = 0.0
+    separators: float = 0.0
     steps: int = 0
     sink_choice: str = FIRST
 
 
 RECALL, STEPS = 0.5, 60
+_LOSS = Row("loss matrices, weighted", "loss", "loss", weighted=True)
+_ALL = replace(
+    _LOSS, name="all", allocated=True, recall=RECALL, separators=SHARE, steps=STEPS, sink_choice=SMALL_VALUES
+)
 ROWS = (
     Row("paper"),
     Row("paper + weighted k-means", weighted=True),
@@ -80,14 +87,17 @@ ROWS = (
     Row("paper + allocation", allocated=True),
     Row("paper + refinement", steps=STEPS),
     Row("paper + refinement on text with recall", recall=RECALL, steps=STEPS),
-    Row("loss matrices for both", "loss", "loss"),
-    Row("loss matrices, weighted", "loss", "loss", True),
-    Row("loss matrices, weighted, recall", "loss", "loss", True, recall=RECALL),
-    Row("loss matrices, weighted, allocation", "loss", "loss", True, True),
-    Row("all but recall and chosen sinks", "loss", "loss", True, True, steps=STEPS),
-    Row("all but recall", "loss", "loss", True, True, steps=STEPS, sink_choice=SMALL_VALUES),
-    Row("all but chosen sinks", "loss", "loss", True, True, RECALL, STEPS),
-    Row("all", "loss", "loss", True, True, RECALL, STEPS, SMALL_VALUES),
+    replace(_LOSS, name="loss matrices for both", weighted=False),
+    _LOSS,
+    replace(_LOSS, name="loss matrices, weighted, recall", recall=RECALL),
+    replace(_LOSS, name="loss matrices, weighted, separators", separators=SHARE),
+    replace(_LOSS, name="loss matrices, weighted, allocation", allocated=True),
+    replace(_ALL, name="all but recall", recall=0.0),
+    replace(_ALL, name="all but separators", separators=0.0),
+    replace(_ALL, name="all but chosen sinks", sink_choice=FIRST),
+    replace(_ALL, name="all but refinement", steps=0),
+    replace(_ALL, name="all but allocation", allocated=False),
+    _ALL,
 )
 
 
@@ -149,7 +159,7 @@ def ablation(
         rows: the combinations.
         bits: bits per element of every row.
         num_tokens: tokens of text, all of which refinement draws from.
-        gradient_tokens: tokens that gradients are recorded on, once for all rows with the same share of recall.
+        gradient_tokens: tokens that gradients are recorded on, once for all rows with the same text and sinks.
         num_samples: see `record_gradients`.
         sequence_length: tokens per window.
         sink_length: exact early tokens.
@@ -159,25 +169,27 @@ def ablation(
 
     Returns:
         One dict per row: its options, seed, seconds (with the recording of gradients where a row is the first with its
-        share of recall and choice of sinks), for each text ratio and kl, for each set of needles hits and stock_hits.
+        text and choice of sinks), for each text ratio and kl, for each set of needles hits and stock_hits.
     """
     windows, _ = calibration_windows(tokenizer, texts, sequence_length, num_tokens)
     indices = full_attention_layers(model.config)
+    ids = separator_ids(tokenizer, text_config(model.config).vocab_size)
     lengths = {"sink_length": sink_length, "residual_length": residual_length}
     stock = {name: stock_states(model, part) for name, part in measures.windows.items()}
     stock_hits = {
         name: sum(needle_hits(model, samples, {"stock": {}}, **lengths)["stock"])
         for name, samples in measures.needles.items()
     }
-    texts_of: dict[float, TextMixture] = {}
-    states_of: dict[tuple[float, str], dict[int, GradientStates]] = {}
+    texts_of: dict[tuple[float, float], TextMixture] = {}
+    states_of: dict[tuple[float, float, str], dict[int, GradientStates]] = {}
     results = []
     for row in rows:
         started = time.monotonic()
         exact = {**lengths, "sink_choice": row.sink_choice}
-        if row.recall not in texts_of:
-            texts_of[row.recall] = text_mixture(windows, tokenizer, row.recall, seed)
-        text, seen = texts_of[row.recall], (row.recall, row.sink_choice)
+        shares = row.recall, row.separators
+        if shares not in texts_of:
+            texts_of[shares] = text_mixture(windows, tokenizer, row.recall, seed, ids, row.separators)
+        text, seen = texts_of[shares], (*shares, row.sink_choice)
         if seen not in states_of:
             states_of[seen] = record_gradients(
                 model,
@@ -273,6 +285,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     windows = {f"{options.measure} 2048": text_windows(tokenizer, content, 2048, options.windows)}
     if options.windows >= 6:
         windows[f"{options.measure} 8192"] = text_windows(tokenizer, content, 8192, options.windows // 6)
+    short = windows[f"{options.measure} 2048"]
+    ids = separator_ids(tokenizer, text_config(model.config).vocab_size)
+    windows[f"{options.measure} 2048 with separators"] = with_separators(short, ids, 1.0)
     needles = {}
     if options.needles:
         haystack = load_text("austen/persuasion")
