@@ -67,6 +67,29 @@ def test_what_cannot_be_asked_together_is_refused(capsys, tiny_model_directory, 
     assert json.loads(capsys.readouterr().out)["prompt_length"] == 150
 
 
+def test_separators_are_put_into_the_windows(capsys, monkeypatch, tiny_model_directory, tiny_codebook_directory, book):
+    arguments = (
+        "evaluate",
+        tiny_model_directory,
+        "-c",
+        tiny_codebook_directory,
+        "--text",
+        book,
+        "--window-length",
+        300,
+    )
+    arguments += ("--max-windows", 2, "--json")
+    reports = []
+    for share in (0, 1):
+        assert run(*arguments, "--separators", share) == 0
+        reports.append(json.loads(capsys.readouterr().out))
+    assert [report["separators"] for report in reports] == [0, 1]
+    assert reports[0]["perplexity_stock"] != reports[1]["perplexity_stock"]
+    monkeypatch.setattr("vecinfer_hf.commands.evaluate.separator_ids", lambda tokenizer, vocab_size: [])
+    assert run(*arguments, "--separators", 0.5) == 2
+    assert "--separators 0.5 needs special tokens" in capsys.readouterr().err.replace("\n", " ")
+
+
 def test_fast_calibration_runs_no_gradients(tiny_model_directory, book, tmp_path):
     arguments = ("calibrate", tiny_model_directory, "--output", tmp_path / "codebook", "--text", book, "--fast")
     assert run(*arguments, "--sequence-length", 256, "--residual-length", 32) == 0
