@@ -10,6 +10,7 @@ import pytest
 
 from vecinfer_hf.assets import conversion, downloads, split_models
 from vecinfer_hf.assets.split_models import SPLIT_MODELS, SplitModel, split_model_directory
+from vecinfer_hf.assets.storage import make_once
 from vecinfer_hf.commands import loading
 
 
@@ -151,11 +152,16 @@ def test_a_tokenizer_that_transformers_misreads_ends_the_conversion(tmp_path, mo
         def __call__(self, text, **_):
             return {"input_ids": list(text)}
 
+        def save_pretrained(self, directory):
+            (directory / "tokenizer.json").write_text("{}")
+
     monkeypatch.setattr(conversion.importlib.util, "find_spec", lambda name: True)
     monkeypatch.setattr("transformers.AutoTokenizer.from_pretrained", lambda *args, **options: Letters())
-    gguf, target = tmp_path / "model.gguf", tmp_path / "target"
+    gguf, target = tmp_path / "model.gguf", tmp_path / "models" / "target"
     gguf.write_bytes(WHOLE)
-    target.mkdir()
     with pytest.raises(RuntimeError, match=r"makes (\d+) tokens of a sentence of \1 letters .* model\.gguf"):
-        conversion.convert_gguf(gguf, target, "id", hashlib.sha256(WHOLE).hexdigest(), "")
-    assert not list(target.iterdir())
+        make_once(
+            target,
+            lambda directory: conversion.convert_gguf(gguf, directory, "id", hashlib.sha256(WHOLE).hexdigest(), ""),
+        )
+    assert not target.exists()

@@ -42,9 +42,9 @@ def convert_gguf(gguf: Path, directory: Path, model_id: str, expected_sha256: st
     import transformers
     from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
+    AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name).save_pretrained(directory)
     # First, because it is quick. transformers 5.17 loses the merges of Gemma's without a word: letters become tokens.
-    tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
-    count = len(tokenizer(_SENTENCE, add_special_tokens=False)["input_ids"])
+    count = len(AutoTokenizer.from_pretrained(directory)(_SENTENCE, add_special_tokens=False)["input_ids"])
     if count > len(_SENTENCE) // 2:
         raise RuntimeError(
             f"transformers {transformers.__version__} makes {count} tokens of a sentence of {len(_SENTENCE)} letters "
@@ -56,6 +56,5 @@ def convert_gguf(gguf: Path, directory: Path, model_id: str, expected_sha256: st
         gguf.parent, gguf_file=gguf.name, dtype=torch.bfloat16, quantization_config=GgufConfig(dequantize=True)
     )
     model.save_pretrained(directory)
-    tokenizer.save_pretrained(directory)
     source = {"model": model_id, "gguf_sha256": found, "safetensors_sha256": sha256(directory / "model.safetensors")}
     (directory / "source.json").write_text(json.dumps(source, indent=2) + "\n")
