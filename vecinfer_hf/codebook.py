@@ -181,9 +181,16 @@ class Codebook:
             return cls._load(shipped, {"codebook": str(name)})
         if directory.is_file():
             raise CodebookError(f"{name} is a file; a codebook is a directory with {CONFIG_NAME} and {TENSORS_NAME}.")
-        from .hub import download_codebook
+        known = ", ".join(sorted(str(path.parent.relative_to(shipped_codebooks())) for path in _shipped_configs()))
+        elsewhere = f"There is no directory {name} here, and the codebooks that come with the package are {known}."
+        if len(directory.parts) > 2 or directory.is_absolute() or str(name).startswith("."):
+            raise CodebookError(f"{elsewhere} It cannot be a Hub repository either: those are called owner/name.")
+        from .hub import CodebookHubError, download_codebook
 
-        downloaded, commit = download_codebook(str(name), **kwargs)
+        try:
+            downloaded, commit = download_codebook(str(name), **kwargs)
+        except CodebookHubError as error:
+            raise CodebookHubError(f"{error} ({elsewhere})") from error
         source = {"codebook": str(name), "revision": commit}
         if kwargs.get("subfolder"):
             source["subfolder"] = kwargs["subfolder"]
@@ -223,6 +230,10 @@ class Codebook:
             "key_mean": layer.key_mean is not None,
             "value_mean": layer.value_mean is not None,
         }
+
+
+def _shipped_configs() -> list[Path]:
+    return list(shipped_codebooks().glob(f"*/*/{CONFIG_NAME}"))
 
 
 def shipped_codebooks() -> Path:

@@ -3,6 +3,7 @@
 """`vecinfer evaluate --peers --needles --output` and `vecinfer calibrate --fast`, on a tiny model."""
 
 import json
+import sys
 
 import pytest
 
@@ -65,6 +66,42 @@ def test_what_cannot_be_asked_together_is_refused(capsys, tiny_model_directory, 
     assert "leave them out" in capsys.readouterr().err.replace("\n", " ")
     assert run(*arguments, "--max-windows", 1, "--json") == 0
     assert json.loads(capsys.readouterr().out)["prompt_length"] == 150
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (("--needles", 4, "--needle-questions", 9), "--needle-questions is 9, but a text has --needle-keys 4"),
+        (("--output", "."), "--output . is a directory"),
+        (("--output", "nowhere/report.json"), "--output nowhere/report.json is a directory or in none"),
+        (("-c", "./nowhere"), "There is no directory ./nowhere here, and the codebooks that come with the package"),
+        (("-c", "a/b/c"), "It cannot be a Hub repository either"),
+    ],
+)
+def test_what_is_wrong_is_said_before_the_model_is_loaded(
+    capsys, monkeypatch, tiny_codebook_directory, book, given, message
+):
+    monkeypatch.setattr("vecinfer_hf.commands.evaluate.load_model", lambda *_: pytest.fail("loaded"))
+    assert run("evaluate", "model", "-c", tiny_codebook_directory, "--text", book, *given) == 2
+    assert message in capsys.readouterr().err.replace("\n", " ")
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (("--output", "book.txt/x"), "book.txt is a file; give a directory"),
+        (("--output", "x", "--allocate", 9), "allocate is 9.0; it is a mean of bits per element, from 1 to 4"),
+    ],
+)
+def test_what_is_wrong_is_said_before_calibration(
+    capsys, monkeypatch, tiny_model_directory, book, tmp_path, given, message
+):
+    monkeypatch.chdir(tmp_path)
+    module = sys.modules["vecinfer_hf.calibration.calibrate"]
+    monkeypatch.setattr(module, "calibration_windows", lambda *_: pytest.fail("read"))
+    assert run("calibrate", tiny_model_directory, "--text", book, "--sequence-length", 256, *given) == 2
+    assert message in capsys.readouterr().err.replace("\n", " ")
+    assert sorted(path.name for path in tmp_path.iterdir() if path.name == "x") == []
 
 
 def test_separators_are_put_into_the_windows(capsys, monkeypatch, tiny_model_directory, tiny_codebook_directory, book):

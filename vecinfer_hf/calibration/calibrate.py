@@ -94,14 +94,17 @@ def calibrate(
         and separators, package version, date, relative squared error of keys and values per layer.
 
     Raises:
-        ValueError: if the model is not supported, the recipe is unknown, a head does not divide into sub-vectors, or
-            the text is too short.
+        ValueError: if the model is not supported, the recipe is unknown, a head does not divide into sub-vectors,
+            `allocate` or a share is out of range, or the text is too short.
 
     Calibration of the paper: section 3 of https://arxiv.org/abs/2510.06175.
     """
     config = config or VecInferConfig()
     indices = _check(model, config)
     started = time.monotonic()
+    least, most = min(CANDIDATE_BITS), max(CANDIDATE_BITS)
+    if allocate is not None and not least <= allocate <= most:
+        raise ValueError(f"allocate is {allocate}; it is a mean of bits per element, from {least} to {most}.")
     head_size = model_identity(model.config)["head_dim"]
     uniform = config if allocate is None else replace(config, layer_bits=None)
     formats = uniform.formats(len(indices))

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -35,7 +36,8 @@ def calibrate(
     model: Model,
     output_directory: Annotated[Path, typer.Option("--output", "-o", help="Directory for the codebook.")],
     text: Annotated[
-        list[str] | None, typer.Option(help="Text file or a known text; may be given several times.")
+        list[str] | None,
+        typer.Option(help="Text file or a known text; may be given several times; default persuasion-excerpt."),
     ] = None,
     key_bits: Annotated[str, typer.Option(help="Bits per key element: 4, 2, 1.5, 1.25, 1 or a format name.")] = "2",
     value_bits: Annotated[str, typer.Option(help="Bits per value element, likewise.")] = "2",
@@ -66,7 +68,9 @@ def calibrate(
     sequence_length: Annotated[
         int, typer.Option(help="Tokens per window; cover the positions that will be used.")
     ] = DEFAULT.sequence_length,
-    num_tokens: Annotated[int, typer.Option(help="Tokens of text to read, at most.")] = DEFAULT.num_tokens,
+    num_tokens: Annotated[
+        int, typer.Option(help="Tokens of text to read, at most, but one window at least.")
+    ] = DEFAULT.num_tokens,
     num_iterations: Annotated[int, typer.Option(help="Iterations of k-means.")] = DEFAULT.num_iterations,
     residual_length: Annotated[int, typer.Option(help="Recent tokens kept exact.")] = DEFAULT.residual_length,
     sink_length: Annotated[int, typer.Option(help="Early tokens kept exact.")] = DEFAULT.sink_length,
@@ -96,8 +100,7 @@ def calibrate(
         sink_choice=sink_choice,
         seed=seed,
     )
-    if output_directory.is_file():
-        raise ValueError(f"--output {output_directory} is a file; give a directory.")
+    _check_output(output_directory)
     texts = {name: load_text(name) for name in text or ["persuasion-excerpt"]}
     loaded, tokenizer = load_model(model, dtype, device)
     codebook = make_codebook(
@@ -113,3 +116,12 @@ def calibrate(
     codebook.save_pretrained(output_directory)
     print_codebook(codebook)
     output.print(f"Saved to {output_directory}", markup=False, highlight=False)
+
+
+def _check_output(directory: Path) -> None:
+    """Raise for a directory that cannot be written, before there is something to lose."""
+    existing = next(path for path in (directory.absolute(), *directory.absolute().parents) if path.exists())
+    if not existing.is_dir():
+        raise ValueError(f"--output {directory}: {existing} is a file; give a directory.")
+    if not os.access(existing, os.W_OK):
+        raise ValueError(f"--output {directory}: {existing} cannot be written; give another directory.")

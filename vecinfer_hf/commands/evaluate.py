@@ -130,6 +130,16 @@ def evaluate(
         )
     if plain and not peers:
         raise ValueError("--plain adds a row to the peers; give --peers too.")
+    if needles and needle_questions > needle_keys:
+        raise ValueError(
+            f"--needle-questions is {needle_questions}, but a text has --needle-keys {needle_keys} numbers; "
+            "ask for fewer or hide more."
+        )
+    if output_file is not None and (output_file.is_dir() or not output_file.absolute().parent.is_dir()):
+        raise ValueError(f"--output {output_file} is a directory or in none; give a file in a directory that exists.")
+    if codebook not in (ONLINE, "auto"):
+        # Before the model, which takes longer to load than a name to be mistyped.
+        Codebook.from_pretrained(codebook, **({"revision": revision} if revision else {}))
     questions = {name: load_task(name, task_questions) for name in tasks or ()}
     content = load_text(text)
     loaded, tokenizer = load_model(model, dtype, device)

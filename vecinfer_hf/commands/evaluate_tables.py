@@ -89,10 +89,10 @@ def print_retrieval(part: Mapping[str, Any]) -> None:
                 row["name"],
                 f"{row['bits']:.4g}",
                 f"{row['hits']} ({100 * row['share']:.1f} %)",
-                f"{100 * row['difference']:+.2f}",
-                f"{100 * row['low']:+.2f} to {100 * row['high']:+.2f}",
+                f"{100 * row['difference']:+.2f}" if number else "",
+                f"{100 * row['low']:+.2f} to {100 * row['high']:+.2f}" if number else "",
             )
-            for row in part["rows"]
+            for number, row in enumerate(part["rows"])  # the first is the stock cache
         ],
     )
 

@@ -34,6 +34,15 @@ Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, ...; defaul
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
 
 
+def model_source(name: str) -> tuple[str, str | None]:
+    """Return what `from_pretrained` takes for a model the user named, and the name of a model known by a short one."""
+    if name == DEMO_MODEL:
+        return str(smollm2_directory()), SMOLLM2_NAME
+    if name in SPLIT_MODELS:
+        return str(split_model_directory(name)), SPLIT_MODELS[name].name
+    return name, None
+
+
 def load_model(
     name: str, dtype: str | None = None, device: str | None = None
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
@@ -53,12 +62,7 @@ def load_model(
         raise ValueError(f"--device is {device!r}, which cannot be used here: {error}") from error
     logging.disable_progress_bar()
     with Status(f"Loading {name}", console=errors):
-        if name == DEMO_MODEL:
-            directory, known_name = smollm2_directory(), SMOLLM2_NAME
-        elif name in SPLIT_MODELS:
-            directory, known_name = split_model_directory(name), SPLIT_MODELS[name].name
-        else:
-            directory, known_name = name, None
+        directory, known_name = model_source(name)
         tokenizer = AutoTokenizer.from_pretrained(directory)
         model = AutoModelForCausalLM.from_pretrained(directory, dtype=dtype).to(device).eval()
     if known_name:
