@@ -10,8 +10,8 @@ from tiny_codebooks import random_codebook
 from tiny_models import tiny_config
 
 from vecinfer_hf import Codebook, CodebookError
-from vecinfer_hf.codebook import shipped_codebooks
-from vecinfer_hf.codebook_loading import load_codebook, shipped_names
+from vecinfer_hf.codebook import shipped_codebooks, shipped_names
+from vecinfer_hf.codebook_loading import load_codebook
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ from hub_codebooks import tiny_codebook
 from hub_store import File
 from tiny_models import tiny_config
 
-from vecinfer_hf import CodebookError, discovery
+from vecinfer_hf import CodebookError, codebook, discovery
 from vecinfer_hf.discovery import find_codebooks, resolve_codebook
 
 
@@ -29,7 +29,8 @@ def owners(hub):
 def shipped(tmp_path, monkeypatch):
     """A directory that stands for the codebooks shipped with the package."""
     root = tmp_path / "quant_configs"
-    monkeypatch.setattr(discovery, "shipped_codebooks", lambda: root)
+    for module in (discovery, codebook):
+        monkeypatch.setattr(module, "shipped_codebooks", lambda: root)
     return root
 
 

@@ -181,8 +181,9 @@ class Codebook:
             return cls._load(shipped, {"codebook": str(name)})
         if directory.is_file():
             raise CodebookError(f"{name} is a file; a codebook is a directory with {CONFIG_NAME} and {TENSORS_NAME}.")
-        known = ", ".join(sorted(str(path.parent.relative_to(shipped_codebooks())) for path in _shipped_configs()))
-        elsewhere = f"There is no directory {name} here, and the codebooks that come with the package are {known}."
+        elsewhere = (
+            f"There is no directory {name} here, and the package's own codebooks are {', '.join(shipped_names())}."
+        )
         if len(directory.parts) > 2 or directory.is_absolute() or str(name).startswith("."):
             raise CodebookError(f"{elsewhere} It cannot be a Hub repository either: those are called owner/name.")
         from .hub import CodebookHubError, download_codebook
@@ -232,11 +233,13 @@ class Codebook:
         }
 
 
-def _shipped_configs() -> list[Path]:
-    return list(shipped_codebooks().glob(f"*/*/{CONFIG_NAME}"))
-
-
 def shipped_codebooks() -> Path:
     """Return the directory of the codebooks that come with the package."""
     installed = Path(__file__).parent / "quant_configs"
     return installed if installed.is_dir() else Path(__file__).parent.parent / "quant_configs"
+
+
+def shipped_names() -> list[str]:
+    """Return the names of the codebooks that come with the package, sorted."""
+    root = shipped_codebooks()
+    return sorted(path.parent.relative_to(root).as_posix() for path in root.glob(f"*/*/{CONFIG_NAME}"))

@@ -12,7 +12,7 @@ from typing import Any
 
 from transformers import PreTrainedConfig
 
-from .codebook import Codebook, shipped_codebooks
+from .codebook import Codebook, shipped_names
 from .codebook_files import TENSORS_NAME, CodebookError
 from .model_identity import model_identity
 
@@ -57,12 +57,6 @@ def load_codebook(config: PreTrainedConfig, options: dict[str, Any]) -> Codebook
             codebook = Codebook.from_pretrained(name, **arguments)
         _loaded[key] = codebook
     return _loaded[key]
-
-
-def shipped_names() -> list[str]:
-    """Return the names of the codebooks that come with the package."""
-    root = shipped_codebooks()
-    return sorted(str(path.parent.relative_to(root)) for path in root.glob("*/*/" + TENSORS_NAME))
 
 
 def _modified(name: str, subfolder: str | None) -> int | None:

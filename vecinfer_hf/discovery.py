@@ -18,7 +18,7 @@ from huggingface_hub.errors import HfHubHTTPError
 from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
 from transformers.utils import logging
 
-from .codebook import shipped_codebooks
+from .codebook import shipped_codebooks, shipped_names
 from .codebook_files import CONFIG_NAME, CodebookError, read_description
 from .formats import parse_format
 from .hub_download import download_codebook, hub_api
@@ -203,10 +203,9 @@ def _named_by_config(
 
 
 def _shipped(model_id: str, config: PreTrainedConfig | None) -> Iterator[FoundCodebook]:
-    root = shipped_codebooks()
-    for path in sorted(root.glob(f"*/*/{CONFIG_NAME}")):
+    for name in shipped_names():
         try:
-            description = read_description(path.parent)
+            description = read_description(shipped_codebooks() / name)
         except CodebookError as error:
             logger.warning(str(error))
             continue
@@ -214,7 +213,6 @@ def _shipped(model_id: str, config: PreTrainedConfig | None) -> Iterator[FoundCo
         other_shape = config is not None and check_identity(identity, model_identity(config))
         if other_shape or not _same_name(identity.get("name"), model_id):
             continue
-        name = path.parent.relative_to(root).as_posix()
         yield FoundCodebook(name, "shipped", True, "it comes with the package for this model", **_bits(description))
 
 

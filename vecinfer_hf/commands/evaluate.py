@@ -17,6 +17,7 @@ from ..assets import load_text
 from ..assets.tasks import TASKS, load_task
 from ..calibration.separators import separator_ids, with_separators
 from ..codebook import Codebook
+from ..codebook_loading import load_codebook
 from ..evaluation import (
     compare,
     evaluate_perplexity,
@@ -175,7 +176,7 @@ def evaluate(
             report["generation"] = judge_continuations(loaded, prompts, codebook, generation_tokens, **options)
             advance(1)
     if peers or needles or tasks:
-        own = Codebook.from_pretrained(codebook, **({"revision": revision} if revision else {}))
+        own = load_codebook(loaded.config, {"codebook": codebook, "revision": revision})
         lengths = {name: getattr(result, name) for name in ("sink_length", "residual_length", "sink_choice")}
         methods = [own_method(loaded, own)]
     if peers:
