@@ -181,9 +181,8 @@ class Codebook:
             return cls._load(shipped, {"codebook": str(name)})
         if directory.is_file():
             raise CodebookError(f"{name} is a file; a codebook is a directory with {CONFIG_NAME} and {TENSORS_NAME}.")
-        elsewhere = (
-            f"There is no directory {name} here, and the package's own codebooks are {', '.join(shipped_names())}."
-        )
+        own = ", ".join(shipped_names())
+        elsewhere = f"There is no directory {name} here, and the package's own codebooks are {own}."
         if len(directory.parts) > 2 or directory.is_absolute() or str(name).startswith("."):
             raise CodebookError(f"{elsewhere} It cannot be a Hub repository either: those are called owner/name.")
         from .hub import CodebookHubError, download_codebook

@@ -74,7 +74,7 @@ def test_what_cannot_be_asked_together_is_refused(capsys, tiny_model_directory, 
         (("--needles", 4, "--needle-questions", 9), "--needle-questions is 9, but a text has --needle-keys 4"),
         (("--output", "."), "--output . is a directory"),
         (("--output", "nowhere/report.json"), "--output nowhere/report.json is a directory or in none"),
-        (("-c", "./nowhere"), "There is no directory ./nowhere here, and the package's own codebooks are SmolLM2"),
+        (("-c", "./nowhere"), "There is no directory ./nowhere here, and the package's own codebooks are Qwen2.5"),
         (("-c", "a/b/c"), "It cannot be a Hub repository either"),
     ],
 )
