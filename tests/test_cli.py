@@ -80,6 +80,21 @@ def test_inspect_shows_errors_and_formats_of_each_layer(vecinfer, tmp_path):
     assert json.loads(vecinfer("inspect", tmp_path, "--json")[1])["layers"][0]["value_error"] == 0.25
 
 
+def test_inspect_shows_provenance_for_people_and_whatever_else_it_holds(vecinfer, tmp_path):
+    codebook = random_codebook(tiny_config("llama"), 2, 2)
+    texts = [{"name": "c4", "sha256": "0" * 64, "tokens": 12345, "windows": 3}]
+    quality = [{"text": "wiki", "windows": 1, "window_length": 2048, "perplexity_ratio": 1.00234567}]
+    codebook.provenance.update(texts=texts, note=["anything", {"at": "all"}], empty=[])
+    codebook.metrics.update(quality=quality, other=[{"text": "no ratio"}, 7])
+    codebook.save_pretrained(tmp_path)
+    code, out, _ = vecinfer("inspect", tmp_path)
+    assert code == 0
+    assert "texts (tokens): c4 (12,345)" in out
+    assert re.search(r"wiki +1 +2,048 +1\.0023 ", out)
+    for line in ("note: ['anything', {'at': 'all'}]", "empty: []", "other: [{'text': 'no ratio'}, 7]"):
+        assert line in out
+
+
 def test_generate_streams_and_tells_the_size(vecinfer, tiny_model_directory, tiny_codebook_directory):
     arguments = ("generate", tiny_model_directory, "--codebook", tiny_codebook_directory, "--max-new-tokens", 9)
     code, out, err = vecinfer(*arguments, "--prompt", "Once upon a time", "--residual-length", 16)
@@ -181,7 +196,7 @@ def test_demo_shows_both_continuations_and_the_table(vecinfer, tiny_demo, book):
         "KL divergence",
     ):
         assert shown in out
-    assert re.search(r"bytes per token +│ +512 │ +48 ", out)  # 2 layers, 2 heads, 16 channels; values padded to 4 bits
+    assert re.search(r"bytes per token +512 +48 ", out)  # 2 layers, 2 heads, 16 channels; values padded to 4 bits
 
 
 def test_demo_json(vecinfer, tiny_demo, book):

@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from contextlib import contextmanager
 from typing import Any
 
+from rich import box
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
@@ -26,7 +27,7 @@ def print_json(data: Any) -> None:
 
 def print_table(title: str, columns: Iterable[str], rows: Iterable[Iterable[str]]) -> None:
     """Print rows of text as a table: the first column to the left, the others to the right."""
-    table = Table(title=title, title_justify="left", title_style="bold")
+    table = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
     for index, column in enumerate(columns):
         table.add_column(column, justify="right" if index else "left")
     for row in rows:
@@ -47,6 +48,11 @@ def progress_bar(description: str, total: int):
     with Progress(*columns, console=errors) as progress:
         task = progress.add_task(description, total=total)
         yield lambda done: progress.advance(task, done)
+
+
+def counted(number: int, noun: str) -> str:
+    """Return `1 window`, `2 windows`."""
+    return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
 def size(nbytes: float) -> str:

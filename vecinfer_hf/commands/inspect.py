@@ -74,7 +74,42 @@ def print_codebook(codebook: Codebook) -> None:
     for name in ("residual_length", "sink_length", "sink_choice"):
         output.print(f"{name}: {about[name]}", highlight=False)
     for name, value in {**about["provenance"], **about["metrics"]}.items():
-        output.print(f"{name}: {value}", highlight=False, markup=False)
+        if is_rows(value, QUALITY):
+            columns = [column for column in COLUMNS if all(column in row for row in value)]
+            cells = [[readable(row[column]) for column in columns] for row in value]
+            print_table(f"{name} (perplexities: --json)", [COLUMNS[column] for column in columns], cells)
+        elif is_rows(value, TEXT):
+            texts = ", ".join(f"{entry['name']} ({readable(entry['tokens'])})" for entry in value)
+            output.print(f"{name} (tokens): {texts}", highlight=False, markup=False)
+        else:
+            output.print(f"{name}: {value}", highlight=False, markup=False)
+
+
+# What the entries of these lists have at least. A codebook may come from anybody: others are printed as they are.
+QUALITY = {"text", "perplexity_ratio"}
+TEXT = {"name", "tokens"}
+# What is printed of the former, under which heading.
+COLUMNS = {
+    "text": "text",
+    "windows": "windows",
+    "window_length": "length",
+    "perplexity_ratio": "ratio",
+    "kl_divergence": "KL",
+    "top1_agreement": "same token",
+    "measured_with": "measured with",
+}
+
+
+def is_rows(value: Any, names: set[str]) -> bool:
+    """Return whether a value is a list of dictionaries that have these names."""
+    return isinstance(value, list) and bool(value) and all(isinstance(row, dict) and names <= set(row) for row in value)
+
+
+def readable(value: Any) -> str:
+    """Return a cell: whole numbers in groups of three digits, others in four significant places."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return str(value)
+    return f"{value:,}" if isinstance(value, int) else f"{value:.4f}".rstrip("0").rstrip(".")
 
 
 def inspect(
