@@ -15,7 +15,7 @@ from ..calibration import calibrate
 from ..config import VecInferConfig
 from ..evaluation import evaluate_perplexity, greedy_agreement, text_windows
 from .calibrate import bits as parse_bits
-from .console import counted, errors, output, print_json, progress_bar, size
+from .console import errors, output, print_json, progress_bar, size
 from .evaluate_tables import print_perplexity
 from .generate import prompt_ids
 from .loading import DEMO_MODEL, AsJson, Device, load_model
@@ -89,7 +89,7 @@ def demo(
         )
         return
     output.print()
-    print_perplexity(f"Held-out text {text}: {counted(result.windows, 'window')} of {result.window_length} tokens", result)
+    print_perplexity(f"Held-out text {text}", result)
     output.print(
         f"The continuations share their first {generated.agreement_length} tokens. Caches after "
         f"{generated.prompt_tokens} tokens of prompt and {max_new_tokens} of answer: stock "

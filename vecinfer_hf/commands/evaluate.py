@@ -39,7 +39,7 @@ from ..model_identity import full_attention_layers, text_config
 from ..online_codebook import ONLINE
 from ..sinks import SINK_CHOICES
 from ..version import __version__
-from .console import counted, print_json, progress_bar
+from .console import print_json, progress_bar
 from .evaluate_tables import (
     print_continuations,
     print_margins,
@@ -219,7 +219,7 @@ def evaluate(
     if as_json:
         print_json(report)
         return
-    print_perplexity(f"{report['model']} on {text}: {counted(result.windows, 'window')} of {result.window_length} tokens", result)
+    print_perplexity(f"{report['model']} on {text}", result)
     if generation_tokens:
         print_continuations(report["generation"])
     if peers:

@@ -8,14 +8,14 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..evaluation import PerplexityResult
-from .console import output, print_table, size
+from .console import counted, output, print_table, size
 
 
-def print_perplexity(title: str, result: PerplexityResult) -> None:
-    """Print a result as a table of two columns, stock and vecinfer."""
+def print_perplexity(measured: str, result: PerplexityResult) -> None:
+    """Print what was measured, on how much text, and a table of two columns, stock and vecinfer."""
     share = result.cache_nbytes / result.cache_nbytes_stock
     print_table(
-        title,
+        f"{measured}: {counted(result.windows, 'window')} of {result.window_length} tokens",
         ("", "stock cache", "vecinfer"),
         [
             ("perplexity", f"{result.perplexity_stock:.3f}", f"{result.perplexity_vecinfer:.3f}"),

@@ -13,6 +13,21 @@ from .console import output, print_json, print_table, size
 from .loading import AsJson, Revision
 
 
+# What the entries of these lists have at least. A codebook may come from anybody: others are printed as they are.
+QUALITY = {"text", "perplexity_ratio"}
+TEXT = {"name", "tokens"}
+# What is printed of the former, under which heading.
+COLUMNS = {
+    "text": "text",
+    "windows": "windows",
+    "window_length": "length",
+    "perplexity_ratio": "ratio",
+    "kl_divergence": "KL",
+    "top1_agreement": "same token",
+    "measured_with": "measured with",
+}
+
+
 def describe(codebook: Codebook) -> dict[str, Any]:
     """Return what `vecinfer inspect` shows, as plain JSON values."""
     errors = {entry["layer"]: entry for entry in codebook.provenance.get("errors", ())}
@@ -85,24 +100,11 @@ def print_codebook(codebook: Codebook) -> None:
             output.print(f"{name}: {value}", highlight=False, markup=False)
 
 
-# What the entries of these lists have at least. A codebook may come from anybody: others are printed as they are.
-QUALITY = {"text", "perplexity_ratio"}
-TEXT = {"name", "tokens"}
-# What is printed of the former, under which heading.
-COLUMNS = {
-    "text": "text",
-    "windows": "windows",
-    "window_length": "length",
-    "perplexity_ratio": "ratio",
-    "kl_divergence": "KL",
-    "top1_agreement": "same token",
-    "measured_with": "measured with",
-}
-
-
 def is_rows(value: Any, names: set[str]) -> bool:
     """Return whether a value is a list of dictionaries that have these names."""
-    return isinstance(value, list) and bool(value) and all(isinstance(row, dict) and names <= set(row) for row in value)
+    if not isinstance(value, list) or not value:
+        return False
+    return all(isinstance(row, dict) and names <= set(row) for row in value)
 
 
 def readable(value: Any) -> str:
