@@ -8,7 +8,10 @@ python benchmarks/benchmark_quantize.py [--tokens 32768]
 from __future__ import annotations
 
 import argparse
+import shutil
 import subprocess
+import tempfile
+from pathlib import Path
 
 import timing
 import torch
@@ -18,9 +21,6 @@ from cases import FORMATS, int32, random_codebook, write_args  # isort: skip  (f
 from oracle import format_of, tile_bytes  # isort: skip
 
 HIDDEN, MLP, QUERY_HEADS, HEADS, HEAD_DIM = 4096, 14336, 32, 8, 128
-# Per multiprocessor, by elements of a sub-vector: the tensor cores' 16 x 8 scores a product (measured on an H100: 0.98
-# of m16n8k8 a clock, 0.66 of m16n8k16). Three-way integer maxima, two scores each, ran beside them at 1.96 a clock.
-SCORES_PER_CLOCK = {2: 125, 4: 125, 8: 84}
 
 
 def layer_time(tokens: int) -> tuple[float, float]:
@@ -48,13 +48,25 @@ def layer_time(tokens: int) -> tuple[float, float]:
     return linear, timing.event_time(lambda: attend(query, key, value, is_causal=True, enable_gqa=True), 5)
 
 
-def clock() -> float:
-    """Return the multiprocessors' clock in Hz, read right after work; their maximum where that cannot be read."""
-    query = ["nvidia-smi", "--query-gpu=clocks.sm", "--format=csv,noheader,nounits"]
-    try:
-        return float(subprocess.run(query, capture_output=True, text=True, check=True).stdout.split()[0]) * 1e6
-    except (OSError, subprocess.CalledProcessError, ValueError):
-        return 1.98e9
+def arithmetic_rates() -> dict[str, float] | None:
+    """Return scores per second by elements of a sub-vector, and under "matrix" a full matrix's multiplications.
+
+    None if there is no nvcc to compile search_floor.cu with.
+    """
+    nvcc = shutil.which("nvcc") or "/usr/local/cuda/bin/nvcc"
+    if not Path(nvcc).exists():
+        print("no nvcc was found to compile search_floor.cu with: no arithmetic floors")
+        return None
+    major, minor = torch.cuda.get_device_capability()
+    arch = f"{major}{minor}" + "a" * (major == 9)
+    source = Path(__file__).with_name("search_floor.cu")
+    with tempfile.TemporaryDirectory() as folder:
+        program = str(Path(folder) / "search_floor")
+        flags = ["-O3", "-std=c++20", "--expt-relaxed-constexpr", f"-gencode=arch=compute_{arch},code=sm_{arch}"]
+        subprocess.run([nvcc, *flags, str(source), "-o", program], check=True)
+        output = subprocess.run([program], check=True, capture_output=True, text=True).stdout
+    rates = dict(line.split() for line in output.splitlines())
+    return {name: float(rate) for name, rate in rates.items()}
 
 
 def main() -> None:
@@ -63,6 +75,7 @@ def main() -> None:
     tokens = parser.parse_args().tokens
     kernel = timing.kernel()
     print(timing.header())
+    rates = arithmetic_rates()
     bandwidth = timing.copy_bandwidth()
     linear, attention = layer_time(tokens)
     layer = linear + attention
@@ -71,7 +84,6 @@ def main() -> None:
     print("|---|---|---|---|---|---|---|")
     states = [torch.randn(1, HEADS, tokens, HEAD_DIM, device="cuda", dtype=torch.bfloat16) for _ in range(2)]
     numbers = int32(0), int32(tokens), int32(0)
-    multiprocessors = torch.cuda.get_device_properties(0).multi_processor_count
     cases = [(fmt, "diagonal") for fmt in FORMATS] + [(fmt, "full") for fmt in ("d4b8", "d4b8x2", "d8b8")]
     for fmt, transform in cases:
         codebook = random_codebook(HEADS, HEAD_DIM, fmt, fmt, transform, None if transform == "diagonal" else "full")
@@ -82,10 +94,16 @@ def main() -> None:
         seconds = timing.graph_time([call], 8)
         memory = (sum(x.nbytes for x in states) + codes.nbytes) / bandwidth
         scores = 2 * tokens * HEADS * HEAD_DIM // form.dim * form.num_codes * 2**form.bits
-        arithmetic = scores / (SCORES_PER_CLOCK[form.dim] * multiprocessors * clock())
+        floor, arithmetic = memory, None
+        if rates is not None:
+            arithmetic = scores / rates[str(form.dim)]
+            if transform == "full":
+                # bf16 states by a high and a low bf16 of the matrix, for keys and for values.
+                arithmetic += 2 * 2 * tokens * HEADS * HEAD_DIM**2 / rates["matrix"]
+            floor = max(memory, arithmetic)
         print(
             f"| {fmt} | {transform} | {seconds * 1e6:.1f} | {seconds / layer:.2%} | {memory * 1e6:.1f} | "
-            f"{arithmetic * 1e6:.1f} | {max(memory, arithmetic) / seconds:.0%} |"
+            f"{'' if arithmetic is None else f'{arithmetic * 1e6:.1f}'} | {floor / seconds:.0%} |"
         )
 
 

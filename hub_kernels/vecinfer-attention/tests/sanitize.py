@@ -26,6 +26,7 @@ def work() -> None:
         ("d4b8", "d4b8", 128, "diagonal"),
         ("d4b8", "d4b8", 128, "full"),
         ("d4b8x2", "d8b12", 80, "full"),
+        ("d4b8x2", "d8b8", 64, "full"),
         ("d2b8", "d8b10", 64, "diagonal"),
     ):
         value_transform = "full" if transform == "full" else None

@@ -73,15 +73,18 @@ def test_head_dims(kernel, head_dim, fmt):
 @pytest.mark.parametrize("transform", ["diagonal", "full"])
 @pytest.mark.parametrize("value_transform", [None, "diagonal", "full"])
 @pytest.mark.parametrize("head_dim", [64, 80, 128, 256])
-def test_transforms(kernel, transform, value_transform, head_dim):
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_transforms(kernel, transform, value_transform, head_dim, dtype):
     codebook = cases.random_codebook(2, head_dim, "d4b8", "d4b8x2", transform, value_transform, means=True)
-    check(kernel, codebook, head_dim=head_dim, dtype=torch.float16)
+    check(kernel, codebook, head_dim=head_dim, dtype=dtype)
 
 
 @pytest.mark.parametrize("tokens", [31, 32, 33, 64, 1000])
 @pytest.mark.parametrize("starts", [(0, 0), (1, 31), (32, 63)])
-def test_lengths(kernel, tokens, starts):
-    check(kernel, cases.random_codebook(2, 128, "d4b8", "d8b10"), tokens=tokens, starts=list(starts))
+@pytest.mark.parametrize("transform", ["diagonal", "full"])
+def test_lengths(kernel, tokens, starts, transform):
+    codebook = cases.random_codebook(2, 128, "d4b8", "d8b10", transform)
+    check(kernel, codebook, tokens=tokens, starts=list(starts))
 
 
 @pytest.mark.parametrize("aligned", [False, True])
@@ -97,9 +100,12 @@ def test_large(kernel, fmt, head_dim, transform, aligned):
     check(kernel, codebook, heads=16, head_dim=head_dim, tokens=2200, dtype=dtype, aligned=aligned)
 
 
-@pytest.mark.parametrize("fmt", ["d4b8x2", "d8b10"])
-def test_large_and_far(kernel, fmt):
-    check(kernel, cases.random_codebook(16, 64, fmt, fmt), heads=16, head_dim=64, tokens=2200, scale=15.0, outlier=1.0)
+@pytest.mark.parametrize("transform", ["diagonal", "full"])
+@pytest.mark.parametrize("fmt", ["d4b8", "d4b8x2", "d8b8", "d2b8", "d8b10"])
+def test_large_and_far(kernel, fmt, transform):
+    value_transform = "full" if transform == "full" else None
+    codebook = cases.random_codebook(16, 64, fmt, fmt, transform, value_transform)
+    check(kernel, codebook, heads=16, head_dim=64, tokens=2200, scale=15.0, outlier=1.0)
 
 
 @pytest.mark.parametrize("head_dim", [64, 80, 96, 128, 256])

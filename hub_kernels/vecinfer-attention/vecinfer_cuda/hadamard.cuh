@@ -17,11 +17,10 @@ __device__ __forceinline__ float hadamard_norm(int block) {
   return rsqrtf(static_cast<float>(block));
 }
 
-// x := x H / hadamard_norm over blocks of `block` elements (8..256) that consecutive lanes hold, 8
-// consecutive elements of each of kRows rows each; a block starts at a multiple of block / 8 lanes.
-// All lanes of the warp must call it. Rows are independent work for one another's latencies.
+// The butterflies of x := x H / hadamard_norm within a lane: 8 consecutive elements of each of
+// kRows rows. Rows are independent work for one another's latencies.
 template <int kRows>
-__device__ __forceinline__ void hadamard_butterfly(float (&x)[kRows][kHadamardLane], int block) {
+__device__ __forceinline__ void hadamard_in_lane(float (&x)[kRows][kHadamardLane]) {
 #pragma unroll
   for (int stride = 1; stride < kHadamardLane; stride *= 2) {
 #pragma unroll
@@ -35,17 +34,29 @@ __device__ __forceinline__ void hadamard_butterfly(float (&x)[kRows][kHadamardLa
       }
     }
   }
-  const int lane = threadIdx.x & 31;
+}
+
+// Those with the lane `lanes` away, a power of two. All lanes of the warp must call it.
+template <int kRows>
+__device__ __forceinline__ void hadamard_across(float (&x)[kRows][kHadamardLane], int lanes) {
+  const float sign = (threadIdx.x & lanes) ? -1.0f : 1.0f;
+#pragma unroll
+  for (int i = 0; i < kRows * kHadamardLane; ++i) {
+    float& mine = x[i / kHadamardLane][i % kHadamardLane];
+    const float other = __shfl_xor_sync(0xffffffffu, mine, lanes);
+    mine = fmaf(sign, mine, other);
+  }
+}
+
+// x := x H / hadamard_norm over blocks of `block` elements (8..256) that consecutive lanes hold; a
+// block starts at a multiple of block / 8 lanes.
+template <int kRows>
+__device__ __forceinline__ void hadamard_butterfly(float (&x)[kRows][kHadamardLane], int block) {
+  hadamard_in_lane(x);
 #pragma unroll
   for (int lanes = 1; lanes < 32; lanes *= 2) {
     if (lanes >= block / kHadamardLane) break;
-    const float sign = (lane & lanes) ? -1.0f : 1.0f;
-#pragma unroll
-    for (int i = 0; i < kRows * kHadamardLane; ++i) {
-      float& mine = x[i / kHadamardLane][i % kHadamardLane];
-      const float other = __shfl_xor_sync(0xffffffffu, mine, lanes);
-      mine = fmaf(sign, mine, other);
-    }
+    hadamard_across(x, lanes);
   }
 }
 

@@ -99,11 +99,18 @@ class QuadKeys {
   int to_pair_, to_quad_, first_;
 };
 
+// What find_best does beside its products if there is nothing else to do.
+struct NothingBeside {
+  __device__ __forceinline__ void operator()(int) const {}
+};
+
 // Best results of 8 * kTiles centroids for kGroups times 32 sub-vectors rows [32 kGroups][kDim]:
-// rows lane / 4 + 8 i of each group. constants: of RowFragment.
-template <int kDim, int kTiles, int kGroups, class Fragments>
+// rows lane / 4 + 8 i of each group. constants: of RowFragment. beside(i): other work, after the
+// i-th 4 tiles' products.
+template <int kDim, int kTiles, int kGroups, class Fragments, class Beside = const NothingBeside>
 __device__ __forceinline__ void find_best(const __half* rows, const Fragments& fragments,
-                                          uint32_t constants, int (&best)[kGroups][4]) {
+                                          uint32_t constants, int (&best)[kGroups][4],
+                                          Beside& beside = NothingBeside{}) {
   static_assert(kTiles % 4 == 0);
   constexpr int kHalves = 2 * kGroups;
   RowFragment<kDim> a[kHalves];
@@ -127,6 +134,7 @@ __device__ __forceinline__ void find_best(const __half* rows, const Fragments& f
                         __float_as_int(c[row / 2][row % 2 * 2 + 1]));
       }
     }
+    beside(part);
   }
 }
 

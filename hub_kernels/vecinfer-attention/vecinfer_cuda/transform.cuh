@@ -40,11 +40,16 @@ __device__ __forceinline__ float state_to_float(uint16_t bits, bool bf16) {
 // 8 consecutive elements of one token, as they are stored.
 __device__ __forceinline__ uint4 load_stored(const uint16_t* source, bool aligned) {
   if (aligned) return *reinterpret_cast<const uint4*>(source);
-  uint32_t word[4];
-#pragma unroll
-  for (int i = 0; i < 4; ++i)
-    word[i] = source[2 * i] | static_cast<uint32_t>(source[2 * i + 1]) << 16;
-  return make_uint4(word[0], word[1], word[2], word[3]);
+  // A loop, so that this takes no room in the way of the other.
+  uint4 words = make_uint4(0, 0, 0, 0);
+#pragma unroll 1
+  for (int i = 0; i < kLane; ++i) {
+    words.x = __funnelshift_r(words.x, words.y, 16);
+    words.y = __funnelshift_r(words.y, words.z, 16);
+    words.z = __funnelshift_r(words.z, words.w, 16);
+    words.w = __funnelshift_r(words.w, source[i], 16);
+  }
+  return words;
 }
 
 // Two elements.

@@ -5,6 +5,7 @@
 
 #include "../../torch-ext/torch_binding.h"
 #include "../quantize.cuh"
+#include "../quantize_stream.cuh"
 #include "../static_switch.h"
 #include "sides.h"
 
@@ -41,17 +42,70 @@ int64_t blocks_per_row(int64_t tiles, int64_t rows, int warps, int multiprocesso
   return best;
 }
 
+using QuantizeKernel = void (*)(QuantizeParams);
+
+template <int kDim, int kHeadDim, bool kMatrix>
+QuantizeKernel stream_kernel(int levels) {
+  if constexpr (kDim == 4) {
+    if (levels == 2) return quantize_stream_kernel<kDim, kHeadDim, 2, kMatrix>;
+  }
+  return quantize_stream_kernel<kDim, kHeadDim, 1, kMatrix>;
+}
+
+// Which kernel a side takes. Sides of the same one share a launch.
+struct SideKernel {
+  int subvector_dim;
+  int levels;   // of quantize_stream_kernel, or 0: quantize_kernel
+  bool matrix;  // of quantize_stream_kernel
+
+  SideKernel(const Side& side, int head_dim, bool bf16, int room)
+      : subvector_dim(side.format.subvector_dim), levels(0), matrix(false) {
+    const bool full = side.transform.kind == TransformKind::kFull;
+    const bool known = full ? bf16 && (head_dim == 64 || head_dim == 128)
+                            : head_dim == 64 || head_dim == 128 || head_dim == 256;
+    const StreamLayout layout(side, head_dim);
+    const int bytes = layout.block_bytes() + kQuantizeWarps / 2 * layout.warp_bytes();
+    const bool known_codes =
+        side.format.bits_per_code == 8 && (side.format.num_codes == 1 || subvector_dim == 4);
+    if (!known || !known_codes || bytes > room) return;
+    levels = side.format.num_codes;
+    matrix = full;
+  }
+  bool operator==(const SideKernel&) const = default;
+
+  // any_full: whether a side of the launch has a full matrix.
+  QuantizeKernel kernel(int head_dim, bool any_full) const {
+    return SUBVECTOR_DIM_SWITCH(subvector_dim, kDim, [&]() -> QuantizeKernel {
+      if (levels == 0) return any_full ? quantize_kernel<kDim, true> : quantize_kernel<kDim, false>;
+      if (matrix) {
+        return head_dim == 64 ? stream_kernel<kDim, 64, true>(levels)
+                              : stream_kernel<kDim, 128, true>(levels);
+      }
+      return head_dim == 64    ? stream_kernel<kDim, 64, false>(levels)
+             : head_dim == 128 ? stream_kernel<kDim, 128, false>(levels)
+                               : stream_kernel<kDim, 256, false>(levels);
+    });
+  }
+};
+
+// Of sides first_side to first_side + num_sides - 1, which take the same kernel.
 void launch(QuantizeParams params, int num_sides, int64_t batch, const Tensor& device,
             cudaStream_t stream) {
   const Side& side = params.sides[params.first_side];
   const Side& last = params.sides[params.first_side + num_sides - 1];
+  const int multiprocessors = attribute(cudaDevAttrMultiProcessorCount, device);
+  const int room = attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin, device);
+  const SideKernel kind(side, params.head_dim, params.bf16, room);
   const auto shared = [&](int warps, int columns) {
+    if (kind.levels > 0) {
+      const StreamLayout a(side, params.head_dim), b(last, params.head_dim);
+      return std::max(a.block_bytes() + warps * a.warp_bytes(),
+                      b.block_bytes() + warps * b.warp_bytes());
+    }
     const QuantizeLayout a(side, params.head_dim, columns), b(last, params.head_dim, columns);
     return std::max(a.block_bytes() + warps * a.warp_bytes(),
                     b.block_bytes() + warps * b.warp_bytes());
   };
-  const int multiprocessors = attribute(cudaDevAttrMultiProcessorCount, device);
-  const int room = attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin, device);
   // A row's tokens may start inside a tile and end in one more: some block then has that one too.
   const int64_t tiles = (params.num_tokens + kTile - 1) / kTile;
   const int64_t rows = batch * params.num_heads * num_sides;
@@ -66,14 +120,12 @@ void launch(QuantizeParams params, int num_sides, int64_t batch, const Tensor& d
                   params.num_heads * num_sides, static_cast<unsigned>(batch));
   const bool full =
       side.transform.kind == TransformKind::kFull || last.transform.kind == TransformKind::kFull;
-  SUBVECTOR_DIM_SWITCH(side.format.subvector_dim, kDim, [&] {
-    const auto kernel = full ? quantize_kernel<kDim, true> : quantize_kernel<kDim, false>;
-    VECINFER_CUDA_CHECK(
-        cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes));
-    VECINFER_CUDA_CHECK(cudaFuncSetAttribute(kernel, cudaFuncAttributePreferredSharedMemoryCarveout,
-                                             cudaSharedmemCarveoutMaxShared));
-    kernel<<<grid, 32 * warps, bytes, stream>>>(params);
-  });
+  const QuantizeKernel kernel = kind.kernel(params.head_dim, full);
+  VECINFER_CUDA_CHECK(
+      cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes));
+  VECINFER_CUDA_CHECK(cudaFuncSetAttribute(kernel, cudaFuncAttributePreferredSharedMemoryCarveout,
+                                           cudaSharedmemCarveoutMaxShared));
+  kernel<<<grid, 32 * warps, bytes, stream>>>(params);
   VECINFER_CUDA_CHECK(cudaGetLastError());
 }
 
@@ -122,7 +174,11 @@ void quantize(Tensor key_states, Tensor value_states, Tensor codes, Tensor start
   torch::stable::accelerator::DeviceGuard guard(key_states.get_device_index());
   const cudaStream_t stream = current_stream(key_states);
   params.first_side = 0;
-  if (params.sides[0].format.subvector_dim == params.sides[1].format.subvector_dim) {
+  const int room = attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin, key_states);
+  const auto kernel_of = [&](int side) {
+    return SideKernel(params.sides[side], params.head_dim, params.bf16, room);
+  };
+  if (kernel_of(0) == kernel_of(1)) {
     launch(params, 2, batch, key_states, stream);
     return;
   }
