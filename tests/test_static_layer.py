@@ -2,6 +2,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The static cache: the same tokens as the dynamic one, one compiled graph, and nothing that grows or moves."""
 
+import sys
+from pathlib import Path
+
 import pytest
 import torch
 import torch._dynamo.utils
@@ -11,9 +14,12 @@ from transformers import CompileConfig
 
 from vecinfer_hf import VecInferCache
 from vecinfer_hf.cache_name import cache_argument, returned_cache
+from vecinfer_hf.registration import use_vecinfer_attention
 
 
 WINDOW = 16
+HOST_SIDE = {"cache.py", "layer.py", "static_layer.py", "attention.py", "history_attention.py", "store.py", "masks.py"}
+"""What runs on the host with every backend; the torch operators, which stand for the kernels, may look at numbers."""
 
 
 def padded_batch(rows: int = 2, length: int = 70) -> dict[str, torch.Tensor]:
@@ -115,6 +121,57 @@ def test_second_turn_on_a_static_cache():
             model.generate(ids, attention_mask=mask, max_new_tokens=20, do_sample=False, **cache_argument(cache))
         )
     assert torch.equal(*results)
+
+
+@pytest.mark.parametrize("static", [True, False])
+def test_a_forward_looks_at_the_device_once_however_many_layers_there_are(static, monkeypatch):
+    """Reading a number from the device waits for all its work: a prompt must not do so in every layer."""
+    model = tiny_model("llama")
+    codebook = random_codebook(model.config)
+    options = {"static": True, "max_cache_len": 200} if static else {}
+    cache = VecInferCache(model.config, codebook, residual_length=WINDOW, **options)
+    assert len(cache.quantized_layers) > 1
+    use_vecinfer_attention(model)
+    ids, looks = tiny_inputs(2, 160), []
+    for name in ("tolist", "__int__", "item"):
+        original = getattr(torch.Tensor, name)
+
+        def counting(self, original=original):
+            caller = Path(sys._getframe(1).f_code.co_filename).name
+            if caller in HOST_SIDE:
+                looks.append(caller)
+            return original(self)
+
+        monkeypatch.setattr(torch.Tensor, name, counting)
+    with torch.no_grad():
+        for start, end in ((0, 60), (60, 120), (120, 124), (124, 160)):  # a prompt, a chunk, a few tokens, a chunk
+            looks.clear()
+            arguments = {**cache_argument(cache), "cache_position": torch.arange(start, end)}
+            model(ids[:, start:end], **arguments, use_cache=True)
+            assert len(looks) == (1 if static and start else 0), (start, looks)
+    for layer in cache.quantized_layers:
+        assert layer.host_lengths() == ([160] * 2, [160 - WINDOW - codebook.config.sink_length] * 2)
+
+
+def test_layers_called_on_their_own_do_not_take_old_lengths():
+    """The first layer reads for all; a layer that comes again without it reads for itself."""
+    model = tiny_model("llama")
+    codebook = random_codebook(model.config)
+    cache = VecInferCache(model.config, codebook, residual_length=WINDOW, static=True, max_cache_len=200)
+    use_vecinfer_attention(model)
+    heads, dim = codebook.head_shape(0)
+
+    def step(layer, tokens):
+        handle, _ = cache.layers[layer].update(*(torch.randn(2, heads, tokens, dim) for _ in range(2)))
+        past = cache.layers[layer].past_columns(tokens)
+        cache.layers[layer].store(handle.states, handle.states)
+        return past
+
+    assert [step(layer, 50) for layer in (0, 1)] == [0, 0]
+    assert [step(layer, 30) for layer in (0, 1)] == [50, 50]
+    assert [step(1, 10), step(1, 10)] == [80, 90]
+    cache.reset()
+    assert [step(0, 7), step(1, 7), step(1, 7)] == [0, 0, 7]
 
 
 def test_crop_reset_and_addresses():

@@ -89,12 +89,12 @@ def _eager_attention(
 ) -> torch.Tensor:
     """Store the new tokens and attend, on a path chosen by what the host knows: `[B, Tq, Hq, D]`."""
     queries = query.shape[2]
-    past = int(layer.cumulative_length) - queries
+    past = layer.past_columns(queries)
     try:
         real = layer.shared.padding.observe(attention_mask, query.shape[0], past, queries)
     except UnsupportedMaskError:
         # Nothing was stored, so the cache goes on as it was before this call.
-        layer.cumulative_length -= queries
+        layer.forget_update(queries)
         raise
     if past == 0:
         if attention_mask is not None:

@@ -57,8 +57,8 @@ class VecInferCache(QuantizedCache):
         codebook.check_model(config)
         _check_bits(codebook, options)
         inner = text_config(config)
-        shared = SharedState(inner)
         quantized = set(full_attention_layers(config))
+        shared = SharedState(inner, min(quantized, default=0))
         if not quantized:
             logger.warning_once(
                 f"vecinfer: {inner.model_type} has no layer with full attention, so nothing is quantized: all its "

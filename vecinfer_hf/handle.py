@@ -37,16 +37,39 @@ class CacheHandle(NamedTuple):
         )
 
 
-class SharedState:
-    """What the layers of one cache share: the model's config, for its attention implementation, and the padding."""
+class Lengths(NamedTuple):
+    """What a static cache held before a forward pass, read from the device by its first layer for all of them.
 
-    def __init__(self, model_config):
+    Args:
+        columns: columns seen, padding included.
+        real: each row's real tokens.
+        coded: each row's coded tokens.
+        readers: layers that have taken it. One that comes again is in another forward pass.
+    """
+
+    columns: int
+    real: list[int]
+    coded: list[int]
+    readers: set[int]
+
+
+class SharedState:
+    """What the layers of one cache share: the model's config, for its attention implementation, and the padding.
+
+    Args:
+        model_config: config of the text model.
+        first_layer: index of the first layer that holds codes, which runs first.
+    """
+
+    def __init__(self, model_config, first_layer: int = 0):
         self.model_config = model_config
+        self.first_layer = first_layer
         self.padding = Padding()
+        self.lengths: Lengths | None = None
 
     def __deepcopy__(self, memo):
         # The config stays the model's own: its attention implementation may change later.
-        shared = SharedState(self.model_config)
+        shared = SharedState(self.model_config, self.first_layer)
         shared.padding = copy.deepcopy(self.padding, memo)
         memo[id(self)] = shared
         return shared

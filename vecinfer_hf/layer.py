@@ -148,7 +148,7 @@ class VecInferLayer(CacheLayerMixin):
         self.cumulative_length += tokens
         if self.shared.handles_wanted:
             return CacheHandle(self, key_states), CacheHandle(self, value_states)
-        past = int(self.cumulative_length) - tokens
+        past = self.past_columns(tokens)
         if past and not self.fits_window(tokens):
             old_keys, old_values = self.read(past)
             self.store(key_states, value_states)
@@ -156,6 +156,14 @@ class VecInferLayer(CacheLayerMixin):
         self.store(key_states, value_states)
         # A first prompt is attended to exactly, like everywhere in this package.
         return self.read(past + tokens) if past else (key_states, value_states)
+
+    def past_columns(self, tokens: int) -> int:
+        """Return the columns before the `tokens` new ones that `update` has counted and `store` has not stored yet."""
+        return self.cumulative_length - tokens
+
+    def forget_update(self, tokens: int) -> None:
+        """Take back an `update` of `tokens` tokens that are not to be stored."""
+        self.cumulative_length -= tokens
 
     def fits_window(self, tokens: int) -> bool:
         """Whether `tokens` new tokens may be stored before they attend: few, and no more than the window holds."""
@@ -193,7 +201,7 @@ class VecInferLayer(CacheLayerMixin):
         lengths, quantized = self.host_lengths()
         pieces = [(key_states, value_states, first, counts)]
         # Only in a first call: later ones may attend to what is stored already, by its place.
-        chooses = self.sink_choice != FIRST and not any(lengths) and int(self.cumulative_length) == tokens
+        chooses = self.sink_choice != FIRST and not any(lengths) and self.past_columns(tokens) == 0
         if chooses and max(counts) > self.sink_length > 0:
             pieces = self._choose_sinks(*pieces[0], keep_sinks)
         if isinstance(self.codebook, OnlineCodebook) and self.codebook.needs_fit(self.layer_idx):

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import torch
 
-from .handle import CacheHandle
+from .handle import CacheHandle, Lengths
 from .layer import VecInferLayer
 from .masks import NO_OFFSET
 from .ops.custom import append_op, decode_attention_op
@@ -28,6 +28,8 @@ class VecInferStaticLayer(VecInferLayer):
 
     def __init__(self, *arguments, max_cache_len: int):
         self.max_cache_len = max_cache_len
+        self._before: Lengths | None = None
+        """What was stored before the forward pass under way; None when none is."""
         super().__init__(*arguments)
         # A tensor from the start: an int would be compiled in, and every step would compile again.
         self.cumulative_length = torch.tensor(0)
@@ -57,18 +59,50 @@ class VecInferStaticLayer(VecInferLayer):
     def update(self, key_states: torch.Tensor, value_states: torch.Tensor, *args, **kwargs):
         """Take new keys and values; see `VecInferLayer.update`."""
         if not torch.compiler.is_compiling():
-            seen = int(self.cumulative_length) + key_states.shape[2]
+            before = self._look(key_states.shape[0])
+            seen = before.columns + key_states.shape[2]
             if seen > self.max_cache_len:
                 raise ValueError(
                     f"{seen} tokens do not fit the static cache of max_cache_len {self.max_cache_len}; pass a larger "
                     'max_cache_len in cache_config, or "static": false for a cache that grows.'
                 )
+            self._before = before
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
         if self.shared.handles_wanted:
             self.cumulative_length.add_(key_states.shape[2])
             return CacheHandle(self, key_states), CacheHandle(self, value_states)
         return super().update(key_states, value_states)
+
+    def _look(self, batch: int) -> Lengths:
+        """Return what is stored. Only the first layer looks at the device, which then has nothing else to do yet."""
+        shared = self.shared.lengths
+        if not self.is_initialized:
+            found = Lengths(0, [0] * batch, [0] * batch, set())
+        elif self.layer_idx == self.shared.first_layer or shared is None or self.layer_idx in shared.readers:
+            lengths, coded = self.buffers.lengths, self.buffers.quantized_lengths
+            columns, *rows = torch.cat((self.cumulative_length.view(1), lengths, coded)).tolist()
+            found = Lengths(columns, rows[: len(lengths)], rows[len(lengths) :], set())
+        else:
+            shared.readers.add(self.layer_idx)
+            return shared
+        if self.layer_idx == self.shared.first_layer:
+            self.shared.lengths = found
+        return found
+
+    def past_columns(self, tokens: int) -> int:
+        """Return the columns before the `tokens` new ones; see `VecInferLayer.past_columns`."""
+        return int(self.cumulative_length) - tokens if self._before is None else self._before.columns
+
+    def forget_update(self, tokens: int) -> None:
+        """Take back an `update` of `tokens` tokens that are not to be stored."""
+        super().forget_update(tokens)
+        self._before = self.shared.lengths = None
+
+    def store(self, *args, **kwargs) -> None:
+        """Store new tokens; see `VecInferLayer.store`."""
+        super().store(*args, **kwargs)
+        self._before = None
 
     def append_compiled(self, key_states: torch.Tensor, value_states: torch.Tensor) -> None:
         """Append a few real tokens `[B, Hkv, T, D]` without looking at the host."""
@@ -97,7 +131,9 @@ class VecInferStaticLayer(VecInferLayer):
         )
 
     def host_lengths(self) -> tuple[list[int], list[int]]:
-        """Return every row's real and coded tokens, read from the device."""
+        """Return every row's real and coded tokens, read from the device unless that is done already."""
+        if self._before is not None:
+            return list(self._before.real), list(self._before.coded)
         return self.buffers.lengths.tolist(), self.buffers.quantized_lengths.tolist()
 
     def get_seq_length(self) -> int | torch.Tensor:
@@ -114,6 +150,7 @@ class VecInferStaticLayer(VecInferLayer):
 
     def reset(self) -> None:
         """Forget everything; the buffers stay where they are."""
+        self._before = self.shared.lengths = None
         self.cumulative_length.zero_()
         self.sink_order, self.ordered = None, []
         if self.is_initialized:

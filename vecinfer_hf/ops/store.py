@@ -63,7 +63,7 @@ def store_tokens(
     # Old tokens leave the ring before new ones take their places.
     leaving = [min(span[0], old) - coded for span, old, coded in zip(spans, before, quantized, strict=True)]
     if max(leaving) > 0:
-        start = torch.tensor(quantized, device=device)
+        start = _int32(quantized, device)
         slot = (start.unsqueeze(1) + torch.arange(max(leaving), device=device)) % residual_length
         index = slot.clamp_max(capacity - 1)[:, None, :, None].expand(-1, key_states.shape[1], -1, key_states.shape[3])
         quantize(
@@ -107,7 +107,7 @@ def store_tokens(
             if isinstance(batch, slice):
                 window.index_copy_(2, slots, kept_states)
             else:
-                window[torch.tensor(batch, device=device)[:, None], :, slots] = kept_states.transpose(1, 2)
+                window[_int32(batch, device).long()[:, None], :, slots] = kept_states.transpose(1, 2)
     new_lengths = [length + count for length, count in zip(lengths, counts, strict=True)]
     new_quantized = [coded for coded, _ in spans]
     buffers.lengths.copy_(_int32(new_lengths, device))
@@ -116,4 +116,5 @@ def store_tokens(
 
 
 def _int32(values: list[int], device: torch.device) -> torch.Tensor:
-    return torch.tensor(values, dtype=torch.int32, device=device)
+    # torch.tensor(..., device=device) would wait until the device has done all its work.
+    return torch.tensor(values, dtype=torch.int32).to(device, non_blocking=True)
