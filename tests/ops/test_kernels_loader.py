@@ -45,7 +45,12 @@ def fresh(monkeypatch, tmp_path):
             del sys.modules[name]
 
 
-def write_build(place, variant="torch-cpu", names=kernels.OPERATORS, **changes):
+# What `kernels` looks for goes by torch's build, not by the devices there are.
+BACKEND = "cpu" if torch.version.cuda is None else "cuda"
+VARIANT = f"torch-{BACKEND}"
+
+
+def write_build(place, variant=VARIANT, names=kernels.OPERATORS, **changes):
     """Write a repository with one variant that needs no compiler, and return its root."""
     folder = place / "build" / variant
     folder.mkdir(parents=True)
@@ -56,7 +61,7 @@ def write_build(place, variant="torch-cpu", names=kernels.OPERATORS, **changes):
         "version": 1,
         "license": "Apache-2.0",
         "python-depends": [],
-        "backend": {"type": "cpu"},
+        "backend": {"type": BACKEND},
     }
     (folder / "metadata.json").write_text(json.dumps(metadata | changes))
     return place
@@ -109,7 +114,7 @@ def test_the_hub_is_not_asked_without_a_pinned_commit(monkeypatch, tmp_path):
     assert "no commit is pinned" in kernels.kernel_candidates()[-1].reason
 
 
-@pytest.mark.parametrize("part", ["", "build", "build/torch-cpu"])
+@pytest.mark.parametrize("part", ["", "build", f"build/{VARIANT}"])
 def test_explicit_path(monkeypatch, tmp_path, part):
     monkeypatch.setenv("VECINFER_KERNEL_PATH", str(write_build(tmp_path / "repo") / part))
     assert kernels.load_kernels() is not None
@@ -140,7 +145,7 @@ def test_order(monkeypatch, tmp_path):
 def test_broken_places_are_passed_over(monkeypatch, tmp_path):
     monkeypatch.setenv("VECINFER_KERNEL_PATH", str(tmp_path / "absent"))
     broken = write_build(tmp_path / "broken")
-    (broken / "build/torch-cpu/__init__.py").write_text("raise ImportError('undefined symbol: aoti_torch_nothing')")
+    (broken / f"build/{VARIANT}/__init__.py").write_text("raise ImportError('undefined symbol: aoti_torch_nothing')")
     monkeypatch.setenv("LOCAL_KERNELS", f"vecinfer/vecinfer-attention={broken}")
     write_build(tmp_path / "checkout/hub_kernels/vecinfer-attention")
     assert kernels.load_kernels() is not None
@@ -161,7 +166,7 @@ def test_no_variant_for_this_machine(monkeypatch, tmp_path):
 
 def test_unreadable_metadata(monkeypatch, tmp_path):
     path = write_build(tmp_path / "repo")
-    (path / "build/torch-cpu/metadata.json").write_text("{")
+    (path / f"build/{VARIANT}/metadata.json").write_text("{")
     monkeypatch.setenv("VECINFER_KERNEL_PATH", str(path))
     assert kernels.load_kernels() is None
     assert reasons()["VECINFER_KERNEL_PATH"] != ""
@@ -180,7 +185,7 @@ def test_a_missing_operator(monkeypatch, tmp_path):
 
 
 def test_another_architecture(monkeypatch, tmp_path):
-    path = write_build(tmp_path / "repo", backend={"type": "cpu", "archs": ["9.0a"]})
+    path = write_build(tmp_path / "repo", backend={"type": BACKEND, "archs": ["9.0a"]})
     monkeypatch.setenv("VECINFER_KERNEL_PATH", str(path))
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda *args: (8, 6))
