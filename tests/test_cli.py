@@ -83,7 +83,10 @@ def test_inspect_shows_errors_and_formats_of_each_layer(vecinfer, tmp_path):
 def test_inspect_shows_provenance_for_people_and_whatever_else_it_holds(vecinfer, tmp_path):
     codebook = random_codebook(tiny_config("llama"), 2, 2)
     texts = [{"name": "c4", "sha256": "0" * 64, "tokens": 12345, "windows": 3}]
-    quality = [{"text": "wiki", "windows": 1, "window_length": 2048, "perplexity_ratio": 1.00234567}]
+    quality = [
+        {"text": "wiki", "windows": 1, "window_length": 2048, "perplexity_ratio": 1.00234567},
+        {"text": "a[/b]", "perplexity_ratio": 1.0, "kl_divergence": 4e-5},
+    ]
     codebook.provenance.update(texts=texts, note=["anything", {"at": "all"}], empty=[])
     codebook.metrics.update(quality=quality, other=[{"text": "no ratio"}, 7])
     codebook.save_pretrained(tmp_path)
@@ -91,6 +94,7 @@ def test_inspect_shows_provenance_for_people_and_whatever_else_it_holds(vecinfer
     assert code == 0
     assert "texts (tokens): c4 (12,345)" in out
     assert re.search(r"wiki +1 +2,048 +1\.0023 ", out)
+    assert re.search(r"a\[/b\] +1\.0000 +4\.0e-05", out)
     for line in ("note: ['anything', {'at': 'all'}]", "empty: []", "other: [{'text': 'no ratio'}, 7]"):
         assert line in out
 

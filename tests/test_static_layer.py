@@ -153,11 +153,11 @@ def test_a_forward_looks_at_the_device_once_however_many_layers_there_are(static
         assert layer.host_lengths() == ([160] * 2, [160 - WINDOW - codebook.config.sink_length] * 2)
 
 
-def test_layers_called_on_their_own_do_not_take_old_lengths():
-    """The first layer reads for all; a layer that comes again without it reads for itself."""
-    model = tiny_model("llama")
+def test_layers_out_of_order_do_not_take_old_lengths():
+    """The first layer reads for those that come behind it in their order; all others read for themselves."""
+    model = tiny_model("llama", num_hidden_layers=3)
     codebook = random_codebook(model.config)
-    cache = VecInferCache(model.config, codebook, residual_length=WINDOW, static=True, max_cache_len=200)
+    cache = VecInferCache(model.config, codebook, residual_length=WINDOW, static=True, max_cache_len=300)
     use_vecinfer_attention(model)
     heads, dim = codebook.head_shape(0)
 
@@ -167,11 +167,58 @@ def test_layers_called_on_their_own_do_not_take_old_lengths():
         cache.layers[layer].store(handle.states, handle.states)
         return past
 
-    assert [step(layer, 50) for layer in (0, 1)] == [0, 0]
-    assert [step(layer, 30) for layer in (0, 1)] == [50, 50]
-    assert [step(1, 10), step(1, 10)] == [80, 90]
-    cache.reset()
-    assert [step(0, 7), step(1, 7), step(1, 7)] == [0, 0, 7]
+    def compiled_step(layer, tokens):  # what a replayed graph does to a layer
+        cache.layers[layer].cumulative_length.add_(tokens)
+        cache.layers[layer].buffers.lengths.add_(tokens)
+
+    for _ in range(2):
+        assert [step(0, 50), step(1, 50), step(1, 10), step(2, 50)] == [0, 0, 50, 0]
+        assert [step(0, 5), step(1, 5), step(2, 5)] == [50, 60, 50]  # a pass that was not whole came before
+        cache.reset()
+        assert [step(layer, 50) for layer in (0, 1, 2)] == [0, 0, 0]
+        assert [step(layer, 30) for layer in (0, 1, 2)] == [50, 50, 50]
+        compiled_step(0, 1)
+        compiled_step(1, 1)
+        assert step(2, 1) == 80
+        assert [step(1, 2), step(2, 2), step(0, 2), step(1, 2), step(2, 2)] == [81, 81, 81, 83, 83]
+        cache.reset()
+
+
+def test_a_pass_that_ends_in_the_midst_leaves_layers_to_read_for_themselves():
+    model = tiny_model("llama", num_hidden_layers=3)
+    cache = VecInferCache(
+        model.config, random_codebook(model.config), residual_length=WINDOW, static=True, max_cache_len=300
+    )
+    use_vecinfer_attention(model)
+    ids, fails = tiny_inputs(1, 90), [True]
+
+    def out_of_memory(*_):
+        if fails and fails.pop():
+            raise torch.OutOfMemoryError("none left")
+
+    with torch.no_grad():
+        model(ids[:, :60], **cache_argument(cache))
+        model.model.layers[1].mlp.register_forward_hook(out_of_memory)
+        with pytest.raises(torch.OutOfMemoryError):
+            model(ids[:, 60:], **cache_argument(cache))
+        assert [layer.host_lengths()[0] for layer in cache.layers] == [[90], [90], [60]]
+        model(ids[:, 60:], **cache_argument(cache))
+    assert [layer.host_lengths()[0] for layer in cache.layers] == [[120], [120], [90]]
+    assert [int(layer.cumulative_length) for layer in cache.layers] == [120, 120, 90]
+
+
+def test_layers_that_are_compiled_beside_layers_that_are_not():
+    """A graph break within the layers compiles each apart, until torch has had enough and leaves the rest alone."""
+    torch._dynamo.reset()
+    model = tiny_model("llama", num_hidden_layers=10)
+    model._vecinfer_codebook = random_codebook(model.config)
+    inputs = {"input_ids": tiny_inputs(1, 40), "attention_mask": torch.ones(1, 40, dtype=torch.long)}
+    expected = run(model, inputs, tokens=6)
+    for layer in model.model.layers:
+        layer.mlp.register_forward_hook(lambda module, args, output: (torch._dynamo.graph_break(), output)[1])
+    config = CompileConfig(backend="aot_eager", mode="default", fullgraph=False)
+    config._compile_all_devices = True
+    assert torch.equal(run(model, inputs, tokens=6, compile_config=config), expected)
 
 
 def test_crop_reset_and_addresses():

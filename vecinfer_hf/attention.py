@@ -17,6 +17,7 @@ from .history_attention import history_attention
 from .history_attention import supports as history_attention_supports
 from .layer import CacheHandle, VecInferLayer
 from .ops.blockwise import SCORE_ELEMENTS, Block, blockwise_attention
+from .ops.send import send
 from .padding import UnsupportedMaskError
 
 
@@ -139,7 +140,7 @@ def _long_query_attention(
         query_index = before + torch.arange(queries, device=device)
         new_index = query_index
     else:
-        real = real.to(device)
+        real = send(real, device)
         # A padding token stands at its predecessor's place as a query and nowhere as a key.
         query_index = before + real.long().cumsum(1) - 1
         new_index = torch.where(real, query_index, -1)

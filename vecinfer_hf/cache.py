@@ -58,7 +58,7 @@ class VecInferCache(QuantizedCache):
         _check_bits(codebook, options)
         inner = text_config(config)
         quantized = set(full_attention_layers(config))
-        shared = SharedState(inner, min(quantized, default=0))
+        shared = SharedState(inner, tuple(sorted(quantized)))
         if not quantized:
             logger.warning_once(
                 f"vecinfer: {inner.model_type} has no layer with full attention, so nothing is quantized: all its "

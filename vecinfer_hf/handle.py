@@ -38,19 +38,19 @@ class CacheHandle(NamedTuple):
 
 
 class Lengths(NamedTuple):
-    """What a static cache held before a forward pass, read from the device by its first layer for all of them.
+    """What a static cache holds before a forward pass, read from the device by the first layer for those behind it.
 
     Args:
         columns: columns seen, padding included.
         real: each row's real tokens.
         coded: each row's coded tokens.
-        readers: layers that have taken it. One that comes again is in another forward pass.
+        left: the layers that have not come yet, in their order. The next of them may take this, and no other.
     """
 
     columns: int
     real: list[int]
     coded: list[int]
-    readers: set[int]
+    left: list[int]
 
 
 class SharedState:
@@ -58,19 +58,23 @@ class SharedState:
 
     Args:
         model_config: config of the text model.
-        first_layer: index of the first layer that holds codes, which runs first.
+        layers: indices of the layers that hold codes, in their order.
     """
 
-    def __init__(self, model_config, first_layer: int = 0):
+    def __init__(self, model_config, layers: tuple[int, ...] = (0,)):
         self.model_config = model_config
-        self.first_layer = first_layer
+        self.layers = layers
         self.padding = Padding()
         self.lengths: Lengths | None = None
+        """What the layers of the forward pass under way may take; None between passes."""
+        self.uneven = False
+        """Whether layers did not all come in their order, so that they may hold different tokens."""
 
     def __deepcopy__(self, memo):
         # The config stays the model's own: its attention implementation may change later.
-        shared = SharedState(self.model_config, self.first_layer)
+        shared = SharedState(self.model_config, self.layers)
         shared.padding = copy.deepcopy(self.padding, memo)
+        shared.uneven = self.uneven or self.lengths is not None
         memo[id(self)] = shared
         return shared
 

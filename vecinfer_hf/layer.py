@@ -19,6 +19,7 @@ from .masks import NO_OFFSET
 from .online_codebook import OnlineCodebook
 from .ops import MAX_DECODE_QUERIES, select_backend
 from .ops.blockwise import cache_blocks
+from .ops.send import send
 from .ops.store import store_tokens, window_span
 from .ops.types import CacheBuffers, LayerCodebook
 from .packing import TILE, bytes_per_tile
@@ -194,7 +195,7 @@ class VecInferLayer(CacheLayerMixin):
             first = [int(row.argmax()) if count else 0 for row, count in zip(real.int(), counts, strict=True)]
             if any(not row[f : f + c].all() for row, f, c in zip(real, first, counts, strict=True)):
                 # Padding between real tokens: move each row's real tokens to its front.
-                order = (~real).int().argsort(dim=1, stable=True).to(key_states.device)
+                order = send((~real).int().argsort(dim=1, stable=True), key_states.device)
                 index = order[:, None, :, None].expand_as(key_states)
                 key_states, value_states = key_states.gather(2, index), value_states.gather(2, index)
                 first = [0] * batch
@@ -236,12 +237,12 @@ class VecInferLayer(CacheLayerMixin):
         device, head_dim = key_states.device, key_states.shape[3]
         place = torch.arange(tokens, device=device)
         if any(first):
-            place = torch.tensor(first, device=device)[:, None] + place
+            place = send(first, device)[:, None] + place
         index = place.clamp_max(key_states.shape[2] - 1).view(-1, 1, tokens, 1)
         index = index.expand(*value_states.shape[:2], -1, head_dim)
         keys, values = key_states.gather(2, index), value_states.gather(2, index)
         ragged = min(counts) < tokens
-        own = torch.tensor(counts, device=device) if ragged else None
+        own = send(counts, device) if ragged else None
         index = sinks_to_front(choose_sinks(values, self.sink_length, self.sink_choice, own, keep))
         self.sink_order = index.to(torch.int32)
         index = index.unsqueeze(-1).expand(-1, -1, -1, head_dim)

@@ -75,20 +75,33 @@ class VecInferStaticLayer(VecInferLayer):
         return super().update(key_states, value_states)
 
     def _look(self, batch: int) -> Lengths:
-        """Return what is stored. Only the first layer looks at the device, which then has nothing else to do yet."""
-        shared = self.shared.lengths
+        """Return what is stored before the pass that begins or goes on with this call.
+
+        Only the first layer looks at the device, which has nothing else to do yet; each layer behind it takes that, if
+        it is the next to come. After any other order (layers that were compiled, one alone, a pass that ended in the
+        midst) layers look for themselves, until a reset.
+        """
+        shared = self.shared
+        taken, shared.lengths = shared.lengths, None
+        if self.layer_idx == shared.layers[0]:
+            shared.uneven |= taken is not None
+            found = self._read_lengths(batch)
+            if len(shared.layers) > 1 and not shared.uneven:
+                shared.lengths = found._replace(left=list(shared.layers[1:]))
+            return found
+        if taken is None or taken.left[0] != self.layer_idx:
+            shared.uneven = True
+            return self._read_lengths(batch)
+        if len(taken.left) > 1:
+            shared.lengths = taken._replace(left=taken.left[1:])
+        return taken
+
+    def _read_lengths(self, batch: int) -> Lengths:
         if not self.is_initialized:
-            found = Lengths(0, [0] * batch, [0] * batch, set())
-        elif self.layer_idx == self.shared.first_layer or shared is None or self.layer_idx in shared.readers:
-            lengths, coded = self.buffers.lengths, self.buffers.quantized_lengths
-            columns, *rows = torch.cat((self.cumulative_length.view(1), lengths, coded)).tolist()
-            found = Lengths(columns, rows[: len(lengths)], rows[len(lengths) :], set())
-        else:
-            shared.readers.add(self.layer_idx)
-            return shared
-        if self.layer_idx == self.shared.first_layer:
-            self.shared.lengths = found
-        return found
+            return Lengths(0, [0] * batch, [0] * batch, [])
+        lengths, coded = self.buffers.lengths, self.buffers.quantized_lengths
+        columns, *rows = torch.cat((self.cumulative_length.view(1), lengths, coded)).tolist()
+        return Lengths(columns, rows[: len(lengths)], rows[len(lengths) :], [])
 
     def past_columns(self, tokens: int) -> int:
         """Return the columns before the `tokens` new ones; see `VecInferLayer.past_columns`."""
@@ -98,6 +111,11 @@ class VecInferStaticLayer(VecInferLayer):
         """Take back an `update` of `tokens` tokens that are not to be stored."""
         super().forget_update(tokens)
         self._before = self.shared.lengths = None
+
+    def crop(self, tokens_to_remove: int) -> None:
+        """Remove the last `|tokens_to_remove|` columns; see `VecInferLayer.crop`."""
+        self._before = None
+        super().crop(tokens_to_remove)
 
     def store(self, *args, **kwargs) -> None:
         """Store new tokens; see `VecInferLayer.store`."""
@@ -151,6 +169,7 @@ class VecInferStaticLayer(VecInferLayer):
     def reset(self) -> None:
         """Forget everything; the buffers stay where they are."""
         self._before = self.shared.lengths = None
+        self.shared.uneven = False
         self.cumulative_length.zero_()
         self.sink_order, self.ordered = None, []
         if self.is_initialized:

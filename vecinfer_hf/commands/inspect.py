@@ -90,8 +90,8 @@ def print_codebook(codebook: Codebook) -> None:
         output.print(f"{name}: {about[name]}", highlight=False)
     for name, value in {**about["provenance"], **about["metrics"]}.items():
         if is_rows(value, QUALITY):
-            columns = [column for column in COLUMNS if all(column in row for row in value)]
-            cells = [[readable(row[column]) for column in columns] for row in value]
+            columns = [column for column in COLUMNS if any(column in row for row in value)]
+            cells = [[readable(row.get(column, "")) for column in columns] for row in value]
             print_table(f"{name} (perplexities: --json)", [COLUMNS[column] for column in columns], cells)
         elif is_rows(value, TEXT):
             texts = ", ".join(f"{entry['name']} ({readable(entry['tokens'])})" for entry in value)
@@ -108,10 +108,12 @@ def is_rows(value: Any, names: set[str]) -> bool:
 
 
 def readable(value: Any) -> str:
-    """Return a cell: whole numbers in groups of three digits, others in four significant places."""
+    """Return a cell: whole numbers in groups of three digits, others with four decimals, small ones with two digits."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         return str(value)
-    return f"{value:,}" if isinstance(value, int) else f"{value:.4f}".rstrip("0").rstrip(".")
+    if isinstance(value, int):
+        return f"{value:,}"
+    return f"{value:.4f}" if value == 0 or abs(value) >= 1e-3 else f"{value:.1e}"
 
 
 def inspect(

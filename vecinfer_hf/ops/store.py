@@ -11,6 +11,7 @@ from collections.abc import Callable
 
 import torch
 
+from .send import send, send_int32
 from .types import CacheBuffers, LayerCodebook
 
 
@@ -35,7 +36,7 @@ def store_tokens(
     """Store tokens `first[b] .. first[b] + counts[b]` of each row behind what the row already has.
 
     Tokens that leave the window, old ones in the ring as well as new ones that pass it by, are quantized, once.
-    Everything that decides is on the host, so nothing synchronizes.
+    Everything that decides is on the host: nothing is read from the device.
 
     Args:
         key_states: `[B, Hkv, T, D]`.
@@ -63,7 +64,7 @@ def store_tokens(
     # Old tokens leave the ring before new ones take their places.
     leaving = [min(span[0], old) - coded for span, old, coded in zip(spans, before, quantized, strict=True)]
     if max(leaving) > 0:
-        start = _int32(quantized, device)
+        start = send_int32(quantized, device)
         slot = (start.unsqueeze(1) + torch.arange(max(leaving), device=device)) % residual_length
         index = slot.clamp_max(capacity - 1)[:, None, :, None].expand(-1, key_states.shape[1], -1, key_states.shape[3])
         quantize(
@@ -71,8 +72,8 @@ def store_tokens(
             buffers.window_values.gather(2, index),
             buffers.codes,
             buffers.quantized_lengths,
-            _int32([max(count, 0) for count in leaving], device),
-            _int32([0] * len(leaving), device),
+            send_int32([max(count, 0) for count in leaving], device),
+            send_int32([0] * len(leaving), device),
             codebook,
         )
     passing = [max(span[0] - old, 0) for span, old in zip(spans, before, strict=True)]
@@ -82,9 +83,9 @@ def store_tokens(
             key_states,
             value_states,
             buffers.codes,
-            _int32(before, device),
-            _int32(passing, device),
-            _int32(begin, device),
+            send_int32(before, device),
+            send_int32(passing, device),
+            send_int32(begin, device),
             codebook,
         )
     rows_by_place: dict[tuple[int, ...], list[int]] = {}
@@ -92,7 +93,7 @@ def store_tokens(
         place = (lengths[row], first[row], to_sinks[row], max(coded, before[row]), before[row], end)
         rows_by_place.setdefault(place, []).append(row)
     for (length, offset, sinks, kept, old, end), rows in rows_by_place.items():
-        batch = slice(None) if len(rows) == len(lengths) else rows
+        batch = slice(None) if len(rows) == len(lengths) else send(rows, device)
         slots = torch.arange(kept, end, device=device) % residual_length if end > kept else None
         begin = offset + sinks + kept - old
         for states, sink, window in (
@@ -107,14 +108,9 @@ def store_tokens(
             if isinstance(batch, slice):
                 window.index_copy_(2, slots, kept_states)
             else:
-                window[_int32(batch, device).long()[:, None], :, slots] = kept_states.transpose(1, 2)
+                window[batch[:, None], :, slots] = kept_states.transpose(1, 2)
     new_lengths = [length + count for length, count in zip(lengths, counts, strict=True)]
     new_quantized = [coded for coded, _ in spans]
-    buffers.lengths.copy_(_int32(new_lengths, device))
-    buffers.quantized_lengths.copy_(_int32(new_quantized, device))
+    buffers.lengths.copy_(send_int32(new_lengths, device))
+    buffers.quantized_lengths.copy_(send_int32(new_quantized, device))
     return new_lengths, new_quantized
-
-
-def _int32(values: list[int], device: torch.device) -> torch.Tensor:
-    # torch.tensor(..., device=device) would wait until the device has done all its work.
-    return torch.tensor(values, dtype=torch.int32).to(device, non_blocking=True)
