@@ -108,7 +108,7 @@ def is_rows(value: Any, names: set[str]) -> bool:
 
 
 def readable(value: Any) -> str:
-    """Return a cell: whole numbers in groups of three digits, others with four decimals, small ones with two digits."""
+    """Return a cell: whole numbers in groups of three digits, others with four decimals, small ones with two."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         return str(value)
     if isinstance(value, int):

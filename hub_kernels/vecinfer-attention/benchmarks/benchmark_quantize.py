@@ -65,8 +65,9 @@ def arithmetic_rates() -> dict[str, float] | None:
         flags = ["-O3", "-std=c++20", "--expt-relaxed-constexpr", f"-gencode=arch=compute_{arch},code=sm_{arch}"]
         subprocess.run([nvcc, *flags, str(source), "-o", program], check=True)
         output = subprocess.run([program], check=True, capture_output=True, text=True).stdout
-    rates = dict(line.split() for line in output.splitlines())
-    return {name: float(rate) for name, rate in rates.items()}
+    rates = {name: float(rate) for name, rate in (line.split() for line in output.splitlines())}
+    print("per second: " + ", ".join(f"{name} {rate:.2e}" for name, rate in rates.items()))
+    return rates
 
 
 def main() -> None:

@@ -1,11 +1,11 @@
 // SPDX-FileCopyrightText: 2026 The vecinfer_hf authors
 // SPDX-License-Identifier: Apache-2.0
-// What quantize cannot do without, alone: the products that give scores with the maxima over them,
-// and the products of full matrices. Prints their rates on device 0; benchmark_quantize.py compiles
-// and runs it.
+// The inner loop of quantize's search alone (the products that give scores, with the maxima over
+// them), and the products of full matrices. Prints their rates on device 0; benchmark_quantize.py
+// compiles and runs it.
 //
-// Products and maxima must be timed together: the maxima over results of the tensor cores do not
-// run beside the products. Their rates apart (4-element sub-vectors) are printed to show it.
+// Products and maxima are timed together, as maxima over results of the tensor cores run beside the
+// products only in part. Their rates apart (4-element sub-vectors) are printed to show it.
 #include <cuda_runtime.h>
 
 #include <cstdio>

@@ -4,7 +4,8 @@
 // tiles of 32 tokens of one side (keys or values) of one head, so that no two warps write the same
 // bytes. Here it does so chunk by chunk: while it searches one, the next is fetched. This takes
 // what quantize_stream.cuh does not: codes of more than 8 bits, two codes of other than 4 elements,
-// heads of 80 and 96 channels, full matrices of fp16 states or of 256 channels.
+// heads of 80 and 96 channels, full matrices of fp16 states, of 256 channels or where there is no
+// room for them.
 #pragma once
 
 #include "quantize_block.cuh"

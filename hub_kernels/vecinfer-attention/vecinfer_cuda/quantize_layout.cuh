@@ -31,7 +31,7 @@ struct QuantizeParams {
 constexpr int kQuantizeWarps = 16;
 constexpr int kQuantizeTiles = 32;                 // of 8 centroids, searched in one pass
 constexpr int kQuantizePass = 8 * kQuantizeTiles;  // centroids
-constexpr int kChunk = 16;        // tokens that a warp has in fixed point at a time
+constexpr int kChunk = 16;        // tokens that quantize_kernel has in fixed point at a time
 constexpr int kSearchGroups = 2;  // of 32 sub-vectors that are searched at a time
 constexpr int kMostSets = 4;      // passes whose operands may stay
 

@@ -2,7 +2,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // quantize for heads of 64, 128 or 256 channels and codes of 8 bits: a warp transforms its next
 // tokens between the products that search the present ones, so that neither waits for the other's
-// latencies.
+// arithmetic.
 #pragma once
 
 #include <type_traits>
@@ -80,6 +80,7 @@ __device__ __forceinline__ void stream_tiles(const QuantizeParams& p, const Quan
   constexpr int kSearchRows = 32 * kSearchGroups;
   constexpr int kRows = Step::kElements / kDim, kSearches = kRows / kSearchRows;
   static_assert(kRows % kSearchRows == 0 && Step::kSteps % 2 == 0);
+  static_assert(Step::kElements == StreamLayout::step_elements(kDim));
   const Side& side = p.sides[place.side_index];
   const StreamLayout layout(side, kHeadDim);
   const TileRows rows(p, place.side_index);

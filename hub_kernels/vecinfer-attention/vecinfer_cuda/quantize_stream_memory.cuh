@@ -23,11 +23,14 @@ struct StreamLayout {
     matrix_bytes = layout.full_bytes;
     shift_bytes = layout.shift_bytes;
     places_bytes = layout.places_bytes;
-    // Two steps, of 256 elements or, with 8-element sub-vectors, of 512.
-    fixed_bytes = 2 * 2 * (side.format.subvector_dim == 8 ? 512 : 256);
+    fixed_bytes = 2 * 2 * step_elements(side.format.subvector_dim);
     raw_bytes = full ? kChunk * raw_stride(head_dim) : 0;
     low_bytes = layout.low_bytes;
     padded = layout.padded;
+  }
+  // Elements of a step, of which two are in fixed point.
+  static __host__ __device__ constexpr int step_elements(int subvector_dim) {
+    return subvector_dim == 8 ? 512 : 256;
   }
   // From token to token of stored states, in front of a matrix: spread over the banks.
   static __host__ __device__ constexpr int raw_stride(int head_dim) { return head_dim * 2 + 16; }
