@@ -210,15 +210,15 @@ def test_a_pass_that_ends_in_the_midst_leaves_layers_to_read_for_themselves():
 def test_layers_that_are_compiled_beside_layers_that_are_not():
     """A graph break within the layers compiles each apart, until torch has had enough and leaves the rest alone."""
     torch._dynamo.reset()
-    model = tiny_model("llama", num_hidden_layers=10)
+    model = tiny_model("llama", num_hidden_layers=12)
     model._vecinfer_codebook = random_codebook(model.config)
-    inputs = {"input_ids": tiny_inputs(1, 40), "attention_mask": torch.ones(1, 40, dtype=torch.long)}
-    expected = run(model, inputs, tokens=6)
+    inputs = {"input_ids": tiny_inputs(1, 70), "attention_mask": torch.ones(1, 70, dtype=torch.long)}
+    expected = run(model, inputs, tokens=12)
     for layer in model.model.layers:
         layer.mlp.register_forward_hook(lambda module, args, output: (torch._dynamo.graph_break(), output)[1])
     config = CompileConfig(backend="aot_eager", mode="default", fullgraph=False)
     config._compile_all_devices = True
-    assert torch.equal(run(model, inputs, tokens=6, compile_config=config), expected)
+    assert torch.equal(run(model, inputs, tokens=12, compile_config=config), expected)
 
 
 def test_crop_reset_and_addresses():

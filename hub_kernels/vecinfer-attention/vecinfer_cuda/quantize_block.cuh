@@ -132,8 +132,7 @@ __device__ __forceinline__ void write_tile(const QuantizeParams& p, const Quanti
       __syncwarp();
     }
     write_plane(target, padded, high_bits, low, high);
-    target += plane_bytes(side.format, p.head_dim, side.is_value), low += padded;
-    if (high_bits > 0) high += padded;
+    target += plane_bytes(side.format, p.head_dim, side.is_value), low += padded, high += padded;
   }
   __syncwarp();
 }
