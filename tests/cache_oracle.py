@@ -11,9 +11,9 @@ from functools import lru_cache
 
 import torch
 
-from vecinfer_hf.formats import implied_format
 from vecinfer_hf.ops.types import CacheBuffers
-from vecinfer_hf.packing import bytes_per_tile
+from vecinfer_hf.quantization.formats import implied_format
+from vecinfer_hf.quantization.packing import bytes_per_tile
 
 
 EPS = torch.finfo(torch.float32).eps
@@ -167,7 +167,7 @@ def empty_buffers(codebook, batch, sinks, residual_length, tokens, dtype=torch.f
 def filled_buffers(codebook, keys, values, lengths, sinks, residual_length):
     """Buffers into which row `b` has stored its first `lengths[b]` tokens of `keys` and `values` `[B, Hkv, T, D]`."""
     from vecinfer_hf.ops import reference
-    from vecinfer_hf.ops.store import store_tokens
+    from vecinfer_hf.ops.placement import store_tokens
 
     batch = keys.shape[0]
     buffers = empty_buffers(codebook, batch, sinks, residual_length, keys.shape[2], keys.dtype, fill=255)

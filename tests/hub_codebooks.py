@@ -6,7 +6,7 @@ import torch
 from tiny_models import tiny_config
 
 from vecinfer_hf import Codebook, VecInferConfig
-from vecinfer_hf.model_identity import model_identity
+from vecinfer_hf.model_info import model_identity
 from vecinfer_hf.ops.types import LayerCodebook
 
 

@@ -11,8 +11,8 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
 from vecinfer_hf import VecInferConfig
-from vecinfer_hf.cache_name import returned_cache
 from vecinfer_hf.calibration import calibrate
+from vecinfer_hf.integration.compat import returned_cache
 
 
 OPTIONS = {"residual_length": 16, "sink_length": 4}

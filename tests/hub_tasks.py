@@ -12,8 +12,9 @@ from huggingface_hub import HfApi, ModelCard, hf_hub_download
 from huggingface_hub.errors import HfHubHTTPError
 from tiny_models import tiny_config
 
-from vecinfer_hf import Codebook, CodebookError, VecInferCache, VecInferConfig, hub, hub_errors
-from vecinfer_hf.discovery import find_codebooks, resolve_codebook
+from vecinfer_hf import Codebook, CodebookError, VecInferCache, VecInferConfig, hub
+from vecinfer_hf.hub import errors as hub_errors
+from vecinfer_hf.hub.search import find_codebooks, resolve_codebook
 
 
 def _reported(call):

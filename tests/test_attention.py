@@ -14,9 +14,9 @@ from tiny_models import FAMILIES, tiny_config, tiny_inputs, tiny_model
 from transformers.cache_utils import DynamicCache
 
 from vecinfer_hf import VecInferCache
-from vecinfer_hf.attention import vecinfer_attention_forward
-from vecinfer_hf.cache_name import cache_argument
-from vecinfer_hf.padding import UnsupportedMaskError
+from vecinfer_hf.cache.padding import UnsupportedMaskError
+from vecinfer_hf.integration.compat import cache_argument
+from vecinfer_hf.integration.forward import vecinfer_attention_forward
 
 
 # Both sides are float32 forwards of a model of 2 layers whose logits are of order 10; sums of at most a few hundred
@@ -181,7 +181,7 @@ def test_attention_over_codes_is_the_oracles(queries, with_sinks, softcap):
 
 
 def test_long_queries_may_be_cut_anywhere(monkeypatch):
-    from vecinfer_hf import attention
+    from vecinfer_hf.integration import forward as attention
 
     model, ids = tiny_model("llama"), tiny_inputs(2, 200)
     model.set_attn_implementation("vecinfer")

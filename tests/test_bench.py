@@ -5,8 +5,8 @@
 import pytest
 import torch
 
-from vecinfer_hf.cli import main
-from vecinfer_hf.commands.bench import OPERATORS, benchmarks_folder
+from vecinfer_hf.cli.app import main
+from vecinfer_hf.cli.bench import OPERATORS, benchmarks_folder
 
 
 def test_every_operator_has_its_script():

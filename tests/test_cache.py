@@ -14,9 +14,9 @@ from tiny_models import FAMILIES, tiny_config, tiny_inputs, tiny_model
 from transformers.cache_utils import DynamicCache, QuantizedCache
 
 from vecinfer_hf import CodebookError, VecInferCache
-from vecinfer_hf.cache import logger
-from vecinfer_hf.cache_name import cache_argument
-from vecinfer_hf.layer import VecInferLayer
+from vecinfer_hf.cache.cache import logger
+from vecinfer_hf.cache.layer import VecInferLayer
+from vecinfer_hf.integration.compat import cache_argument
 
 
 def make_cache(family="llama", residual_length=128, sink_length=4, bits=2, attention="sdpa", **overrides):

@@ -10,7 +10,7 @@ from tiny_codebooks import random_codebook
 from tiny_models import FAMILIES, tiny_inputs, tiny_model
 
 from vecinfer_hf import VecInferCache
-from vecinfer_hf.cache_name import CACHE_ARGUMENT, cache_argument, returned_cache
+from vecinfer_hf.integration.compat import CACHE_ARGUMENT, cache_argument, returned_cache
 
 
 def new_cache(model):

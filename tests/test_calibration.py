@@ -13,7 +13,6 @@ from tiny_models import FAMILIES, tiny_inputs, tiny_model
 from transformers import DynamicCache
 
 from vecinfer_hf import Codebook, VecInferConfig, calibrate
-from vecinfer_hf.cache_name import cache_argument
 from vecinfer_hf.calibration import allocate_bits, fit_online, refine, simulated_loss
 from vecinfer_hf.calibration.attention import attention_function
 from vecinfer_hf.calibration.fit import RECIPES, fit_layers, key_statistics, layer_errors, restore
@@ -22,9 +21,10 @@ from vecinfer_hf.calibration.recorder import LayerStates, record_states
 from vecinfer_hf.calibration.simulate import LayerSimulator
 from vecinfer_hf.calibration.windows import calibration_windows
 from vecinfer_hf.evaluation import evaluate_perplexity
-from vecinfer_hf.formats import parse_format
-from vecinfer_hf.model_identity import full_attention_layers
-from vecinfer_hf.transforms import apply_transform
+from vecinfer_hf.integration.compat import cache_argument
+from vecinfer_hf.model_info import full_attention_layers
+from vecinfer_hf.quantization.formats import parse_format
+from vecinfer_hf.quantization.transforms import apply_transform
 
 
 IDS = tiny_inputs(1, 1200)[0]

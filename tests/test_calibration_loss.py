@@ -14,8 +14,8 @@ from vecinfer_hf.calibration.loss_transform import dealt_positions, loss_transfo
 from vecinfer_hf.calibration.recorder import record_states, sample_tokens
 from vecinfer_hf.calibration.refine import model_logits
 from vecinfer_hf.calibration.simulate import LayerSimulator, doubled_attention, simulated_attention
-from vecinfer_hf.formats import parse_format
-from vecinfer_hf.model_identity import full_attention_layers
+from vecinfer_hf.model_info import full_attention_layers
+from vecinfer_hf.quantization.formats import parse_format
 
 
 OPTIONS = {"sink_length": 2, "residual_length": 8}

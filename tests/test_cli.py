@@ -10,11 +10,11 @@ from tiny_codebooks import random_codebook
 from tiny_models import tiny_config
 
 from vecinfer_hf import Codebook
-from vecinfer_hf.cli import main
-from vecinfer_hf.commands import demo
-from vecinfer_hf.commands.calibrate import bits
-from vecinfer_hf.commands.console import size
-from vecinfer_hf.commands.loading import load_model
+from vecinfer_hf.cli import demo
+from vecinfer_hf.cli.app import main
+from vecinfer_hf.cli.calibrate import bits
+from vecinfer_hf.cli.console import size
+from vecinfer_hf.cli.loading import load_model
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from tiny_codebooks import random_codebook
 from tiny_models import tiny_config
 
 from vecinfer_hf import Codebook, CodebookError, VecInferConfig
-from vecinfer_hf.codebook_files import CONFIG_NAME, FORMAT_VERSION, TENSORS_NAME
+from vecinfer_hf.codebook.files import CONFIG_NAME, FORMAT_VERSION, TENSORS_NAME
 
 
 def make(key_bits=2, value_bits=2, family="llama", **kwargs):

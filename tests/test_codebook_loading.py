@@ -10,8 +10,8 @@ from tiny_codebooks import random_codebook
 from tiny_models import tiny_config
 
 from vecinfer_hf import Codebook, CodebookError
-from vecinfer_hf.codebook import shipped_codebooks, shipped_names
-from vecinfer_hf.codebook_loading import load_codebook
+from vecinfer_hf.codebook.codebook import shipped_codebooks, shipped_names
+from vecinfer_hf.integration.resolve import load_codebook
 
 
 @pytest.fixture
@@ -80,7 +80,7 @@ def test_shipped_names_are_those_in_the_package():
 
 @pytest.mark.parametrize("name", ["../secret", "a/../../b"])
 def test_a_name_with_dots_does_not_leave_the_shipped_directory(name, tmp_path, monkeypatch):
-    from vecinfer_hf import codebook
+    from vecinfer_hf.codebook import codebook
 
     random_codebook(tiny_config("llama")).save_pretrained(tmp_path / "secret")
     random_codebook(tiny_config("llama")).save_pretrained(tmp_path / "b")

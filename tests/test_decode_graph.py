@@ -10,8 +10,8 @@ from transformers import LogitsProcessor, LogitsProcessorList
 from transformers.cache_utils import StaticCache
 
 from vecinfer_hf import VecInferCache
-from vecinfer_hf import decode_graph as module
-from vecinfer_hf.cache_name import cache_argument
+from vecinfer_hf.integration import cuda_graph as module
+from vecinfer_hf.integration.compat import cache_argument
 
 
 def static_cache(model, size=64):

@@ -9,8 +9,10 @@ from hub_codebooks import tiny_codebook
 from hub_store import File
 from tiny_models import tiny_config
 
-from vecinfer_hf import CodebookError, codebook, discovery
-from vecinfer_hf.discovery import find_codebooks, resolve_codebook
+from vecinfer_hf import CodebookError
+from vecinfer_hf.codebook import codebook
+from vecinfer_hf.hub import search as discovery
+from vecinfer_hf.hub.search import find_codebooks, resolve_codebook
 
 
 pytest_plugins = ["hub_fixtures"]

@@ -13,9 +13,9 @@ from vecinfer_hf.benchmark.end_to_end import break_even, slope
 from vecinfer_hf.benchmark.measure import Row, measure_decode
 from vecinfer_hf.benchmark.models import LLAMA_8B, random_model, shape_config
 from vecinfer_hf.benchmark.report import markdown, plot, read_json
-from vecinfer_hf.cache_name import cache_argument
-from vecinfer_hf.cli import main
-from vecinfer_hf.commands.bench import numbers
+from vecinfer_hf.cli.app import main
+from vecinfer_hf.cli.bench import numbers
+from vecinfer_hf.integration.compat import cache_argument
 
 
 CPU = torch.device("cpu")

@@ -6,7 +6,7 @@ import itertools
 
 import pytest
 
-from vecinfer_hf.formats import (
+from vecinfer_hf.quantization.formats import (
     BITS_PER_CODE,
     FORMATS_BY_BITS,
     MAX_CODES,

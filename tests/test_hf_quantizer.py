@@ -12,8 +12,8 @@ from transformers import AutoModel, AutoModelForCausalLM
 from transformers.quantizers.auto import AUTO_QUANTIZATION_CONFIG_MAPPING, AUTO_QUANTIZER_MAPPING
 
 from vecinfer_hf import CodebookError, VecInferCache, VecInferConfig
-from vecinfer_hf.cache_name import returned_cache
-from vecinfer_hf.hf_quantizer import VecInferQuantizer
+from vecinfer_hf.integration.compat import returned_cache
+from vecinfer_hf.integration.hf_quantizer import VecInferQuantizer
 
 
 @pytest.fixture

@@ -8,9 +8,9 @@ from cache_oracle import EPS, attend, stored_tokens
 from tiny_codebooks import random_codebook
 from tiny_models import tiny_config
 
-from vecinfer_hf import history_attention as module
-from vecinfer_hf.handle import SharedState
-from vecinfer_hf.layer import VecInferLayer
+from vecinfer_hf.attention import chunked_prefill as module
+from vecinfer_hf.cache.handle import SharedState
+from vecinfer_hf.cache.layer import VecInferLayer
 
 
 SINKS, WINDOW, HEADS, DIM = 2, 8, 2, 16
@@ -64,7 +64,7 @@ def test_against_the_oracle(stored, group, s_aux, monkeypatch):
     keys, values = torch.randn(2, 2, HEADS, 17, DIM, generator=generator)
     sinks = torch.randn(HEADS * group, generator=generator) if s_aux else None
     expected, bound = oracle(query, layer, keys, values, 0.3, sinks)
-    found = module.history_attention(query, layer, keys, values, 0.3, sinks)
+    found = module.chunked_prefill_attention(query, layer, keys, values, 0.3, sinks)
     assert (found - expected).abs().max() <= bound
 
 
@@ -74,7 +74,7 @@ def test_after_a_crop_the_window_is_shorter(monkeypatch):
     assert layer.lengths[0] - SINKS - layer.quantized_lengths[0] == WINDOW - 5
     query, keys, values = torch.randn(3, 2, HEADS, 20, DIM, generator=torch.Generator().manual_seed(1))
     expected, bound = oracle(query, layer, keys, values, 0.3)
-    assert (module.history_attention(query, layer, keys, values, 0.3) - expected).abs().max() <= bound
+    assert (module.chunked_prefill_attention(query, layer, keys, values, 0.3) - expected).abs().max() <= bound
 
 
 def test_views_are_read_as_they_lie():
@@ -83,8 +83,8 @@ def test_views_are_read_as_they_lie():
     # Models hand over [B, T, H, D] transposed.
     query = torch.randn(2, 20, 2 * HEADS, DIM, generator=generator).transpose(1, 2)
     keys, values = torch.randn(2, 2, 20, HEADS, DIM, generator=generator).transpose(2, 3)
-    found = module.history_attention(query, layer, keys, values, 0.3)
-    again = module.history_attention(query.contiguous(), layer, keys.contiguous(), values.contiguous(), 0.3)
+    found = module.chunked_prefill_attention(query, layer, keys, values, 0.3)
+    again = module.chunked_prefill_attention(query.contiguous(), layer, keys.contiguous(), values.contiguous(), 0.3)
     assert torch.equal(found, again)
 
 

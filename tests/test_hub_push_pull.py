@@ -8,7 +8,7 @@ import re
 import pytest
 from hub_store import File, parse_card
 
-from vecinfer_hf.model_card import GENERATED
+from vecinfer_hf.hub.card import GENERATED
 
 
 pytest_plugins = ["hub_fixtures"]

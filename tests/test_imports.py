@@ -18,7 +18,7 @@ RANKS = [
     {"formats", "version", "padding", "kmeans", "cache_name"},
     {"handle", "config", "packing", "transforms", "quantizer", "model_identity", "ops.types", "hub_errors"},
     {"codebook_files", "ops.blockwise", "ops.store"},
-    {"codebook", "ops.reference", "exact_attention"},
+    {"codebook", "ops.reference", "full_precision_attention"},
     {"codebook_loading", "ops", "online_codebook"},
     {"layer"},
     {"static_layer", "attention"},
@@ -103,7 +103,7 @@ after = state()
 changed = sorted(map(list, {key for key in before if after.get(key) != before[key]}))
 added = sorted(map(list, {key for key in after if key not in before}))
 assert torch.equal(random, torch.get_rng_state()) and threads == torch.get_num_threads()
-print(json.dumps([changed, added, sorted(name for name in sys.modules if name.startswith(("vecinfer_hf.cli",
+print(json.dumps([changed, added, sorted(name for name in sys.modules if name.startswith(("vecinfer_hf.cli.app",
     "vecinfer_hf.commands", "vecinfer_hf.assets", "typer", "gguf")))]))
 """
 

@@ -5,7 +5,7 @@
 import pytest
 import torch
 
-from vecinfer_hf.kmeans import assign, kmeans, residual_kmeans, round_to_int8, seed_centroids
+from vecinfer_hf.quantization.kmeans import assign, kmeans, residual_kmeans, round_to_int8, seed_centroids
 
 
 def clusters(problems=3, size=16, dim=4, per_cluster=20, spread=0.0, seed=0):

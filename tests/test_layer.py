@@ -14,9 +14,9 @@ from tiny_codebooks import random_codebook
 from tiny_models import tiny_config
 from transformers.cache_utils import DynamicLayer
 
-from vecinfer_hf.handle import CacheHandle, SharedState
-from vecinfer_hf.layer import VecInferLayer
-from vecinfer_hf.sinks import FIRST, SMALL_VALUES
+from vecinfer_hf.cache.handle import CacheHandle, SharedState
+from vecinfer_hf.cache.layer import VecInferLayer
+from vecinfer_hf.cache.sinks import FIRST, SMALL_VALUES
 
 
 HEADS, DIM = 2, 16

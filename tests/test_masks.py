@@ -6,7 +6,7 @@ import pytest
 import torch
 from transformers.masking_utils import causal_mask_function, sdpa_mask, sliding_window_causal_mask_function
 
-from vecinfer_hf.masks import NO_OFFSET, vecinfer_mask
+from vecinfer_hf.attention.masks import NO_OFFSET, vecinfer_mask
 
 
 PAST, NEW = 6, 4

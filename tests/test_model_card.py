@@ -12,8 +12,8 @@ from hub_codebooks import tiny_codebook
 from hub_store import parse_card
 from huggingface_hub import ModelCard
 
-from vecinfer_hf import model_card
-from vecinfer_hf.model_card import codebook_card, describe, draw_errors, repository_card
+from vecinfer_hf.hub import card as model_card
+from vecinfer_hf.hub.card import codebook_card, describe, draw_errors, repository_card
 
 
 pytest_plugins = ["hub_fixtures"]

@@ -6,7 +6,7 @@ import pytest
 import transformers
 from tiny_models import FAMILIES, tiny_config
 
-from vecinfer_hf.model_identity import (
+from vecinfer_hf.model_info import (
     check_identity,
     full_attention_layers,
     head_dim,

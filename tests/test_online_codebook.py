@@ -8,8 +8,8 @@ from tiny_codebooks import random_codebook
 from tiny_models import FAMILIES, tiny_inputs, tiny_model
 
 from vecinfer_hf import CodebookError, VecInferCache
-from vecinfer_hf.cache_name import returned_cache
-from vecinfer_hf.online_codebook import OnlineCodebook
+from vecinfer_hf.cache.online_codebook import OnlineCodebook
+from vecinfer_hf.integration.compat import returned_cache
 
 
 OPTIONS = {"codebook": "online", "residual_length": 16}

@@ -7,8 +7,8 @@ import itertools
 import pytest
 import torch
 
-from vecinfer_hf.formats import parse_format
-from vecinfer_hf.packing import TILE, bytes_per_tile, pack, padded_subvectors, plane_bytes, unpack
+from vecinfer_hf.quantization.formats import parse_format
+from vecinfer_hf.quantization.packing import TILE, bytes_per_tile, pack, padded_subvectors, plane_bytes, unpack
 
 
 FORMATS = ["d2b8", "d4b8", "d4b8x2", "d8b8", "d8b10", "d8b12"]

@@ -7,7 +7,7 @@ import copy
 import pytest
 import torch
 
-from vecinfer_hf.padding import Padding, UnsupportedMaskError
+from vecinfer_hf.cache.padding import Padding, UnsupportedMaskError
 
 
 def causal_mask(real, queries):

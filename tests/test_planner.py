@@ -12,12 +12,12 @@ from transformers import AutoModelForCausalLM
 from transformers.cache_utils import DynamicCache
 
 from vecinfer_hf import VecInferCache, VecInferConfig
-from vecinfer_hf.cache_name import cache_argument
-from vecinfer_hf.cli import main
-from vecinfer_hf.commands.plan import parse_memory
-from vecinfer_hf.model_identity import full_attention_layers
-from vecinfer_hf.packing import TILE
-from vecinfer_hf.planner import stock_plan, vecinfer_plan, weight_bytes
+from vecinfer_hf.cache.planner import stock_plan, vecinfer_plan, weight_bytes
+from vecinfer_hf.cli.app import main
+from vecinfer_hf.cli.plan import parse_memory
+from vecinfer_hf.integration.compat import cache_argument
+from vecinfer_hf.model_info import full_attention_layers
+from vecinfer_hf.quantization.packing import TILE
 
 
 WINDOW, SINKS = 16, 4
@@ -83,7 +83,7 @@ def test_memory_that_cannot_be_read_is_refused(text):
 
 def test_the_command_knows_models_by_their_short_names(tmp_path, capsys, monkeypatch):
     tiny_config("llama", head_dim=64).save_pretrained(tmp_path)
-    monkeypatch.setattr("vecinfer_hf.commands.loading.split_model_directory", lambda name: tmp_path)
+    monkeypatch.setattr("vecinfer_hf.cli.app.loading.split_model_directory", lambda name: tmp_path)
     with pytest.raises(SystemExit) as stopped:
         main(["plan", "qwen2.5-coder-0.5b", "--json"])
     assert stopped.value.code == 0

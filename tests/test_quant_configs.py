@@ -10,7 +10,7 @@ import pytest
 from vecinfer_hf import Codebook
 from vecinfer_hf.calibration import simulated_loss
 from vecinfer_hf.calibration.simulate import LayerSimulator
-from vecinfer_hf.codebook import shipped_codebooks
+from vecinfer_hf.codebook.codebook import shipped_codebooks
 from vecinfer_hf.evaluation import text_windows
 
 

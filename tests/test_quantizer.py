@@ -6,9 +6,9 @@ import pytest
 import torch
 from tiny_codebooks import random_layer
 
-from vecinfer_hf import quantizer
-from vecinfer_hf.formats import parse_format
-from vecinfer_hf.quantizer import dequantize, quantize
+from vecinfer_hf.quantization import quantizer
+from vecinfer_hf.quantization.formats import parse_format
+from vecinfer_hf.quantization.quantizer import dequantize, quantize
 
 
 FORMATS = ["d2b8", "d4b8", "d4b8x2", "d8b8", "d8b10", "d8b12"]

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 import typer
 
-from vecinfer_hf.cli import app
-from vecinfer_hf.codebook import shipped_codebooks
+from vecinfer_hf.cli.app import app
+from vecinfer_hf.codebook.codebook import shipped_codebooks
 
 
 ROOT = Path(__file__).parent.parent

@@ -12,7 +12,7 @@ from tiny_models import tiny_model
 
 from vecinfer_hf import VecInferConfig
 from vecinfer_hf.calibration.mixture import PIECE_LENGTH, text_mixture
-from vecinfer_hf.calibration.recall import MIN_LENGTH, recall_windows
+from vecinfer_hf.calibration.retrieval_text import MIN_LENGTH, recall_windows
 
 
 BOS = 1

@@ -12,7 +12,7 @@ from vecinfer_hf.calibration import recompute
 from vecinfer_hf.calibration.attention import attention_function
 from vecinfer_hf.calibration.gradients import _leaf_attention, record_gradients
 from vecinfer_hf.calibration.recompute import activation_bytes, recomputed_if_needed
-from vecinfer_hf.model_identity import full_attention_layers
+from vecinfer_hf.model_info import full_attention_layers
 
 
 WINDOWS = tiny_inputs(3, 160)

@@ -10,8 +10,9 @@ from transformers import AttentionInterface, AttentionMaskInterface, GenerationC
 from transformers.generation import GenerationMixin
 from transformers.generation import configuration_utils as generation_configuration
 
-from vecinfer_hf import VecInferCache, VecInferConfig, disable, enable, registration
-from vecinfer_hf.cache_name import cache_argument, returned_cache
+from vecinfer_hf import VecInferCache, VecInferConfig, disable, enable
+from vecinfer_hf.integration import registration
+from vecinfer_hf.integration.compat import cache_argument, returned_cache
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from transformers import AutoTokenizer
 
 from vecinfer_hf import VecInferConfig
 from vecinfer_hf.calibration.mixture import text_mixture
-from vecinfer_hf.calibration.separators import SHARE, separator_ids, with_separators
+from vecinfer_hf.calibration.special_tokens import SHARE, separator_ids, with_separators
 
 
 class Tokenizer:

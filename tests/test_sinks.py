@@ -8,13 +8,13 @@ from tiny_codebooks import random_codebook
 from tiny_models import tiny_config, tiny_inputs, tiny_model
 
 from vecinfer_hf import VecInferCache
-from vecinfer_hf.cache_name import cache_argument
+from vecinfer_hf.cache.handle import SharedState
+from vecinfer_hf.cache.layer import VecInferLayer
+from vecinfer_hf.cache.sinks import CANDIDATES, FIRST, SMALL_VALUES, choose_sinks, sinks_to_front
+from vecinfer_hf.cache.static_layer import VecInferStaticLayer
 from vecinfer_hf.calibration import simulated_loss
 from vecinfer_hf.evaluation import evaluate_perplexity, own_method
-from vecinfer_hf.handle import SharedState
-from vecinfer_hf.layer import VecInferLayer
-from vecinfer_hf.sinks import CANDIDATES, FIRST, SMALL_VALUES, choose_sinks, sinks_to_front
-from vecinfer_hf.static_layer import VecInferStaticLayer
+from vecinfer_hf.integration.compat import cache_argument
 
 
 HEADS, DIM, SINKS, WINDOW = 2, 16, 4, 8

@@ -11,7 +11,7 @@ import pytest
 from vecinfer_hf.assets import conversion, downloads, split_models
 from vecinfer_hf.assets.split_models import SPLIT_MODELS, SplitModel, split_model_directory
 from vecinfer_hf.assets.storage import make_once
-from vecinfer_hf.commands import loading
+from vecinfer_hf.cli import loading
 
 
 PARTS = [bytes([number]) * (100 + number) for number in range(12)]

@@ -14,9 +14,9 @@ from transformers import CompileConfig
 
 import vecinfer_hf
 from vecinfer_hf import VecInferCache
-from vecinfer_hf.cache_name import cache_argument, returned_cache
+from vecinfer_hf.integration.compat import cache_argument, returned_cache
+from vecinfer_hf.integration.registration import use_vecinfer_attention
 from vecinfer_hf.ops import reference
-from vecinfer_hf.registration import use_vecinfer_attention
 
 
 WINDOW = 16

@@ -6,8 +6,8 @@ import pytest
 import torch
 from tiny_codebooks import random_transform
 
-from vecinfer_hf.packing import _positions
-from vecinfer_hf.transforms import (
+from vecinfer_hf.quantization.packing import _positions
+from vecinfer_hf.quantization.transforms import (
     apply_transform,
     hadamard_block,
     hadamard_matrix,

@@ -8,8 +8,7 @@ Owns nothing of calibration: centroids are random, transforms are well condition
 import torch
 
 from vecinfer_hf import Codebook, VecInferConfig
-from vecinfer_hf.formats import CodeFormat, parse_format
-from vecinfer_hf.model_identity import (
+from vecinfer_hf.model_info import (
     full_attention_layers,
     head_dim,
     model_identity,
@@ -17,7 +16,8 @@ from vecinfer_hf.model_identity import (
     text_config,
 )
 from vecinfer_hf.ops.types import LayerCodebook
-from vecinfer_hf.transforms import query_from_key_transform
+from vecinfer_hf.quantization.formats import CodeFormat, parse_format
+from vecinfer_hf.quantization.transforms import query_from_key_transform
 
 
 def random_transform(heads: int, dim: int, kind: str, generator: torch.Generator) -> torch.Tensor:

@@ -5,14 +5,14 @@
 Importing this package registers "vecinfer" with transformers and changes nothing else.
 """
 
-from . import registration
-from .cache import VecInferCache
-from .cache_name import cache_argument
+from .cache.cache import VecInferCache
 from .calibration import calibrate
-from .codebook import Codebook, CodebookError
+from .codebook.codebook import Codebook, CodebookError
 from .config import VecInferConfig
-from .discovery import find_codebooks
-from .registration import disable, enable
+from .hub.search import find_codebooks
+from .integration import registration
+from .integration.compat import cache_argument
+from .integration.registration import disable, enable
 from .version import __version__
 
 

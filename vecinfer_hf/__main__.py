@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """`python -m vecinfer_hf` is the command `vecinfer`."""
 
-from .cli import main
+from .cli.app import main
 
 
 main()

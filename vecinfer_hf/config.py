@@ -12,8 +12,8 @@ from typing import Any
 
 from transformers.utils.quantization_config import QuantizationConfigMixin
 
-from .formats import CodeFormat, parse_format
-from .sinks import SINK_CHOICES, SMALL_VALUES
+from .cache.sinks import SINK_CHOICES, SMALL_VALUES
+from .quantization.formats import CodeFormat, parse_format
 
 
 OPS_BACKENDS = ("auto", "cuda", "reference")

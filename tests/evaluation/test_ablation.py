@@ -15,7 +15,7 @@ from vecinfer_hf.calibration.simulate import LayerSimulator
 from vecinfer_hf.calibration.windows import calibration_windows
 from vecinfer_hf.evaluation.ablation import ROWS, Measures, Row, ablation, row_transforms, summary
 from vecinfer_hf.evaluation.needles import NeedleSample
-from vecinfer_hf.formats import parse_format
+from vecinfer_hf.quantization.formats import parse_format
 
 
 class Letters:

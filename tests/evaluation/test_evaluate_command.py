@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from vecinfer_hf import Codebook
-from vecinfer_hf.cli import main
+from vecinfer_hf.cli.app import main
 
 
 def run(*arguments):
@@ -81,7 +81,7 @@ def test_what_cannot_be_asked_together_is_refused(capsys, tiny_model_directory, 
 def test_what_is_wrong_is_said_before_the_model_is_loaded(
     capsys, monkeypatch, tiny_codebook_directory, book, given, message
 ):
-    monkeypatch.setattr("vecinfer_hf.commands.evaluate.load_model", lambda *_: pytest.fail("loaded"))
+    monkeypatch.setattr("vecinfer_hf.cli.app.evaluate.load_model", lambda *_: pytest.fail("loaded"))
     assert run("evaluate", "model", "-c", tiny_codebook_directory, "--text", book, *given) == 2
     assert message in capsys.readouterr().err.replace("\n", " ")
 
@@ -122,7 +122,7 @@ def test_separators_are_put_into_the_windows(capsys, monkeypatch, tiny_model_dir
         reports.append(json.loads(capsys.readouterr().out))
     assert [report["separators"] for report in reports] == [0, 1]
     assert reports[0]["perplexity_stock"] != reports[1]["perplexity_stock"]
-    monkeypatch.setattr("vecinfer_hf.commands.evaluate.separator_ids", lambda tokenizer, vocab_size: [])
+    monkeypatch.setattr("vecinfer_hf.cli.app.evaluate.separator_ids", lambda tokenizer, vocab_size: [])
     assert run(*arguments, "--separators", 0.5) == 2
     assert "--separators 0.5 needs special tokens" in capsys.readouterr().err.replace("\n", " ")
 

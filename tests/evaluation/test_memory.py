@@ -8,9 +8,9 @@ from tiny_models import tiny_inputs, tiny_model
 from transformers import DynamicCache
 
 from vecinfer_hf import VecInferCache
-from vecinfer_hf.cache_name import cache_argument
 from vecinfer_hf.evaluation import cache_nbytes
 from vecinfer_hf.evaluation.tensors import tensors_in
+from vecinfer_hf.integration.compat import cache_argument
 
 
 def test_stock_cache_is_keys_and_values():

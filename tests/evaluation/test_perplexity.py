@@ -9,8 +9,8 @@ import torch
 from tiny_codebooks import random_codebook
 from tiny_models import tiny_inputs, tiny_model
 
+from vecinfer_hf.cache.online_codebook import OnlineCodebook
 from vecinfer_hf.evaluation import evaluate_perplexity, text_windows
-from vecinfer_hf.online_codebook import OnlineCodebook
 
 
 class LetterTokenizer:

@@ -9,7 +9,6 @@ from tiny_models import tiny_inputs, tiny_model
 from transformers import DynamicCache
 
 from vecinfer_hf import VecInferCache
-from vecinfer_hf.cache_name import cache_argument
 from vecinfer_hf.calibration.attention import attention_function, plain_attention, run_body
 from vecinfer_hf.calibration.refine import model_logits
 from vecinfer_hf.calibration.simulate import simulated_attention
@@ -18,6 +17,7 @@ from vecinfer_hf.evaluation import retrieval
 from vecinfer_hf.evaluation.methods import own_method, peer_methods
 from vecinfer_hf.evaluation.needles import NeedleSample
 from vecinfer_hf.evaluation.retrieval import answered, needle_hits, retrieval_report
+from vecinfer_hf.integration.compat import cache_argument
 
 
 SINKS, WINDOW = 2, 16

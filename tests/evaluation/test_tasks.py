@@ -16,11 +16,11 @@ from tiny_models import tiny_model
 from vecinfer_hf import VecInferCache
 from vecinfer_hf.assets import downloads, tasks
 from vecinfer_hf.assets.tasks import Question, load_task
-from vecinfer_hf.cache_name import cache_argument
 from vecinfer_hf.evaluation import score_answers, task_report
 from vecinfer_hf.evaluation.attention import attention_set_to
 from vecinfer_hf.evaluation.methods import own_method
 from vecinfer_hf.evaluation.tasks import AnswerScore, _tokens
+from vecinfer_hf.integration.compat import cache_argument
 
 
 class LetterTokenizer:

@@ -18,7 +18,7 @@ from transformers import AutoModelForCausalLM, GenerationConfig
 from transformers.cache_utils import DynamicCache
 
 from vecinfer_hf import CodebookError, VecInferCache, VecInferConfig, disable, enable
-from vecinfer_hf.cache_name import CACHE_ARGUMENT, cache_argument, returned_cache
+from vecinfer_hf.integration.compat import CACHE_ARGUMENT, cache_argument, returned_cache
 
 
 LONG = {"residual_length": 512, "ops_backend": "reference"}

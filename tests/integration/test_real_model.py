@@ -9,7 +9,7 @@ from transformers import CompileConfig
 from transformers.cache_utils import DynamicCache
 
 from vecinfer_hf import VecInferCache
-from vecinfer_hf.cache_name import cache_argument
+from vecinfer_hf.integration.compat import cache_argument
 
 
 pytestmark = pytest.mark.realmodel

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from vecinfer_hf import ops
-from vecinfer_hf.formats import parse_format
 from vecinfer_hf.ops import reference, select_backend
+from vecinfer_hf.quantization.formats import parse_format
 
 
 def select(ops_backend, device="cpu"):

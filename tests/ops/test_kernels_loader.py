@@ -10,8 +10,8 @@ import threading
 import pytest
 import torch
 
-from vecinfer_hf.formats import parse_format
 from vecinfer_hf.ops import kernels
+from vecinfer_hf.quantization.formats import parse_format
 
 
 INIT = """

@@ -7,11 +7,11 @@ import torch
 from cache_oracle import empty_buffers
 from tiny_codebooks import random_layer
 
-from vecinfer_hf import packing, quantizer
-from vecinfer_hf.formats import implied_format
 from vecinfer_hf.ops import reference
-from vecinfer_hf.ops.store import store_tokens, window_span
-from vecinfer_hf.transforms import apply_transform
+from vecinfer_hf.ops.placement import store_tokens, window_span
+from vecinfer_hf.quantization import packing, quantizer
+from vecinfer_hf.quantization.formats import implied_format
+from vecinfer_hf.quantization.transforms import apply_transform
 
 
 def expected_codes(keys, values, codebook):

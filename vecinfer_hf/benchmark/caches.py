@@ -15,10 +15,10 @@ import torch
 from transformers import PreTrainedModel
 from transformers.cache_utils import Cache, DynamicCache, QuantizedCache, StaticCache
 
-from ..cache import VecInferCache
-from ..model_identity import head_dim, num_key_value_heads, text_config
-from ..packing import TILE
-from ..registration import use_vecinfer_attention
+from ..cache.cache import VecInferCache
+from ..integration.registration import use_vecinfer_attention
+from ..model_info import head_dim, num_key_value_heads, text_config
+from ..quantization.packing import TILE
 from .models import random_codebook
 
 

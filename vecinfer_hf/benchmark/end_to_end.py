@@ -9,10 +9,10 @@ from collections.abc import Callable, Iterator
 import torch
 from transformers import PreTrainedModel
 
+from ..cache.planner import stock_plan, vecinfer_plan
 from ..config import VecInferConfig
-from ..formats import parse_format
-from ..model_identity import full_attention_layers, num_key_value_heads, text_config
-from ..planner import stock_plan, vecinfer_plan
+from ..model_info import full_attention_layers, num_key_value_heads, text_config
+from ..quantization.formats import parse_format
 from .caches import STOCK, STOCK_QUANTIZED, STOCK_STATIC, CacheKind, vecinfer
 from .measure import CHUNK, Row, measure_chunk, measure_decode, measure_prefill, parameter_nbytes
 

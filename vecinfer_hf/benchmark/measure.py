@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 import torch
 from transformers import PreTrainedModel, StoppingCriteria, StoppingCriteriaList
 
-from ..cache_name import cache_argument
+from ..integration.compat import cache_argument
 from .caches import CacheKind, fill_randomly
 
 

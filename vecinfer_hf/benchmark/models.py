@@ -7,10 +7,9 @@ from __future__ import annotations
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig, PreTrainedConfig, PreTrainedModel
 
-from ..codebook import Codebook
+from ..codebook.codebook import Codebook
 from ..config import VecInferConfig
-from ..formats import CodeFormat, parse_format
-from ..model_identity import (
+from ..model_info import (
     full_attention_layers,
     head_dim,
     model_identity,
@@ -19,7 +18,8 @@ from ..model_identity import (
     unsupported_reason,
 )
 from ..ops.types import LayerCodebook
-from ..transforms import query_from_key_transform
+from ..quantization.formats import CodeFormat, parse_format
+from ..quantization.transforms import query_from_key_transform
 
 
 LLAMA_8B = "llama-3.1-8b"

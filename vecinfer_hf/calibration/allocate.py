@@ -12,8 +12,8 @@ from collections.abc import Callable, Mapping, Sequence
 import torch
 from transformers import PreTrainedModel
 
+from ..cache.sinks import SMALL_VALUES
 from ..ops.types import LayerCodebook
-from ..sinks import SMALL_VALUES
 from .fit import restore
 from .gradients import GradientStates
 from .refine import simulated_loss, stock_states

@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Run a model with another attention function for a while: how calibration sees and changes keys and values.
 
-Owns the temporary registration. The function decides what to do; `exact_attention` is what it delegates to.
+Owns the temporary registration. The function decides what to do; `full_precision_attention` is what it delegates to.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ import torch
 from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
 from transformers.masking_utils import sdpa_mask
 
-from ..exact_attention import exact_attention
-from ..model_identity import text_config
+from ..attention.full_precision import full_precision_attention
+from ..model_info import text_config
 
 
 _NAME = "vecinfer-calibration"
@@ -60,7 +60,7 @@ def plain_attention(
     **kwargs,
 ) -> torch.Tensor:
     """Return the unquantized attention output `[B, T, Hq, D]`."""
-    return exact_attention(module, query, key, value, attention_mask, scaling, softcap, s_aux)
+    return full_precision_attention(module, query, key, value, attention_mask, scaling, softcap, s_aux)
 
 
 def run_body(model: PreTrainedModel, input_ids: torch.Tensor) -> torch.Tensor:

@@ -20,11 +20,11 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 from transformers import PreTrainedModel
 from transformers.utils import logging
 
-from ..codebook import Codebook
+from ..codebook.codebook import Codebook
 from ..config import VecInferConfig
-from ..formats import CodeFormat, parse_format
-from ..model_identity import full_attention_layers, model_identity, text_config, unsupported_model_reason
+from ..model_info import full_attention_layers, model_identity, text_config, unsupported_model_reason
 from ..ops.types import LayerCodebook
+from ..quantization.formats import CodeFormat, parse_format
 from ..version import __version__
 from .allocate import CANDIDATE_BITS, allocate_bits, measure_sensitivity, mix_sides, predicted_sensitivity
 from .fit import RECIPES, error_sample, fit_layers, layer_errors
@@ -32,14 +32,14 @@ from .gradients import record_gradients
 from .mixture import TextMixture, text_mixture
 from .recorder import LayerStates, record_states
 from .refine import refine
-from .separators import SHARE, separator_ids
+from .special_tokens import SHARE, separator_ids
 from .windows import calibration_windows
 
 
 logger = logging.get_logger(__name__)
 
 RECALL = 0.5
-"""Share of the text that asks for facts in it (see recall.py) where there are gradients."""
+"""Share of the text that asks for facts in it (see retrieval_text.py) where there are gradients."""
 REFINE_BATCH = 4
 """Pieces per refinement step on a GPU; on a CPU one."""
 GRADIENT_TOKENS, GRADIENT_TOKENS_CPU = 131072, 32768
@@ -80,12 +80,12 @@ def calibrate(
         refine_steps: steps of refinement by gradient against the unquantized model, about 0.4 seconds each on a
             GPU for a small model and half a minute on two CPU cores; 0 for none. It draws from all of the text. 60
             steps took a quarter off the KL divergence of 2 bits (quant_configs/README.md).
-        recall: share of what is read that asks for facts scattered over it (recall.py), from 0 to below 1; default
-            0.5 for the recipe "default" and 0 for the others, of which only allocation and refinement read it. It
+        recall: share of what is read that asks for facts scattered over it (retrieval_text.py), from 0 to below 1;
+            default 0.5 for the recipe "default" and 0 for the others, of which only allocation and refinement read it. It
             comes on top of `config.num_tokens` and needs a tokenizer and windows of 512 tokens or more. What it does
             to retrieval from long texts is in quant_configs/README.md.
         separators: share of the windows in which special tokens stand here and there, as between documents strung
-            together (separators.py), from 0 to 1; default 0.25 for the recipe "default" and 0 for the others. It
+            together (special_tokens.py), from 0 to 1; default 0.25 for the recipe "default" and 0 for the others. It
             needs a tokenizer.
         progress: show progress bars on standard error.
 

@@ -12,11 +12,11 @@ from typing import NamedTuple
 
 import torch
 
-from .. import quantizer
-from ..formats import CodeFormat
-from ..kmeans import residual_kmeans, round_to_int8
 from ..ops.types import LayerCodebook
-from ..transforms import apply_transform, invert_transform, key_inverse
+from ..quantization import quantizer
+from ..quantization.formats import CodeFormat
+from ..quantization.kmeans import residual_kmeans, round_to_int8
+from ..quantization.transforms import apply_transform, invert_transform, key_inverse
 from .loss_transform import loss_transform, token_weights
 from .recorder import LayerStates
 

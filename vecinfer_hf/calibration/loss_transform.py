@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import torch
 
-from ..transforms import rounded_matrix
+from ..quantization.transforms import rounded_matrix
 
 
 IMPORTANCE_SHARE = 0.1

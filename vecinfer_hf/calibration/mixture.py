@@ -2,8 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The text of a calibration: windows of ordinary text and, as a share of all, windows that ask for facts in them.
 
-Owns which windows each step reads. windows.py cuts the ordinary ones, recall.py makes the others, separators.py puts
-special tokens into what is read.
+Owns which windows each step reads. windows.py cuts the ordinary ones, retrieval_text.py makes the others,
+special_tokens.py puts special tokens into what is read.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from typing import Any
 
 import torch
 
-from .recall import MIN_LENGTH, recall_windows
-from .separators import check_share, with_separators
+from .retrieval_text import MIN_LENGTH, recall_windows
+from .special_tokens import check_share, with_separators
 
 
 PIECE_LENGTH = 2048

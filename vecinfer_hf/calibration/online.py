@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import torch
 
-from ..formats import CodeFormat
-from ..kmeans import residual_kmeans, round_to_int8
 from ..ops.types import LayerCodebook
-from ..transforms import apply_transform
+from ..quantization.formats import CodeFormat
+from ..quantization.kmeans import residual_kmeans, round_to_int8
+from ..quantization.transforms import apply_transform
 from .fit import key_statistics
 
 

@@ -18,7 +18,7 @@ from transformers import PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.utils import logging
 
-from ..model_identity import text_config
+from ..model_info import text_config
 
 
 logger = logging.get_logger(__name__)
@@ -28,7 +28,7 @@ _USABLE = 0.6
 _HIDDEN_ARRAYS, _HEAD_ARRAYS, _MLP_ARRAYS = 10, 6, 4
 """Arrays of a layer that are kept for its backward pass, as wide as the hidden state, as all heads and as the MLP."""
 _SCORE_BYTES = {"softcap": 12, "sinks": 8}
-"""Bytes kept for each query, key and head where attention is plain torch (exact_attention.py)."""
+"""Bytes kept for each query, key and head where attention is plain torch (full_precision.py)."""
 
 
 def activation_bytes(model: PreTrainedModel, batch_size: int, tokens: int, bytes_per_element: int) -> int:

@@ -16,9 +16,9 @@ import torch
 from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 
-from ..model_identity import text_config
+from ..cache.sinks import SMALL_VALUES
+from ..model_info import text_config
 from ..ops.types import LayerCodebook
-from ..sinks import SMALL_VALUES
 from .attention import attention_function, plain_attention
 from .recompute import recomputed_if_needed
 from .simulate import LayerSimulator, VectorSimulator, simulated_attention

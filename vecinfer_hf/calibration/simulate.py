@@ -12,10 +12,10 @@ from collections.abc import Callable, Mapping
 
 import torch
 
-from ..kmeans import round_to_int8
+from ..cache.sinks import SMALL_VALUES, choose_sinks
 from ..ops.types import LayerCodebook
-from ..sinks import SMALL_VALUES, choose_sinks
-from ..transforms import hadamard_matrix, rounded_matrix
+from ..quantization.kmeans import round_to_int8
+from ..quantization.transforms import hadamard_matrix, rounded_matrix
 from .attention import plain_attention
 
 

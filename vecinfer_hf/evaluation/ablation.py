@@ -23,6 +23,7 @@ import torch
 from transformers import PreTrainedModel
 
 from ..assets import load_text
+from ..cache.sinks import FIRST, SMALL_VALUES
 from ..calibration.allocate import CANDIDATE_BITS, allocate_bits, mix_sides, predicted_sensitivity
 from ..calibration.calibrate import REFINE_BATCH
 from ..calibration.fit import SideTransform, fit_layers, key_statistics
@@ -30,14 +31,13 @@ from ..calibration.gradients import GradientStates, record_gradients
 from ..calibration.loss_transform import loss_transform
 from ..calibration.mixture import TextMixture, text_mixture
 from ..calibration.refine import refine, simulated_loss, stock_states
-from ..calibration.separators import SHARE, separator_ids, with_separators
 from ..calibration.simulate import LayerSimulator
+from ..calibration.special_tokens import SHARE, separator_ids, with_separators
 from ..calibration.windows import calibration_windows
-from ..commands.loading import load_model
-from ..formats import parse_format
-from ..model_identity import full_attention_layers, text_config
+from ..cli.loading import load_model
+from ..model_info import full_attention_layers, text_config
 from ..ops.types import LayerCodebook
-from ..sinks import FIRST, SMALL_VALUES
+from ..quantization.formats import parse_format
 from .needles import NeedleSample, needle_samples
 from .perplexity import text_windows
 from .retrieval import needle_hits

@@ -14,10 +14,10 @@ from typing import Any
 import torch
 from transformers import DynamicCache, PreTrainedModel
 
-from ..cache import VecInferCache
-from ..cache_name import cache_argument
+from ..cache.cache import VecInferCache
 from ..calibration.refine import model_logits
-from ..codebook import Codebook
+from ..codebook.codebook import Codebook
+from ..integration.compat import cache_argument
 from .attention import attention_set_to
 
 

@@ -10,9 +10,9 @@ from dataclasses import asdict, dataclass
 import torch
 from transformers import DynamicCache, PreTrainedModel
 
-from ..cache import VecInferCache
-from ..cache_name import cache_argument
-from ..codebook import Codebook
+from ..cache.cache import VecInferCache
+from ..codebook.codebook import Codebook
+from ..integration.compat import cache_argument
 from .attention import attention_set_to
 from .memory import cache_nbytes
 

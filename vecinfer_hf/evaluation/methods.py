@@ -14,8 +14,8 @@ import torch
 from transformers import PreTrainedModel
 
 from ..calibration.simulate import LayerSimulator
-from ..codebook import Codebook
-from ..model_identity import full_attention_layers, head_dim, text_config
+from ..codebook.codebook import Codebook
+from ..model_info import full_attention_layers, head_dim, text_config
 from .peer_packages import package_peers
 from .peers import PeerSimulator, fp8, kivi, rotated_lloyd_max, uniform_per_token
 

@@ -12,7 +12,7 @@ from collections.abc import Callable
 
 import torch
 
-from ..transforms import hadamard_matrix
+from ..quantization.transforms import hadamard_matrix
 
 
 _METADATA_BITS = 16

@@ -16,11 +16,11 @@ from itertools import pairwise
 import torch
 from transformers import Cache, DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
 
-from ..cache import VecInferCache
-from ..cache_name import cache_argument
-from ..codebook import Codebook
-from ..online_codebook import ONLINE
-from ..sinks import CANDIDATES, FIRST
+from ..cache.cache import VecInferCache
+from ..cache.online_codebook import ONLINE
+from ..cache.sinks import CANDIDATES, FIRST
+from ..codebook.codebook import Codebook
+from ..integration.compat import cache_argument
 from .attention import attention_set_to
 from .memory import cache_nbytes
 

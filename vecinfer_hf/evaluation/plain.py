@@ -17,9 +17,9 @@ from ..calibration.recorder import record_states
 from ..calibration.simulate import VectorSimulator
 from ..calibration.windows import calibration_windows
 from ..config import VecInferConfig
-from ..formats import parse_format
-from ..kmeans import residual_kmeans, round_to_int8
-from ..model_identity import full_attention_layers
+from ..model_info import full_attention_layers
+from ..quantization.formats import parse_format
+from ..quantization.kmeans import residual_kmeans, round_to_int8
 from .peers import PeerSimulator
 
 

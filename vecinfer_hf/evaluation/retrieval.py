@@ -14,11 +14,11 @@ from typing import Any
 import torch
 from transformers import DynamicCache, PreTrainedModel
 
-from ..cache_name import cache_argument
+from ..cache.sinks import SMALL_VALUES
 from ..calibration.attention import attention_function, plain_attention
 from ..calibration.refine import model_logits
 from ..calibration.simulate import with_exact_sinks
-from ..sinks import SMALL_VALUES
+from ..integration.compat import cache_argument
 from .intervals import paired_difference
 from .needles import NeedleSample
 

@@ -12,7 +12,7 @@ from types import ModuleType
 import torch
 from transformers.utils import logging
 
-from ..formats import CodeFormat
+from ..quantization.formats import CodeFormat
 from . import reference
 from .types import CacheBuffers, LayerCodebook
 

@@ -47,7 +47,7 @@ def fetch_kernel(repo_id: str, version: int, *, lockfile: str | Path | None = No
         pin = {"version": version} if commit is None else {"revision": commit}
         module = kernels.get_kernel(repo_id, trust_remote_code=[repo_id], **pin)
     except Exception as error:
-        from ..hub_errors import unreachable
+        from ..hub.errors import unreachable
 
         if unreachable(error) and not isinstance(error, OfflineModeIsEnabled):
             try:

@@ -19,7 +19,7 @@ from typing import NamedTuple
 
 import torch
 
-from ..formats import CodeFormat
+from ..quantization.formats import CodeFormat
 from .types import CacheBuffers, LayerCodebook
 
 

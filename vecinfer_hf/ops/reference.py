@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import torch
 
-from .. import packing, quantizer
-from ..formats import implied_format
-from ..transforms import apply_transform, invert_transform, key_inverse
+from ..quantization import packing, quantizer
+from ..quantization.formats import implied_format
+from ..quantization.transforms import apply_transform, invert_transform, key_inverse
 from .blockwise import blockwise_attention, cache_blocks
-from .store import store_tokens
+from .placement import store_tokens
 from .types import CacheBuffers, LayerCodebook
 
 

@@ -1,0 +1,89 @@
+# SPDX-FileCopyrightText: 2026 The vecinfer_hf authors
+# SPDX-License-Identifier: Apache-2.0
+"""OnlineCodebook: for a model that nobody has calibrated, fitted to the first prompt's own keys and values.
+
+Owns when a layer is fitted; calibration/online.py owns how.
+"""
+
+from __future__ import annotations
+
+import torch
+from transformers import PreTrainedConfig
+
+from ..calibration import fit_online
+from ..codebook.codebook import Codebook, CodebookError
+from ..config import VecInferConfig
+from ..model_info import full_attention_layers, head_dim, model_identity, num_key_value_heads, text_config
+from ..ops.types import LayerCodebook
+from ..quantization.formats import CodeFormat
+
+
+ONLINE = "online"
+
+
+class OnlineCodebook(Codebook):
+    """A codebook that belongs to one cache and is fitted when that cache first has a token to code.
+
+    Args:
+        model_config: the model's config.
+        config: `key_bits`, `value_bits`, `layer_bits`, `residual_length`, `sink_length` and `seed` are used.
+    """
+
+    def __init__(self, model_config: PreTrainedConfig, config: VecInferConfig):
+        inner = text_config(model_config)
+        indices = full_attention_layers(model_config)
+        formats = config.formats(len(indices)) if indices else []
+        shape = num_key_value_heads(inner), head_dim(inner)
+        # Nothing is coded before the fit, so the operators may be handed anything of the right shape.
+        layers = {index: _placeholder(*shape, *pair) for index, pair in zip(indices, formats, strict=True)}
+        super().__init__(config, model_identity(model_config), layers)
+        self._unfitted = set(indices)
+
+    def needs_fit(self, index: int) -> bool:
+        """Whether layer `index` has no codebook yet."""
+        return index in self._unfitted
+
+    def fit(
+        self,
+        index: int,
+        key_states: torch.Tensor,
+        value_states: torch.Tensor,
+        query_states: torch.Tensor | None,
+    ) -> None:
+        """Fit layer `index` to keys and values `[B, Hkv, T, D]`, and queries `[B, Hq, T', D]` if known."""
+        fitted = fit_online(
+            key_states,
+            value_states,
+            *self.formats(index),
+            query_states,
+            sink_length=0,
+            seed=self.config.seed,
+        )
+        self.layers[index] = fitted
+        self._on_device[index, key_states.device] = fitted.to(key_states.device)
+        self._unfitted.discard(index)
+
+    def save_pretrained(self, save_directory) -> None:
+        """Raise CodebookError: what fits one prompt is not worth keeping."""
+        raise CodebookError(
+            "An online codebook belongs to one prompt and is not saved; `vecinfer calibrate` makes one that is."
+        )
+
+
+def _placeholder(heads: int, dim: int, key_format: CodeFormat, value_format: CodeFormat) -> LayerCodebook:
+    def centroids(fmt: CodeFormat) -> torch.Tensor:
+        return torch.zeros(heads, fmt.num_codes, fmt.codebook_size, fmt.subvector_dim, dtype=torch.int8)
+
+    ones = torch.ones(heads, dim)
+    return LayerCodebook(
+        None,
+        ones,
+        ones,
+        centroids(key_format),
+        torch.ones(heads),
+        None,
+        None,
+        None,
+        centroids(value_format),
+        torch.ones(heads),
+    )

@@ -1,0 +1,113 @@
+# SPDX-FileCopyrightText: 2026 The vecinfer_hf authors
+# SPDX-License-Identifier: Apache-2.0
+"""What fits: cache bytes per token and the longest context, computed from a model's config alone.
+
+Owns the arithmetic, which the tests compare with caches that are really allocated. Nothing is measured here.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from transformers import AutoModelForCausalLM, PreTrainedConfig
+from transformers.cache_utils import DynamicCache, DynamicSlidingWindowLayer
+
+from ..model_info import full_attention_layers, head_dim, num_key_value_heads, text_config, unsupported_reason
+from ..quantization.formats import CodeFormat
+from ..quantization.packing import TILE, bytes_per_tile
+from .sinks import CANDIDATES
+
+
+@dataclass(frozen=True)
+class CachePlan:
+    """Sizes of one kind of cache.
+
+    Args:
+        name: "stock" or the bits per element.
+        bytes_per_token: bytes that one more token of one sequence takes.
+        bytes_per_sequence: bytes of a sequence that do not grow: sinks, exact window, sliding layers' windows.
+        bytes_fixed: bytes that do not depend on sequences: codebooks.
+    """
+
+    name: str
+    bytes_per_token: float
+    bytes_per_sequence: int
+    bytes_fixed: int
+
+    def nbytes(self, tokens: int, batch_size: int = 1) -> float:
+        """Return the bytes of a cache of `batch_size` sequences of `tokens` tokens (longer than the window)."""
+        return batch_size * (tokens * self.bytes_per_token + self.bytes_per_sequence) + self.bytes_fixed
+
+    def longest_context(self, budget: float, batch_size: int = 1) -> int:
+        """Return the tokens per sequence that fit into `budget` bytes, 0 if none."""
+        rest = (budget - self.bytes_fixed) / batch_size - self.bytes_per_sequence
+        return max(0, int(rest // self.bytes_per_token))
+
+    def largest_batch(self, budget: float, tokens: int) -> int:
+        """Return the sequences of `tokens` tokens that fit into `budget` bytes, 0 if none."""
+        return max(0, int((budget - self.bytes_fixed) // (tokens * self.bytes_per_token + self.bytes_per_sequence)))
+
+
+def weight_bytes(config: PreTrainedConfig, dtype: torch.dtype) -> int:
+    """Return the bytes of the model's parameters in `dtype`; nothing is allocated."""
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config)
+    return sum(parameter.numel() for parameter in model.parameters()) * dtype.itemsize
+
+
+def _sliding_bytes(config: PreTrainedConfig, dtype: torch.dtype) -> int:
+    inner = text_config(config)
+    windows = [
+        layer.sliding_window
+        for layer in DynamicCache(config=inner).layers
+        if isinstance(layer, DynamicSlidingWindowLayer)
+    ]
+    # A sliding layer keeps one token less than its window.
+    return sum(2 * (window - 1) * num_key_value_heads(inner) * head_dim(inner) * dtype.itemsize for window in windows)
+
+
+def stock_plan(config: PreTrainedConfig, dtype: torch.dtype) -> CachePlan:
+    """Return the sizes of the stock cache of a model with this config."""
+    inner = text_config(config)
+    per_layer = 2 * num_key_value_heads(inner) * head_dim(inner) * dtype.itemsize
+    return CachePlan("stock", per_layer * len(full_attention_layers(config)), _sliding_bytes(config, dtype), 0)
+
+
+def vecinfer_plan(
+    config: PreTrainedConfig,
+    formats: list[tuple[CodeFormat, CodeFormat]],
+    residual_length: int,
+    sink_length: int,
+    dtype: torch.dtype,
+) -> CachePlan:
+    """Return the sizes of a VecInfer cache.
+
+    Args:
+        config: the model's config.
+        formats: key and value format of each quantized layer.
+        residual_length: exact recent tokens.
+        sink_length: exact early tokens.
+        dtype: dtype of the exact tokens.
+
+    Raises:
+        ValueError: if the model is not supported.
+    """
+    reason = unsupported_reason(config)
+    if reason:
+        raise ValueError(f"No VecInfer cache for this model: {reason}.")
+    inner = text_config(config)
+    heads, dim = num_key_value_heads(inner), head_dim(inner)
+    per_token = sum(heads * bytes_per_tile(*pair, dim) / TILE for pair in formats)
+    exact = 2 * heads * dim * dtype.itemsize * (residual_length + sink_length) * len(formats)
+    # Two lengths of four bytes, and as many for each place of the sinks' order.
+    lengths = 4 * (2 + (heads * (sink_length + CANDIDATES) if sink_length else 0)) * len(formats)
+    # The exact tokens are not coded as well.
+    per_sequence = exact + lengths - int(per_token * (residual_length + sink_length))
+    codebooks = 0
+    for pair in formats:
+        # Two transforms of the keys, one scale per head and side.
+        codebooks += heads * (2 * dim * 4 + 2 * 4)
+        codebooks += sum(heads * fmt.num_codes * fmt.codebook_size * fmt.subvector_dim for fmt in pair)
+    bits = sum(fmt.bits_per_element for pair in formats for fmt in pair) / (2 * len(formats))
+    return CachePlan(f"{bits:g} bits", per_token, per_sequence + _sliding_bytes(config, dtype), codebooks)

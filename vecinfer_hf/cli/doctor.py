@@ -1,0 +1,61 @@
+# SPDX-FileCopyrightText: 2026 The vecinfer_hf authors
+# SPDX-License-Identifier: Apache-2.0
+"""`vecinfer doctor`: what is installed, which kernels load here and, if none, why."""
+
+from __future__ import annotations
+
+import platform
+from importlib import metadata
+from typing import Any
+
+import torch
+
+from ..assets import cache_directory
+from ..codebook.codebook import shipped_codebooks
+from ..version import __version__
+from .console import output, print_json, print_table
+from .loading import AsJson
+
+
+PACKAGES = ("torch", "transformers", "kernels", "huggingface-hub", "accelerate", "safetensors")
+
+
+def examine() -> dict[str, Any]:
+    """Return versions, devices, kernel candidates with the reason each was passed over, and the hooks' self-check."""
+    from ..integration.registration import self_check
+    from ..ops import kernels
+
+    return {
+        "vecinfer-hf": __version__,
+        "python": platform.python_version(),
+        **{name: metadata.version(name) for name in PACKAGES},
+        "devices": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())] or ["cpu"],
+        "kernels_loaded": kernels.load_kernels() is not None,
+        "kernel_candidates": [
+            {"source": candidate.source, "reason": candidate.reason} for candidate in kernels.kernel_candidates()
+        ],
+        "self_check": self_check(),
+        "shipped_codebooks": sorted(
+            str(path.parent.relative_to(shipped_codebooks())) for path in shipped_codebooks().rglob("config.json")
+        ),
+        "cache_directory": str(cache_directory()),
+    }
+
+
+def doctor(as_json: AsJson = False) -> None:
+    """Say which kernels load here and, if none, why; and what versions are installed."""
+    found = examine()
+    if as_json:
+        print_json(found)
+        return
+    candidates, problems = found.pop("kernel_candidates"), found.pop("self_check")
+    print_table(
+        "Environment",
+        ("", ""),
+        [(name, ", ".join(value) if isinstance(value, list) else str(value)) for name, value in found.items()],
+    )
+    output.print("Compiled kernels, in the order they are looked for:")
+    for candidate in candidates:
+        reason = " ".join((candidate["reason"] or "loads").split())
+        output.print(f"- {candidate['source']}: {reason}", markup=False, highlight=False, soft_wrap=True)
+    output.print("Hooks into transformers: " + ("; ".join(problems) if problems else "all in place"), markup=False)

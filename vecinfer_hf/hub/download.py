@@ -1,0 +1,205 @@
+# SPDX-FileCopyrightText: 2026 The vecinfer_hf authors
+# SPDX-License-Identifier: Apache-2.0
+"""Codebooks from the Hugging Face Hub: one verified directory in the cache.
+
+Owns what is let in: which files, how large, with which content. codebook/files.py judges the tensors, errors.py
+words the failures, push.py is the other direction.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from functools import partial
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from huggingface_hub import HfApi
+from huggingface_hub.utils import HFValidationError, validate_repo_id
+from transformers.utils import logging
+
+from ..codebook.files import CONFIG_NAME, TENSORS_NAME
+from ..config import VecInferConfig
+from ..version import __version__
+from .errors import CodebookHubError, explained, unreachable, with_retries
+
+
+logger = logging.get_logger(__name__)
+
+VECINFER_CONFIG_NAME = "vecinfer_config.json"
+README = "README.md"
+LARGEST = {CONFIG_NAME: 16 << 20, VECINFER_CONFIG_NAME: 1 << 20, README: 16 << 20, TENSORS_NAME: 4 << 30}
+"""Bytes a file may have. The largest codebook in sight (80 layers, 8 heads of 128, full matrices) has 0.2 GB."""
+
+_COMMIT = re.compile(r"[0-9a-f]{40}")
+_FOLDER = re.compile(r"[\w.-]+(/[\w.-]+)*")
+
+
+def download_codebook(
+    repo_id: str,
+    *,
+    revision: str | None = None,
+    subfolder: str | None = None,
+    token: str | bool | None = None,
+    cache_dir: str | Path | None = None,
+    local_files_only: bool = False,
+    force_download: bool = False,
+) -> tuple[Path, str]:
+    """Download a codebook into the Hub cache and check that it arrived as it was announced.
+
+    A commit that is in the cache needs no network. Where the Hub cannot be reached, the cached codebook of the same
+    branch or tag is used, with a warning; where it answers that access is denied, it is not.
+
+    Args:
+        repo_id: "owner/name".
+        revision: branch, tag, "refs/pr/1" or commit; None for "main".
+        subfolder: directory of the codebook in the repository.
+        token: Hub token; None for the one of `hf auth login`, False for none.
+        cache_dir: the Hub cache; None for the usual one.
+        local_files_only: use the cache only.
+        force_download: download again what is cached.
+
+    Returns:
+        The local directory with `config.json` and `codebook.safetensors`, and the commit id it came from.
+
+    Raises:
+        CodebookHubError: if there is no such codebook, access is denied, it does not arrive intact, or the cache
+            cannot be written.
+    """
+    return _download((CONFIG_NAME, TENSORS_NAME), repo_id, revision, subfolder, token, cache_dir, local_files_only,
+                     force_download)  # fmt: skip
+
+
+def download_config(repo_id: str, *, subfolder: str | None = None, **options) -> VecInferConfig:
+    """Return the VecInferConfig that `push_config` uploaded; the other arguments are `download_codebook`'s.
+
+    Raises:
+        CodebookHubError: as `download_codebook`.
+        ValueError: if it has unknown options or values.
+    """
+    defaults = {"revision": None, "token": None, "cache_dir": None, "local_files_only": False, "force_download": False}
+    folder, _ = _download((VECINFER_CONFIG_NAME,), repo_id, subfolder=subfolder, **(defaults | options))
+    return VecInferConfig.from_dict(json.loads((folder / VECINFER_CONFIG_NAME).read_text(encoding="utf-8")))
+
+
+def hub_api(token: str | bool | None) -> HfApi:
+    """Return the client that every call of this package goes through."""
+    return HfApi(token=token, library_name="vecinfer", library_version=__version__)
+
+
+def check_names(repo_id: str, subfolder: str | None) -> None:
+    """Raise CodebookHubError unless these name a repository and a directory inside it."""
+    try:
+        validate_repo_id(repo_id)
+    except HFValidationError as error:
+        raise CodebookHubError(
+            f"{repo_id!r} is neither a directory nor a Hub repository ({error}); use 'owner/name' or an existing path."
+        ) from error
+    if subfolder is not None and (not _FOLDER.fullmatch(subfolder) or ".." in PurePosixPath(subfolder).parts):
+        raise CodebookHubError(
+            f"subfolder {subfolder!r} is not a directory inside a repository; use names of letters, digits, '.', '_' "
+            "and '-' separated by '/', without '..'."
+        )
+
+
+def _download(names, repo_id, revision, subfolder, token, cache_dir, local_files_only, force_download):
+    check_names(repo_id, subfolder)
+    what = f"Cannot get {repo_id}" + (f"/{subfolder}" if subfolder else "") + (f" at {revision}" if revision else "")
+    paths = [f"{subfolder}/{name}" if subfolder else name for name in (*names, README)]
+    api = hub_api(token)
+    fetch = partial(api.snapshot_download, repo_id, cache_dir=cache_dir, allow_patterns=paths)
+
+    def cached() -> tuple[Path, str] | None:
+        try:
+            snapshot = Path(fetch(revision=revision, local_files_only=True))
+        except (FileNotFoundError, ValueError, OSError):
+            return None
+        folder = snapshot / (subfolder or "")
+        for path in (folder / name for name in names):
+            if not path.is_file():
+                return None
+            if not _as_named(path.resolve()):
+                logger.warning(f"{path} is damaged: its content is not what its name in the cache says.")
+                return None
+        return folder, snapshot.name
+
+    if local_files_only or (revision and _COMMIT.fullmatch(revision) and not force_download):
+        found = cached()
+        if found is not None:
+            return found
+        if local_files_only:
+            raise CodebookHubError(
+                f"{what}: it is not, or not whole, in the local cache; download it once with local_files_only=False."
+            )
+    try:
+        return _fetch_verified(api, fetch, repo_id, revision, subfolder, names, paths, force_download)
+    except CodebookHubError:
+        raise
+    except Exception as error:
+        found = cached() if unreachable(error) and not force_download else None
+        if found is None:
+            raise explained(error, what, revision, cache_dir) from error
+        logger.warning(f"The Hub cannot be reached; using {repo_id} at the cached commit {found[1]}.")
+        return found
+
+
+def _fetch_verified(api, fetch, repo_id, revision, subfolder, names, paths, force) -> tuple[Path, str]:
+    for attempt in range(3):
+        listing = with_retries(lambda: api.model_info(repo_id, revision=revision, files_metadata=True))
+        _check_listing(listing.siblings or [], repo_id, subfolder, names)
+        snapshot = Path(with_retries(partial(fetch, revision=revision, force_download=force or attempt > 0)))
+        announced = {sibling.rfilename: sibling for sibling in listing.siblings if sibling.rfilename in paths}
+        moved = snapshot.name != listing.sha
+        damaged = [] if moved else [path for path, entry in announced.items() if not _intact(snapshot / path, entry)]
+        if not moved and not damaged:
+            return snapshot / (subfolder or ""), snapshot.name
+        logger.warning(
+            f"{repo_id} {'changed meanwhile' if moved else f'arrived damaged ({damaged})'}; downloading again."
+        )
+    problem = f"the content of {damaged} is not what the Hub announced" if damaged else "it changes"
+    raise CodebookHubError(f"Cannot get {repo_id}: {problem} at every try. Try later, or over another network.")
+
+
+def _check_listing(siblings: list[Any], repo_id: str, subfolder: str | None, names: tuple[str, ...]) -> None:
+    """Refuse a repository that lists files outside itself, lacks the codebook, or announces absurd sizes."""
+    files = {sibling.rfilename: sibling for sibling in siblings}
+    for path in files:
+        parts = path.replace("\\", "/").split("/")
+        if ".." in parts or "" in parts or ":" in parts[0]:
+            raise CodebookHubError(f"{repo_id} lists the file {path!r}, which is outside it; it is not to be trusted.")
+    for name in names:
+        path = f"{subfolder}/{name}" if subfolder else name
+        if path not in files:
+            where = sorted({str(PurePosixPath(p).parent) for p in files if PurePosixPath(p).name == names[-1]})
+            where = [place for place in where if place != "."]
+            hint = f"its codebooks are in the subfolders {where}: pass subfolder=" if where else "choose another one"
+            raise CodebookHubError(f"{repo_id} has no file {path}, so there is no codebook; {hint}.")
+        if (files[path].size or 0) > LARGEST[name]:
+            raise CodebookHubError(
+                f"{repo_id} announces {files[path].size} bytes for {path}, more than the {LARGEST[name]} any codebook "
+                "needs; it is not downloaded."
+            )
+
+
+def _intact(path: Path, announced: Any) -> bool:
+    """Whether a file has the size and the hash that the Hub announced."""
+    if not path.is_file() or path.stat().st_size != announced.size:
+        return False
+    return _digest(path, large=bool(announced.lfs)) == (announced.lfs.sha256 if announced.lfs else announced.blob_id)
+
+
+def _as_named(blob: Path) -> bool:
+    """Whether a file of the cache has the hash it is named by; True where the cache does not name files so."""
+    if not re.fullmatch("[0-9a-f]{40}([0-9a-f]{24})?", blob.name):
+        return True
+    return _digest(blob, large=len(blob.name) == 64) == blob.name
+
+
+def _digest(path: Path, *, large: bool) -> str:
+    """The Hub's name for a content: SHA-256 of large files, git's id of the others."""
+    digest = hashlib.sha256() if large else hashlib.sha1(b"blob %d\0" % path.stat().st_size)
+    with path.open("rb") as file:
+        while chunk := file.read(1 << 20):
+            digest.update(chunk)
+    return digest.hexdigest()

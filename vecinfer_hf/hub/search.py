@@ -1,0 +1,297 @@
+# SPDX-FileCopyrightText: 2026 The vecinfer_hf authors
+# SPDX-License-Identifier: Apache-2.0
+"""Finding a codebook for a model: the one its config names, the shipped ones, then the Hub.
+
+Owns the order, and the rule that nothing comes from an owner the user neither named nor allowed. download.py
+fetches, codebook.py reads.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub.errors import HfHubHTTPError
+from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
+from transformers.utils import logging
+
+from ..codebook.codebook import shipped_codebooks, shipped_names
+from ..codebook.files import CONFIG_NAME, CodebookError, read_description
+from ..model_info import check_identity, model_identity
+from ..quantization.formats import parse_format
+from .card import TAGS
+from .download import download_codebook, hub_api
+from .errors import transport_errors
+
+
+logger = logging.get_logger(__name__)
+
+TRUSTED_OWNERS_VARIABLE = "VECINFER_TRUSTED_OWNERS"
+"""Environment variable: Hub names, separated by commas, from which `codebook="auto"` may download."""
+
+_MOST_RESULTS = 50
+
+
+@dataclass(frozen=True)
+class FoundCodebook:
+    """A codebook that could serve a model.
+
+    Args:
+        name: what to pass as `codebook`: a Hub repository, a shipped name or a directory.
+        source: "model config", "shipped" or "hub".
+        trusted: whether `codebook="auto"` may take it without being told.
+        why: one sentence for the user.
+        subfolder: directory inside the repository, or None.
+        revision: revision that the model's config asks for, or None.
+        bits_per_element: mean bits of keys and values together; None where only the codebook itself knows.
+        key_bits, value_bits: likewise of keys and of values alone.
+    """
+
+    name: str
+    source: str
+    trusted: bool
+    why: str
+    subfolder: str | None = None
+    revision: str | None = None
+    bits_per_element: float | None = None
+    key_bits: float | None = None
+    value_bits: float | None = None
+
+
+@dataclass(frozen=True)
+class ResolvedCodebook:
+    """A codebook on this machine: its directory, its name, the commit it came from (None if local), and why it."""
+
+    directory: Path
+    name: str
+    subfolder: str | None
+    commit: str | None
+    why: str
+
+
+def find_codebooks(
+    model_or_id: PreTrainedModel | PreTrainedConfig | str,
+    bits: float | None = None,
+    *,
+    key_bits: float | None = None,
+    value_bits: float | None = None,
+    trusted_owners: Iterable[str] | None = (),
+    search: bool = True,
+    token: str | bool | None = None,
+) -> list[FoundCodebook]:
+    """Return the codebooks known for a model, those to prefer first. Downloads none of them.
+
+    Looked at in this order: the repository that the model's config names, the codebooks shipped with the package,
+    and the Hub's repositories tagged "vecinfer" with this base model. Owners are trusted if they are in
+    `trusted_owners` or in the environment variable VECINFER_TRUSTED_OWNERS, or if the model itself is theirs.
+
+    Args:
+        model_or_id: a model, its config, a Hub id or a directory.
+        bits: mean bits per element wanted; None for any. Key and value bits can be asked for apart.
+        key_bits: mean bits per key element.
+        value_bits: mean bits per value element.
+        trusted_owners: Hub users or organizations to trust.
+        search: whether to ask the Hub at all.
+        token: Hub token; None for the one of `hf auth login`.
+    """
+    found = [item for items in _places(model_or_id, trusted_owners, search, token) for item in items]
+    wanted = (("bits_per_element", bits), ("key_bits", key_bits), ("value_bits", value_bits))
+    return [item for item in found if all(_has_bits(getattr(item, name), value) for name, value in wanted)]
+
+
+def resolve_codebook(
+    name: str,
+    model_or_config: PreTrainedModel | PreTrainedConfig | str,
+    *,
+    bits: float = 2,
+    revision: str | None = None,
+    subfolder: str | None = None,
+    trusted_owners: Iterable[str] | None = (),
+    token: str | bool | None = None,
+    **download: Any,
+) -> ResolvedCodebook:
+    """Return a codebook on this machine for `name`, choosing and downloading one if `name` is "auto".
+
+    Args:
+        name: "auto", a Hub repository, a shipped name or a directory.
+        model_or_config: the model it is for.
+        bits: for "auto": the bits per element to come closest to.
+        revision: branch, tag or commit of a repository.
+        subfolder: directory inside it.
+        trusted_owners: for "auto": Hub users or organizations from which it may download.
+        token: Hub token.
+        download: further arguments of `download_codebook`.
+
+    Raises:
+        CodebookError: if "auto" finds none that it may take; the message lists what the user could allow.
+        CodebookHubError: if a download fails.
+    """
+    if name != "auto":
+        return _local(FoundCodebook(name, "user", True, "you named it", subfolder, revision), token, download)
+    untrusted = []
+    for found in _places(model_or_config, trusted_owners, True, token):  # the Hub is asked last, and only if need be
+        untrusted += [item for item in found if not item.trusted]
+        allowed = [item for item in found if item.trusted]
+        for item in sorted(allowed, key=lambda item: abs((item.bits_per_element or bits) - bits)):
+            resolved = _local(item, token, download)
+            problem = _mismatch(resolved, model_or_config)
+            if problem is None:
+                logger.warning_once(f'codebook="auto" took {item.name}{_inside(item)} because {item.why}.')
+                return resolved
+            logger.warning(f'codebook="auto" passes over {item.name}{_inside(item)}: {problem}.')
+    raise CodebookError(_nothing_to_take(model_or_config, untrusted))
+
+
+def _places(given: Any, trusted_owners: Iterable[str] | None, search: bool, token) -> Iterator[list[FoundCodebook]]:
+    """What each place has, one place after the other."""
+    model_id, config, named = _model(given, token)
+    owners = _trusted(model_id, trusted_owners)
+    yield list(_named_by_config(model_id, config, named, owners))
+    yield list(_shipped(model_id, config))
+    if search and _is_hub_id(model_id):
+        yield sorted(_on_hub(model_id, owners, token), key=lambda item: not item.trusted)
+
+
+def _model(given: PreTrainedModel | PreTrainedConfig | str, token) -> tuple[str, PreTrainedConfig | None, Any]:
+    """The model's id or directory, its config, and the generation config's cache_config."""
+    if isinstance(given, PreTrainedModel):
+        generation = getattr(given, "generation_config", None)
+        return given.config._name_or_path or "", given.config, getattr(generation, "cache_config", None)
+    if isinstance(given, PreTrainedConfig):
+        return given._name_or_path or "", given, None
+    try:
+        return given, AutoConfig.from_pretrained(given, token=token), None
+    except (OSError, ValueError) as error:
+        logger.warning(f"The config of {given} cannot be read ({error}); only its name is used to find codebooks.")
+        return given, None, None
+
+
+def _is_hub_id(model_id: str) -> bool:
+    return model_id.count("/") == 1 and not model_id.startswith((".", "/", "~")) and not Path(model_id).is_dir()
+
+
+def _owner(name: str) -> str:
+    return name.split("/", 1)[0].lower()
+
+
+def _trusted(model_id: str, owners: Iterable[str] | None) -> dict[str, str]:
+    """Owners in lower case -> as they were written."""
+    named = [*(owners or ()), *os.environ.get(TRUSTED_OWNERS_VARIABLE, "").split(",")]
+    named += [model_id.split("/")[0]] if _is_hub_id(model_id) else []
+    return {owner.strip().lower(): owner.strip() for owner in named if owner.strip()}
+
+
+def _named_by_config(
+    model_id: str, config: PreTrainedConfig | None, cache_config: Any, owners: dict[str, str]
+) -> Iterator[FoundCodebook]:
+    quantization = getattr(config, "quantization_config", None)
+    if quantization is not None and not isinstance(quantization, dict):
+        quantization = quantization.to_dict()
+    for options in (cache_config, quantization):
+        if not options or "vecinfer" not in (options.get("backend"), options.get("quant_method")):
+            continue
+        name = options.get("codebook")
+        if name and name != "auto":
+            # The files of a local model are the user's own; a model from the Hub may name its own owner's codebooks.
+            trusted = not _is_hub_id(model_id) or _owner(name) in owners or Path(name).is_dir()
+            place = {key: options.get(key) for key in ("subfolder", "revision")}
+            yield FoundCodebook(name, "model config", trusted, "the model's config names it", **place)
+            return
+
+
+def _shipped(model_id: str, config: PreTrainedConfig | None) -> Iterator[FoundCodebook]:
+    for name in shipped_names():
+        try:
+            description = read_description(shipped_codebooks() / name)
+        except CodebookError as error:
+            logger.warning(str(error))
+            continue
+        identity = description["model"]
+        other_shape = config is not None and check_identity(identity, model_identity(config))
+        if other_shape or not _same_name(identity.get("name"), model_id):
+            continue
+        yield FoundCodebook(name, "shipped", True, "it comes with the package for this model", **_bits(description))
+
+
+def _on_hub(model_id: str, owners: dict[str, str], token) -> Iterator[FoundCodebook]:
+    api, seen = hub_api(token), set()
+    filters = [TAGS[0], f"base_model:{model_id}"]
+    try:
+        for author in (*sorted(owners.values()), None):
+            for info in api.list_models(filter=filters, author=author, cardData=True, limit=_MOST_RESULTS):
+                if info.id in seen:
+                    continue
+                seen.add(info.id)
+                trusted = _owner(info.id) in owners
+                why = f"its card says it is for {model_id}, and you " + ("trust" if trusted else "do not yet trust")
+                for subfolder, bits in _listed(info.card_data):
+                    yield FoundCodebook(info.id, "hub", trusted, f"{why} {_owner(info.id)}", subfolder, **bits)
+    except (HfHubHTTPError, *transport_errors()) as error:
+        logger.warning(f"The Hub could not be searched for codebooks ({error}).")
+
+
+def _listed(card_data: Any) -> Iterator[tuple[str | None, dict[str, float | None]]]:
+    """Subfolder and bits of each codebook that a card lists. Anybody writes cards, so nothing in them is relied on."""
+    listed = getattr(card_data, "vecinfer", None)
+    for entry in listed if isinstance(listed, list) else [{}]:
+        if isinstance(entry, dict):
+            subfolder = entry.get("subfolder")
+            bits = {key: entry.get(key) for key in ("bits_per_element", "key_bits", "value_bits")}
+            bits = {key: value if isinstance(value, (int, float)) else None for key, value in bits.items()}
+            yield (subfolder if subfolder and isinstance(subfolder, str) else None), bits
+
+
+def _local(item: FoundCodebook, token, download: dict[str, Any]) -> ResolvedCodebook:
+    for directory in (Path(item.name).expanduser(), shipped_codebooks() / item.name):
+        if (directory / (item.subfolder or "") / CONFIG_NAME).is_file():
+            return ResolvedCodebook(directory / (item.subfolder or ""), item.name, item.subfolder, None, item.why)
+    directory, commit = download_codebook(
+        item.name, revision=item.revision, subfolder=item.subfolder, token=token, **download
+    )
+    return ResolvedCodebook(directory, item.name, item.subfolder, commit, item.why)
+
+
+def _mismatch(resolved: ResolvedCodebook, model: PreTrainedModel | PreTrainedConfig | str) -> str | None:
+    """Why a codebook is not for this model after all: a card can claim what the codebook does not hold."""
+    identity = read_description(resolved.directory)["model"]
+    config = getattr(model, "config", model)
+    name = config if isinstance(config, str) else config._name_or_path
+    if not _same_name(identity.get("name"), name):
+        return f"it was made for {identity.get('name')}, not for {name}"
+    return None if isinstance(config, str) else check_identity(identity, model_identity(config))
+
+
+def _same_name(one: str | None, other: str | None) -> bool:
+    """Whether two names mean one model, wherever it is stored: the last part counts."""
+    first, second = (str(name or "").rstrip("/").rsplit("/", 1)[-1].lower() for name in (one, other))
+    return bool(first) and first == second
+
+
+def _bits(description: dict[str, Any]) -> dict[str, float]:
+    bits = {
+        side: [parse_format(entry[f"{side}_format"]).bits_per_element for entry in description["layers"]]
+        for side in ("key", "value")
+    }
+    means = {f"{side}_bits": sum(values) / len(values) for side, values in bits.items()}
+    return {**means, "bits_per_element": sum(means.values()) / 2}
+
+
+def _has_bits(found: float | None, wanted: float | None) -> bool:
+    return wanted is None or (found is not None and abs(found - wanted) < 0.05)
+
+
+def _inside(item: FoundCodebook) -> str:
+    return f" (subfolder {item.subfolder})" if item.subfolder else ""
+
+
+def _nothing_to_take(model: Any, untrusted: list[FoundCodebook]) -> str:
+    name = model if isinstance(model, str) else getattr(model, "config", model)._name_or_path or "this model"
+    text = f'codebook="auto" found none for {name}: none in its config, none shipped, none of an owner you trust.'
+    if untrusted:
+        offers = ", ".join(sorted({f"{item.name}{_inside(item)}" for item in untrusted}))
+        owners = sorted({_owner(item.name) for item in untrusted})
+        return f"{text} Others offer {offers}: name one as codebook=, or allow its owner with trusted_owners={owners}."
+    return f"{text} Make one with `vecinfer calibrate {name}`."
