@@ -34,8 +34,7 @@ test: $(SETUP)
 # The oldest supported transformers, with the huggingface_hub and kernels it asks for: the tests that touch its interfaces.
 OLDEST := $(VENV)-oldest
 OLDEST_SETUP := $(OLDEST)/.installed
-OLDEST_TESTS = $(wildcard tests/test_cache.py tests/test_attention.py tests/test_registration.py tests/test_hf_quantizer.py \
-	tests/test_static_layer.py tests/test_cache_name.py tests/integration tests/test_hub_push_pull.py tests/test_discovery.py)
+OLDEST_TESTS = $(wildcard tests/cache tests/integration tests/attention tests/hub/test_push_pull.py tests/hub/test_search.py)
 
 $(OLDEST_SETUP): pyproject.toml
 	test -x $(OLDEST)/bin/python || $(PYTHON) -m venv $(OLDEST)

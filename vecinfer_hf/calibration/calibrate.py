@@ -81,9 +81,9 @@ def calibrate(
             GPU for a small model and half a minute on two CPU cores; 0 for none. It draws from all of the text. 60
             steps took a quarter off the KL divergence of 2 bits (quant_configs/README.md).
         recall: share of what is read that asks for facts scattered over it (retrieval_text.py), from 0 to below 1;
-            default 0.5 for the recipe "default" and 0 for the others, of which only allocation and refinement read it. It
-            comes on top of `config.num_tokens` and needs a tokenizer and windows of 512 tokens or more. What it does
-            to retrieval from long texts is in quant_configs/README.md.
+            default 0.5 for the recipe "default" and 0 for the others, of which only allocation and refinement read
+            it. It comes on top of `config.num_tokens` and needs a tokenizer and windows of 512 tokens or more. What
+            it does to retrieval from long texts is in quant_configs/README.md.
         separators: share of the windows in which special tokens stand here and there, as between documents strung
             together (special_tokens.py), from 0 to 1; default 0.25 for the recipe "default" and 0 for the others. It
             needs a tokenizer.

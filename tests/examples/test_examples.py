@@ -13,7 +13,7 @@ from vecinfer_hf import Codebook
 from vecinfer_hf.assets import load_text
 
 
-EXAMPLES = Path(__file__).parent.parent / "examples"
+EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 
 
 def run(name, *arguments):

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 STORY = ("publish_model", "calibrate_and_push", "load_and_generate", "run_the_card")
 """The functions of hub_story.py; the others are in hub_tasks.py, which imports less."""
 
@@ -73,7 +73,7 @@ class Finished:
 def environment(hub_url: str, **more: str) -> dict[str, str]:
     """An environment with the local Hub, without the tester's own tokens and caches."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("HF_", "VECINFER", "KERNELS"))}
-    paths = [str(ROOT), str(ROOT / "tests"), kept.get("PYTHONPATH", "")]
+    paths = [str(ROOT), str(ROOT / "tests" / "support"), kept.get("PYTHONPATH", "")]
     return kept | {
         "HF_ENDPOINT": hub_url,
         # The local Hub speaks the large-file protocol that every client falls back to, not the newer chunk store.
