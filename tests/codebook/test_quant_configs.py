@@ -71,8 +71,6 @@ def test_each_card_has_measured_quality(name):
 def test_quality_on_held_out_text(smollm2, smollm2_tokenizer, name, limit):
     data = Path(__file__).resolve().parents[2] / "vecinfer_hf" / "data"
     text = (data / "persuasion-excerpt.txt").read_text(encoding="utf-8")
-        encoding="utf-8"
-    )
     windows = text_windows(smollm2_tokenizer, text, 400, 1)
     codebook = Codebook.from_pretrained(f"SmolLM2-135M-Instruct/{name}")
     layers = {index: LayerSimulator(layer) for index, layer in codebook.layers.items()}
