@@ -5,11 +5,23 @@
 Importing this package registers "vecinfer" with transformers and changes nothing else.
 """
 
+import importlib
+
 from .cache.cache import VecInferCache
-from .calibration import calibrate
-from .codebook.codebook import Codebook, CodebookError
+from .calibration_config import CalibrationConfig
+from .codebook.codebook import Codebook
 from .config import VecInferConfig
-from .hub.search import find_codebooks
+from .errors import (
+    BackendError,
+    CacheStateError,
+    CodebookError,
+    CodebookHubError,
+    ConfigError,
+    UnsupportedCallError,
+    UnsupportedMaskError,
+    UnsupportedModelError,
+    VecInferError,
+)
 from .integration import registration
 from .integration.compat import cache_argument
 from .integration.registration import disable, enable
@@ -17,10 +29,19 @@ from .version import __version__
 
 
 __all__ = [
+    "BackendError",
+    "CacheStateError",
+    "CalibrationConfig",
     "Codebook",
     "CodebookError",
+    "CodebookHubError",
+    "ConfigError",
+    "UnsupportedCallError",
+    "UnsupportedMaskError",
+    "UnsupportedModelError",
     "VecInferCache",
     "VecInferConfig",
+    "VecInferError",
     "__version__",
     "cache_argument",
     "calibrate",
@@ -28,5 +49,15 @@ __all__ = [
     "enable",
     "find_codebooks",
 ]
+
+_LAZY = {"calibrate": "calibration.calibrate", "find_codebooks": "hub.search"}
+"""Public names that a user of the cache does not need, and the modules they are loaded from at first use."""
+
+
+def __getattr__(name: str):
+    if name not in _LAZY:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f".{_LAZY[name]}", __name__), name)
+
 
 registration.install()

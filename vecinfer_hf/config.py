@@ -1,219 +1,283 @@
 # SPDX-FileCopyrightText: 2026 The vecinfer_hf authors
 # SPDX-License-Identifier: Apache-2.0
-"""VecInferConfig: everything a user chooses, checked when it is made.
+"""VecInferConfig: how a cache runs. CalibrationConfig (calibration_config.py) says how a codebook is made.
 
-Owns options and their rules. Which layers and heads a model has is the codebook's knowledge, not the config's.
+Owns the options of a cache, their rules, and how the options of both configs are stored.
 """
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, fields
-from typing import Any
+import json
+from collections.abc import Iterable
+from dataclasses import KW_ONLY, dataclass, fields
+from pathlib import Path
+from typing import Any, ClassVar
 
 from transformers.utils.quantization_config import QuantizationConfigMixin
 
-from .cache.sinks import SINK_CHOICES, SMALL_VALUES
-from .quantization.formats import CodeFormat, parse_format
+from .errors import ConfigError
+from .quantization.formats import parse_format
 
 
+SMALL_VALUES, FIRST = SINK_CHOICES = ("small_values", "first")
 OPS_BACKENDS = ("auto", "cuda", "reference")
-CACHE_OPTIONS = (
-    "codebook",
-    "revision",
-    "subfolder",
-    "residual_length",
-    "sink_length",
-    "sink_choice",
-    "ops_backend",
-    "trusted_owners",
-    "static",
-    "max_cache_len",
-    "key_bits",
-    "value_bits",
-)
-"""The options that matter when a codebook is used; the others matter when one is made."""
+QUANT_METHOD = "vecinfer"
 
 
-@dataclass(repr=False)
-class VecInferConfig(QuantizationConfigMixin):
-    """Options of a VecInfer key/value cache (https://arxiv.org/abs/2510.06175).
+def check_integer(name: str, value: Any, least: int, most: int) -> None:
+    """Raise ConfigError unless `value` is an integer from `least` to `most`."""
+    if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= most:
+        raise ConfigError(f"{name} is {value!r}; it must be an integer from {least} to {most}.")
 
-    The first ten say how a cache runs; the rest say how `calibrate` makes a codebook and are ignored afterwards,
-    because a codebook remembers its own formats.
 
-    Args:
-        codebook: name of the codebook: a directory, a shipped one ("SmolLM2-135M-Instruct/2bit"), a Hub repository,
-            "auto" (find one), or "online" (fit one to the first prompt).
-        revision: branch, tag or commit of a Hub repository.
-        subfolder: directory inside a Hub repository.
-        residual_length: recent tokens kept in full precision; 0 to keep none.
-        sink_length: early tokens of every sequence kept in full precision.
-        sink_choice: which ones: "small_values", for each head those of the first `sink_length + 64` tokens of a
-            cache's first call that have the smallest values (see sinks.py), or "first", the first ones.
-        ops_backend: "auto" (compiled kernels where they run, else torch), "cuda" (kernels or an error), "reference".
-        trusted_owners: Hub users or organizations from which `codebook="auto"` may download.
-        static: allocate the whole cache at once, so that `generate` compiles its decode step (CUDA graphs).
-        max_cache_len: tokens a static cache has room for, at least; default what the call needs.
-        key_bits: bits per key element: 4, 2, 1.5, 1.25, 1, or a format name such as "d2b8".
-        value_bits: bits per value element, likewise.
-        layer_bits: one `[key_bits, value_bits]` per quantized layer, instead of the two above, or None.
-        recipe: "default", "query" (forward passes only, faster), or "paper" for the recipe of the paper.
-        sequence_length: tokens per calibration window; cover the positions that will be used.
-        num_tokens: calibration tokens read, at most.
-        num_samples: tokens per layer kept for k-means (reservoir sampling).
-        num_iterations: k-means iterations.
-        seed: seed of sampling and k-means.
-        quant_method: always "vecinfer"; written into a saved model's config.
+def check_choice(name: str, value: Any, choices: tuple[str, ...]) -> None:
+    """Raise ConfigError unless `value` is one of `choices`."""
+    if not isinstance(value, str) or value not in choices:
+        raise ConfigError(f"{name} is {value!r}; use one of {choices}.")
 
-    Raises:
-        ValueError: for a value that breaks a rule, naming the value, the rule and the remedy.
-    """
 
-    codebook: str | None = None
-    revision: str | None = None
-    subfolder: str | None = None
-    residual_length: int = 128
-    sink_length: int = 4
-    sink_choice: str = SMALL_VALUES
-    ops_backend: str = "auto"
-    trusted_owners: list[str] | None = None
-    static: bool = False
-    max_cache_len: int | None = None
-    key_bits: float | str = 2
-    value_bits: float | str = 2
-    layer_bits: list[list[float | str]] | None = None
-    recipe: str = "default"
-    sequence_length: int = 2048
-    num_tokens: int = 65536
-    num_samples: int = 16384
-    num_iterations: int = 20
-    seed: int = 0
-    quant_method: str = "vecinfer"
+def check_bits(name: str, value: Any) -> None:
+    """Raise ConfigError unless `value` is a number of bits per element, or a format name."""
+    try:
+        parse_format(value)
+    except ValueError as error:
+        raise ConfigError(f"{name}: {error}") from None
 
-    def __post_init__(self):
-        if self.quant_method != "vecinfer":
-            raise ValueError(f"quant_method is {self.quant_method!r}; a VecInferConfig needs 'vecinfer'.")
-        if self.codebook is not None and not isinstance(self.codebook, str):
-            raise ValueError(
-                f"codebook is a {type(self.codebook).__name__}, but a config is stored as JSON and needs a name or "
-                "directory; pass a Codebook object to `vecinfer_hf.enable(model, codebook=...)` or `VecInferCache`."
-            )
-        for name in ("revision", "subfolder"):
-            value = getattr(self, name)
-            if value is not None and not isinstance(value, str):
-                raise ValueError(f"{name} is {value!r}; it must be a string or None.")
-        if self.trusted_owners is not None and not (
-            isinstance(self.trusted_owners, (list, tuple)) and all(isinstance(o, str) for o in self.trusted_owners)
-        ):
-            raise ValueError(f"trusted_owners is {self.trusted_owners!r}; it must be a list of Hub names or None.")
-        if not isinstance(self.static, bool):
-            raise ValueError(f"static is {self.static!r}; it must be true or false.")
-        if self.max_cache_len is not None and (not isinstance(self.max_cache_len, int) or self.max_cache_len < 1):
-            raise ValueError(f"max_cache_len is {self.max_cache_len!r}; it must be a positive integer or None.")
-        for name, least in (
-            ("residual_length", 0),
-            ("sink_length", 0),
-            ("sequence_length", 1),
-            ("num_tokens", 1),
-            ("num_samples", 1),
-            ("num_iterations", 1),
-            ("seed", 0),
-        ):
-            value = getattr(self, name)
-            if not isinstance(value, int) or isinstance(value, bool) or value < least:
-                raise ValueError(f"{name} is {value!r}; it must be an integer of at least {least}.")
-        if self.sink_choice not in SINK_CHOICES:
-            raise ValueError(f"sink_choice is {self.sink_choice!r}; use one of {SINK_CHOICES}.")
-        if self.ops_backend not in OPS_BACKENDS:
-            raise ValueError(f"ops_backend is {self.ops_backend!r}; use one of {OPS_BACKENDS}.")
-        parse_format(self.key_bits)
-        parse_format(self.value_bits)
-        if self.layer_bits is not None:
-            if not isinstance(self.layer_bits, (list, tuple)):
-                raise ValueError(f"layer_bits is {self.layer_bits!r}; it must be a list of [key_bits, value_bits].")
-            for index, pair in enumerate(self.layer_bits):
-                if not isinstance(pair, (list, tuple)) or len(pair) != 2:
-                    raise ValueError(f"layer_bits[{index}] is {pair!r}; it must be [key_bits, value_bits].")
-                parse_format(pair[0])
-                parse_format(pair[1])
 
-    def formats(self, num_layers: int) -> list[tuple[CodeFormat, CodeFormat]]:
-        """Return the key and value format of each of `num_layers` quantized layers.
+LONGEST_WINDOW = 1 << 20
+"""Tokens: the largest residual_length and the largest sink_length."""
 
-        Raises:
-            ValueError: if `layer_bits` has another length.
-        """
-        pairs = self.layer_bits
-        if pairs is None:
-            pairs = [(self.key_bits, self.value_bits)] * num_layers
-        if len(pairs) != num_layers:
-            raise ValueError(
-                f"layer_bits has {len(pairs)} entries but the model has {num_layers} layers with full attention; "
-                "give one [key_bits, value_bits] for each of these."
-            )
-        return [(parse_format(key), parse_format(value)) for key, value in pairs]
 
-    @property
-    def bits_per_element(self) -> float:
-        """Mean bits per key or value element of the coded tokens, over all layers."""
-        pairs = self.layer_bits or [(self.key_bits, self.value_bits)]
-        return sum(parse_format(bits).bits_per_element for pair in pairs for bits in pair) / (2 * len(pairs))
+class StoredOptions:
+    """Options that are stored as JSON. A subclass is a dataclass and names its file."""
+
+    file_name: ClassVar[str]
 
     def to_dict(self) -> dict[str, Any]:
-        """Return all options as plain JSON values."""
-        return asdict(self)
+        """Return all options as plain JSON values, in new containers."""
+        return json.loads(json.dumps({field.name: getattr(self, field.name) for field in fields(self)}))
 
     def to_diff_dict(self) -> dict[str, Any]:
-        """Return the options that differ from their defaults, and `quant_method`."""
+        """Return the options that differ from their defaults, as plain JSON values."""
         default = {field.name: field.default for field in fields(self)}
-        return {
-            name: value for name, value in self.to_dict().items() if name == "quant_method" or value != default[name]
-        }
+        return {name: value for name, value in self.to_dict().items() if value != default[name]}
+
+    @classmethod
+    def check_known(cls, names: Iterable[str]) -> None:
+        """Raise ConfigError for names that are no options of this class."""
+        known = [field.name for field in fields(cls)]
+        unknown = sorted(set(names) - set(known))
+        if unknown:
+            raise ConfigError(
+                f"{cls.__name__} has no option(s) {unknown}; it has {known}. If a newer version wrote them, upgrade "
+                "with `pip install -U vecinfer-hf`."
+            )
 
     @classmethod
     def from_dict(cls, config_dict: dict[str, Any], return_unused_kwargs: bool = False, **kwargs):
-        """Return the config that `to_dict` wrote.
+        """Return the config that `to_dict` or `to_diff_dict` wrote.
+
+        Args:
+            config_dict: options by name.
+            return_unused_kwargs: also return the `kwargs` that are no options, which are otherwise refused.
+            kwargs: options that replace those in `config_dict`.
 
         Raises:
-            ValueError: for an unknown option, listing the known ones.
+            ConfigError: for an unknown option or a value that breaks a rule.
         """
+        if not isinstance(config_dict, dict):
+            raise ConfigError(f"{cls.__name__} options must be a dictionary, not {type(config_dict).__name__}.")
         known = {field.name for field in fields(cls)}
-        unknown = sorted(set(config_dict) - known)
-        if unknown:
-            raise ValueError(f"Unknown VecInferConfig option(s) {unknown}; known are {sorted(known)}.")
-        config = cls(**config_dict, **{name: value for name, value in kwargs.items() if name in known})
-        unused = {name: value for name, value in kwargs.items() if name not in known}
+        unused = {name: kwargs.pop(name) for name in list(kwargs) if name not in known} if return_unused_kwargs else {}
+        cls.check_known([*config_dict, *kwargs])
+        config = cls(**{**config_dict, **kwargs})
         return (config, unused) if return_unused_kwargs else config
 
+    def save_pretrained(self, save_directory: str | Path) -> None:
+        """Write the options that differ from their defaults into `save_directory`, as JSON."""
+        directory = Path(save_directory)
+        if directory.is_file():
+            raise ConfigError(f"Cannot save options to {directory}: it is a file; give a directory.")
+        directory.mkdir(parents=True, exist_ok=True)
+        (directory / self.file_name).write_text(json.dumps(self.to_diff_dict(), indent=2) + "\n", encoding="utf-8")
+
+    @classmethod
+    def from_pretrained(cls, name: str | Path, **kwargs):
+        """Return the config that `save_pretrained` or `push_to_hub` stored.
+
+        Args:
+            name: a directory, or a Hub repository.
+            kwargs: for a directory: subfolder; for a repository: subfolder, revision, token, cache_dir,
+                local_files_only, force_download.
+
+        Raises:
+            ConfigError: if the file is missing, not JSON, or has unknown options or values that break a rule.
+            CodebookHubError: if the Hub has no such file or cannot be reached.
+        """
+        directory = Path(name).expanduser()
+        if directory.is_dir():
+            subfolder = kwargs.pop("subfolder", None)
+            if kwargs:
+                raise ConfigError(f"{sorted(kwargs)} concern Hub repositories, but {name} is a directory.")
+            path = directory / (subfolder or "") / cls.file_name
+        else:
+            from .hub.download import download_options
+
+            path = download_options(str(name), cls.file_name, **kwargs)
+        try:
+            return cls.from_dict(json.loads(path.read_text(encoding="utf-8")))
+        except ConfigError as error:
+            raise ConfigError(f"{path}: {error}") from None
+        except (OSError, ValueError, RecursionError) as error:
+            raise ConfigError(f"{path} cannot be read as JSON options ({error}).") from error
+
     def push_to_hub(self, repo_id: str, **kwargs):
-        """Upload these options to a Hub repository; see `vecinfer_hf.hub.push_config` for the arguments.
+        """Upload these options to a Hub repository; see `vecinfer_hf.hub.push_options` for the arguments.
 
         Returns:
             The commit, a `huggingface_hub.CommitInfo`.
         """
-        from .hub import push_config
+        from .hub.push import push_options
 
-        return push_config(self, repo_id, **kwargs)
-
-    def cache_config(self) -> dict[str, Any]:
-        """Return the `cache_config` for a generation config: what differs from the defaults, as plain JSON.
-
-        It carries `backend="vecinfer"` and no `cache_implementation`, because that form still loads, and generates
-        with the stock cache, where vecinfer_hf is not installed.
-        """
-        changed = self.to_diff_dict()
-        return {"backend": "vecinfer", **{name: changed[name] for name in CACHE_OPTIONS if name in changed}}
+        return push_options(self, repo_id, **kwargs)
 
 
-def check_cache_config(cache_config: dict[str, Any] | None) -> dict[str, Any]:
-    """Return the options in a `cache_config`, checked, without `backend`.
+@dataclass(repr=False)
+class VecInferConfig(StoredOptions, QuantizationConfigMixin):
+    """How a VecInfer key/value cache runs (https://arxiv.org/abs/2510.06175). None means: as the codebook was made.
+
+    Args:
+        codebook: a directory, a shipped codebook ("SmolLM2-135M-Instruct/2bit"), a Hub repository, "auto" (find one),
+            or "online" (fit one to the first prompt). None means "auto".
+        revision: branch, tag or commit of a Hub repository.
+        subfolder: directory inside a repository or directory.
+        trusted_owners: Hub users or organizations from which "auto" may download.
+        key_bits: bits per key element, 4, 2, 1.5, 1.25 or 1, or a format name such as "d2b8". It chooses among the
+            codebooks of "auto" and shapes an "online" one; a named codebook must have it.
+        value_bits: bits per value element, likewise.
+        residual_length: recent tokens kept in full precision.
+        sink_length: early tokens of each sequence kept in full precision.
+        sink_choice: which ones: "small_values" (for each head those of the first `sink_length + 64` tokens of a
+            cache's first call that have the smallest values) or "first" (the first ones).
+        static: True allocates the whole cache once, so that `generate` compiles its decode step.
+        max_cache_len: tokens that a static cache has room for, at least; None: as many as a call needs.
+        ops_backend: "auto" (compiled kernels where they run, else torch), "cuda" (kernels or an error) or "reference"
+            (torch). None means "auto".
+        quant_method: always "vecinfer"; written into a saved model's config.
 
     Raises:
-        ValueError: for an unknown key, listing the known ones, or for a value that VecInferConfig refuses.
+        ConfigError: for a value that breaks a rule.
     """
-    options = {name: value for name, value in (cache_config or {}).items() if name != "backend"}
-    unknown = sorted(set(options) - set(CACHE_OPTIONS))
-    if unknown:
-        raise ValueError(f"Unknown cache_config key(s) {unknown} for the vecinfer cache; known are {CACHE_OPTIONS}.")
-    VecInferConfig(**options)
-    return options
+
+    file_name: ClassVar[str] = "vecinfer_config.json"
+
+    codebook: str | None = None
+    _: KW_ONLY
+    revision: str | None = None
+    subfolder: str | None = None
+    trusted_owners: list[str] | None = None
+    key_bits: float | str | None = None
+    value_bits: float | str | None = None
+    residual_length: int | None = None
+    sink_length: int | None = None
+    sink_choice: str | None = None
+    static: bool | None = None
+    max_cache_len: int | None = None
+    ops_backend: str | None = None
+    quant_method: str = QUANT_METHOD
+
+    def __post_init__(self):
+        if self.quant_method != QUANT_METHOD:
+            raise ConfigError(f"quant_method is {self.quant_method!r}; a VecInferConfig needs {QUANT_METHOD!r}.")
+        if self.codebook is not None and not isinstance(self.codebook, str):
+            raise ConfigError(
+                f"codebook is a {type(self.codebook).__name__}, but a config is stored as JSON and needs a name or "
+                "directory; pass a Codebook object to `vecinfer_hf.enable(model, codebook)` or to `VecInferCache`."
+            )
+        for name in ("codebook", "revision", "subfolder"):
+            value = getattr(self, name)
+            if value is not None and (not isinstance(value, str) or not value):
+                raise ConfigError(f"{name} is {value!r}; it must be a string of at least one character, or None.")
+        owners = self.trusted_owners
+        if owners is not None:
+            if not isinstance(owners, (list, tuple)) or not all(isinstance(owner, str) for owner in owners):
+                raise ConfigError(f"trusted_owners is {owners!r}; it must be a list of Hub names, or None.")
+            self.trusted_owners = list(owners)
+        for name in ("key_bits", "value_bits"):
+            if getattr(self, name) is not None:
+                check_bits(name, getattr(self, name))
+        for name in ("residual_length", "sink_length"):
+            if getattr(self, name) is not None:
+                check_integer(name, getattr(self, name), 0, LONGEST_WINDOW)
+        if self.sink_choice is not None:
+            check_choice("sink_choice", self.sink_choice, SINK_CHOICES)
+        if self.static is not None and not isinstance(self.static, bool):
+            raise ConfigError(f"static is {self.static!r}; it must be True, False or None.")
+        if self.max_cache_len is not None:
+            check_integer("max_cache_len", self.max_cache_len, 1, 1 << 40)
+            if not self.static:
+                raise ConfigError(f"max_cache_len={self.max_cache_len} needs static=True; a growing cache has none.")
+        if self.ops_backend is not None:
+            check_choice("ops_backend", self.ops_backend, OPS_BACKENDS)
+
+    def to_diff_dict(self) -> dict[str, Any]:
+        """Return the options that were set, and `quant_method`, as plain JSON values."""
+        return {**super().to_diff_dict(), "quant_method": self.quant_method}
+
+    def options(self) -> dict[str, Any]:
+        """Return the options that were set, as `VecInferCache` takes them."""
+        return StoredOptions.to_diff_dict(self)
+
+    def cache_config(self) -> dict[str, Any]:
+        """Return the `cache_config` for a generation config: the options that were set.
+
+        It carries `backend="vecinfer"` and no `cache_implementation`, because that form still loads, and generates
+        with the default cache, where vecinfer_hf is not installed.
+        """
+        return {"backend": QUANT_METHOD, **self.options()}
+
+    @classmethod
+    def from_cache_config(cls, cache_config: VecInferConfig | dict[str, Any] | None) -> VecInferConfig:
+        """Return the config for what a user or a saved model has as `cache_config`.
+
+        Raises:
+            ConfigError: for an unknown key or a value that breaks a rule.
+        """
+        if isinstance(cache_config, cls):
+            return cache_config
+        options = {} if cache_config is None else cache_config
+        if not isinstance(options, dict):
+            raise ConfigError(f"cache_config is a {type(options).__name__}; give a VecInferConfig or a dictionary.")
+        return cls.from_dict({name: value for name, value in options.items() if name != "backend"})
+
+    @classmethod
+    def from_dict(cls, config_dict: dict[str, Any], return_unused_kwargs: bool = False, **kwargs):
+        """Return the config that `to_dict` wrote, also one of version 0.1; see `StoredOptions.from_dict`."""
+        if isinstance(config_dict, dict):
+            config_dict = _from_version_0_1(config_dict)
+        return super().from_dict(config_dict, return_unused_kwargs, **kwargs)
+
+
+_DEFAULTS_0_1 = {
+    "residual_length": 128,
+    "sink_length": 4,
+    "sink_choice": SMALL_VALUES,
+    "ops_backend": "auto",
+    "static": False,
+    "key_bits": 2,
+    "value_bits": 2,
+}
+"""Version 0.1 wrote these values also where nothing was asked for."""
+_CALIBRATION_0_1 = ("layer_bits", "recipe", "sequence_length", "num_tokens", "num_samples", "num_iterations", "seed")
+"""Options of version 0.1 that only `calibrate` read."""
+
+
+def _from_version_0_1(options: dict[str, Any]) -> dict[str, Any]:
+    """Return the options of a cache in a full dictionary of version 0.1, and any other dictionary as it is."""
+    if not set(_CALIBRATION_0_1) <= set(options):
+        return options
+    return {
+        name: value
+        for name, value in options.items()
+        if name not in _CALIBRATION_0_1 and (name not in _DEFAULTS_0_1 or value != _DEFAULTS_0_1[name])
+    }

@@ -7,7 +7,7 @@ Owns nothing of calibration: centroids are random, transforms are well condition
 
 import torch
 
-from vecinfer_hf import Codebook, VecInferConfig
+from vecinfer_hf import CalibrationConfig, Codebook
 from vecinfer_hf.model_info import (
     full_attention_layers,
     head_dim,
@@ -78,5 +78,5 @@ def random_codebook(config, key_bits=2, value_bits=2, seed: int = 0, **kwargs) -
         )
         for index in indices
     }
-    options = VecInferConfig(key_bits=key_bits, value_bits=value_bits)
+    options = CalibrationConfig(key_bits=key_bits, value_bits=value_bits)
     return Codebook(options, model_identity(config), layers)

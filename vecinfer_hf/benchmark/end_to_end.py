@@ -10,7 +10,7 @@ import torch
 from transformers import PreTrainedModel
 
 from ..cache.planner import stock_plan, vecinfer_plan
-from ..config import VecInferConfig
+from ..calibration_config import CalibrationConfig
 from ..model_info import full_attention_layers, num_key_value_heads, text_config
 from ..quantization.formats import parse_format
 from .caches import STOCK, STOCK_QUANTIZED, STOCK_STATIC, CacheKind, vecinfer
@@ -88,7 +88,7 @@ def largest_batch(model: PreTrainedModel, kind: CacheKind, context: int, memory:
         group = inner.num_attention_heads // num_key_value_heads(inner)
         tokens = int(tokens * (1 + group / layers))
     else:
-        fmt, lengths = parse_format(kind.bits), VecInferConfig()
+        fmt, lengths = parse_format(kind.bits), CalibrationConfig()
         plan = vecinfer_plan(
             model.config, [(fmt, fmt)] * layers, lengths.residual_length, lengths.sink_length, model.dtype
         )

@@ -7,8 +7,8 @@ from __future__ import annotations
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig, PreTrainedConfig, PreTrainedModel
 
+from ..calibration_config import CalibrationConfig
 from ..codebook.codebook import Codebook
-from ..config import VecInferConfig
 from ..model_info import (
     full_attention_layers,
     head_dim,
@@ -110,4 +110,4 @@ def random_codebook(config: PreTrainedConfig, bits: float | str) -> Codebook:
         )
         for index in full_attention_layers(config)
     }
-    return Codebook(VecInferConfig(key_bits=bits, value_bits=bits), model_identity(config), layers)
+    return Codebook(CalibrationConfig(key_bits=bits, value_bits=bits), model_identity(config), layers)

@@ -8,18 +8,16 @@ Owns the choice of layers and what concerns all of them. layer.py owns a layer's
 from __future__ import annotations
 
 import torch
-from transformers import PreTrainedConfig
+from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.cache_utils import Cache, DynamicCache, QuantizedCache, StaticCache
 from transformers.utils import logging
 
 from ..codebook.codebook import Codebook
-from ..config import VecInferConfig, check_cache_config
-from ..integration.resolve import load_codebook
-from ..model_info import full_attention_layers, text_config, unsupported_reason
-from ..quantization.formats import parse_format
+from ..config import VecInferConfig
+from ..errors import ConfigError, UnsupportedModelError
+from ..model_info import full_attention_layers, text_config, unsupported_model_reason, unsupported_reason
 from ..quantization.packing import TILE, bytes_per_tile
 from .layer import SharedState, VecInferLayer
-from .online_codebook import ONLINE, OnlineCodebook
 from .padding import Padding
 from .static_layer import VecInferStaticLayer
 
@@ -35,27 +33,55 @@ class VecInferCache(QuantizedCache):
     `generate` and `enable` switch on, is the one that computes on the codes.
 
     Args:
-        config: the model's config.
-        codebook: a Codebook, or the name of one (see `VecInferConfig.codebook`).
-        options: the other entries of a `cache_config`: revision, subfolder, residual_length, sink_length, sink_choice,
-            ops_backend, trusted_owners, static, max_cache_len (required if static). Lengths and the choice of sinks
-            default to those the codebook was made with.
+        model_or_config: the model, or its config.
+        codebook: a Codebook, a VecInferConfig, or the name of a codebook (see `VecInferConfig`); None for "auto".
+        revision, subfolder, trusted_owners, key_bits, value_bits, residual_length, sink_length, sink_choice, static,
+            max_cache_len (required if static), ops_backend: see `VecInferConfig`; None as the codebook was made.
 
     Raises:
-        ValueError: for a model or an option that is not supported, or a codebook that does not fit.
+        UnsupportedModelError: for a model that cannot have such a cache.
+        ConfigError: for an option that breaks a rule or contradicts the codebook.
+        CodebookError: for a codebook that cannot be found or does not fit.
     """
 
-    def __init__(self, config: PreTrainedConfig, codebook: Codebook | str | None = None, **options):
-        reason = unsupported_reason(config)
+    def __init__(
+        self,
+        model_or_config: PreTrainedModel | PreTrainedConfig,
+        codebook: Codebook | VecInferConfig | str | None = None,
+        *,
+        revision: str | None = None,
+        subfolder: str | None = None,
+        trusted_owners: list[str] | None = None,
+        key_bits: float | str | None = None,
+        value_bits: float | str | None = None,
+        residual_length: int | None = None,
+        sink_length: int | None = None,
+        sink_choice: str | None = None,
+        static: bool | None = None,
+        max_cache_len: int | None = None,
+        ops_backend: str | None = None,
+    ):
+        from ..integration.resolve import resolve
+
+        given = {
+            "revision": revision,
+            "subfolder": subfolder,
+            "trusted_owners": trusted_owners,
+            "key_bits": key_bits,
+            "value_bits": value_bits,
+            "residual_length": residual_length,
+            "sink_length": sink_length,
+            "sink_choice": sink_choice,
+            "static": static,
+            "max_cache_len": max_cache_len,
+            "ops_backend": ops_backend,
+        }
+        is_model = isinstance(model_or_config, PreTrainedModel)
+        config = model_or_config.config if is_model else model_or_config
+        reason = unsupported_model_reason(model_or_config) if is_model else unsupported_reason(config)
         if reason:
-            raise ValueError(f"No VecInfer cache for this model: {reason}.")
-        options = check_cache_config(options)
-        if codebook == ONLINE:
-            codebook = _online_codebook(config, options)
-        elif not isinstance(codebook, Codebook):
-            codebook = load_codebook(config, {**options, "codebook": codebook})
-        codebook.check_model(config)
-        _check_bits(codebook, options)
+            raise UnsupportedModelError(f"No VecInfer cache for this model: {reason}.")
+        codebook, options = resolve(model_or_config, codebook, **given)
         inner = text_config(config)
         quantized = set(full_attention_layers(config))
         shared = SharedState(inner, tuple(sorted(quantized)))
@@ -66,16 +92,16 @@ class VecInferCache(QuantizedCache):
             )
         arguments = (
             codebook,
-            options.get("residual_length", codebook.config.residual_length),
-            options.get("sink_length", codebook.config.sink_length),
-            options.get("sink_choice", codebook.config.sink_choice),
-            options.get("ops_backend", "auto"),
+            _first(options.residual_length, codebook.config.residual_length),
+            _first(options.sink_length, codebook.config.sink_length),
+            _first(options.sink_choice, codebook.config.sink_choice),
+            _first(options.ops_backend, "auto"),
             shared,
         )
-        if options.get("static"):
-            size = options.get("max_cache_len")
+        if options.static:
+            size = options.max_cache_len
             if size is None:
-                raise ValueError("A static cache needs max_cache_len, the tokens it has room for.")
+                raise ConfigError("A static cache needs max_cache_len, the tokens it has room for.")
             layers = [
                 VecInferStaticLayer(index, *arguments, max_cache_len=size) if index in quantized else layer
                 for index, layer in enumerate(StaticCache(config=inner, max_cache_len=size).layers)
@@ -165,23 +191,5 @@ class VecInferCache(QuantizedCache):
         self.shared.padding = Padding()
 
 
-def _check_bits(codebook: Codebook, options: dict) -> None:
-    """Refuse bits that contradict the codebook, which alone decides them once it is made."""
-    for position, name in enumerate(("key_bits", "value_bits")):
-        if name in options:
-            stored = {codebook.formats(index)[position].name for index in codebook.layers}
-            if stored != {parse_format(options[name]).name}:
-                raise ValueError(
-                    f"{name}={options[name]} was asked for, but the codebook has {sorted(stored)}; leave {name} out "
-                    "or name another codebook."
-                )
-
-
-def _online_codebook(config: PreTrainedConfig, options: dict) -> OnlineCodebook:
-    if options.get("static"):
-        raise ValueError(
-            'codebook="online" needs a cache that grows: a compiled decode step cannot wait for a codebook. '
-            'Leave out "static" or calibrate a codebook.'
-        )
-    names = ("key_bits", "value_bits", "residual_length", "sink_length", "sink_choice")
-    return OnlineCodebook(config, VecInferConfig(**{name: options[name] for name in names if name in options}))
+def _first(given, default):
+    return default if given is None else given

@@ -15,6 +15,7 @@ from transformers.cache_utils import CacheLayerMixin
 
 from ..attention.masks import NO_OFFSET
 from ..codebook.codebook import Codebook
+from ..config import FIRST
 from ..ops import MAX_DECODE_QUERIES, select_backend
 from ..ops.blockwise import cache_blocks
 from ..ops.placement import store_tokens, window_span
@@ -23,7 +24,7 @@ from ..ops.types import CacheBuffers, LayerCodebook
 from ..quantization.packing import TILE, bytes_per_tile
 from .handle import CacheHandle, SharedState
 from .online_codebook import OnlineCodebook
-from .sinks import CANDIDATES, FIRST, choose_sinks, sinks_to_front
+from .sinks import CANDIDATES, choose_sinks, sinks_to_front
 
 
 _Piece = tuple[torch.Tensor, torch.Tensor, list[int], list[int]]

@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """OnlineCodebook: for a model that nobody has calibrated, fitted to the first prompt's own keys and values.
 
-Owns when a layer is fitted; calibration/online.py owns how.
+Owns when a layer is fitted; quantization/online_fit.py owns how.
 """
 
 from __future__ import annotations
@@ -10,12 +10,13 @@ from __future__ import annotations
 import torch
 from transformers import PreTrainedConfig
 
-from ..calibration import fit_online
-from ..codebook.codebook import Codebook, CodebookError
-from ..config import VecInferConfig
+from ..calibration_config import CalibrationConfig
+from ..codebook.codebook import Codebook
+from ..errors import CodebookError
 from ..model_info import full_attention_layers, head_dim, model_identity, num_key_value_heads, text_config
 from ..ops.types import LayerCodebook
 from ..quantization.formats import CodeFormat
+from ..quantization.online_fit import fit_online
 
 
 ONLINE = "online"
@@ -29,7 +30,7 @@ class OnlineCodebook(Codebook):
         config: `key_bits`, `value_bits`, `layer_bits`, `residual_length`, `sink_length` and `seed` are used.
     """
 
-    def __init__(self, model_config: PreTrainedConfig, config: VecInferConfig):
+    def __init__(self, model_config: PreTrainedConfig, config: CalibrationConfig):
         inner = text_config(model_config)
         indices = full_attention_layers(model_config)
         formats = config.formats(len(indices)) if indices else []
@@ -58,6 +59,18 @@ class OnlineCodebook(Codebook):
             query_states,
             sink_length=0,
             seed=self.config.seed,
+        )
+        fitted = LayerCodebook(
+            key_mean=fitted.key_mean,
+            key_transform=1 / fitted.smooth_scale,
+            query_transform=fitted.smooth_scale,
+            key_centroids=fitted.key_centroids,
+            key_centroid_scale=fitted.key_centroid_scale,
+            value_mean=None,
+            value_transform=None,
+            output_transform=None,
+            value_centroids=fitted.value_centroids,
+            value_centroid_scale=fitted.value_centroid_scale,
         )
         self.layers[index] = fitted
         self._on_device[index, key_states.device] = fitted.to(key_states.device)

@@ -11,9 +11,7 @@ import weakref
 
 import torch
 
-
-class UnsupportedMaskError(ValueError):
-    """An attention mask that is not causal attention over the row's own real tokens."""
+from ..errors import UnsupportedMaskError
 
 
 class Padding:

@@ -12,8 +12,9 @@ from __future__ import annotations
 
 import torch
 
+from ..config import FIRST, SMALL_VALUES
 
-SMALL_VALUES, FIRST = SINK_CHOICES = ("small_values", "first")
+
 CANDIDATES = 64
 """Tokens besides the sinks themselves that a choice looks at: two tiles, so that the codes behind stay aligned."""
 

@@ -4,14 +4,12 @@
 
 from .allocate import allocate_bits, measure_sensitivity, predicted_sensitivity
 from .calibrate import calibrate
-from .online import fit_online
 from .refine import refine, simulated_loss
 
 
 __all__ = [
     "allocate_bits",
     "calibrate",
-    "fit_online",
     "measure_sensitivity",
     "predicted_sensitivity",
     "refine",

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 import torch
 from transformers import PreTrainedModel
 
-from ..cache.sinks import SMALL_VALUES
+from ..config import SMALL_VALUES
 from ..ops.types import LayerCodebook
 from .fit import restore
 from .gradients import GradientStates
@@ -20,8 +20,6 @@ from .refine import simulated_loss, stock_states
 from .simulate import LayerSimulator
 
 
-CANDIDATE_BITS = (1, 2, 4)
-"""Bits an allocation chooses from: all byte codes, the fast path of the kernels."""
 _UNITS_PER_BIT = 4
 
 

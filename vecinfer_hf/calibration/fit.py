@@ -12,22 +12,22 @@ from typing import NamedTuple
 
 import torch
 
+from ..calibration_config import RECIPES
 from ..ops.types import LayerCodebook
 from ..quantization import quantizer
 from ..quantization.formats import CodeFormat
 from ..quantization.kmeans import residual_kmeans, round_to_int8
+from ..quantization.smooth_scale import key_statistics
 from ..quantization.transforms import apply_transform, invert_transform, key_inverse
 from .loss_transform import loss_transform, token_weights
 from .recorder import LayerStates
 
 
-RECIPES = ("default", "query", "paper")
 MAX_POINTS = 32768
 """Sub-vectors that k-means sees of one key/value head, or 16 for each centroid if that is more."""
 _ERROR_TOKENS = 2048
 _GROUP_PROBLEMS = 96
 """Heads clustered together; their points are held at once, 0.5 MiB each for 4-dimensional sub-vectors."""
-_CENTRING_GAIN = 0.5
 
 
 class SideTransform(NamedTuple):
@@ -142,37 +142,6 @@ def _drawn(
     return points, weights.repeat_interleave(points.shape[1] // weights.shape[1], 1)
 
 
-def key_statistics(
-    keys: torch.Tensor, key_absmax: torch.Tensor, query_moment: torch.Tensor, recipe: str
-) -> tuple[torch.Tensor | None, torch.Tensor]:
-    """Return the keys' mean (or None) and the smooth scale of a recipe, both float32 `[Hkv, D]`.
-
-    Args:
-        keys: float32 `[Hkv, samples, D]`.
-        key_absmax: float32 `[Hkv, D]`.
-        query_moment: float32 `[Hkv, D, D]`.
-        recipe: "query" or "paper".
-
-    Raises:
-        ValueError: for an unknown recipe.
-    """
-    if recipe == "paper":
-        return None, _positive(key_absmax.sqrt())
-    if recipe != "query":
-        raise ValueError(f"recipe is {recipe!r}; use one of {RECIPES}.")
-    query_square = query_moment.diagonal(dim1=-2, dim2=-1).clamp_min(0)
-    mean = keys.mean(1)
-    raw_square = keys.square().mean(1)
-    central_square = (raw_square - mean.square()).clamp_min(0)
-    # The error of q . k at a given number of bits is proportional to (sum over channels of rms(k) rms(q)) ** 2.
-    raw, central = ((square * query_square).sqrt().sum(-1).square() for square in (raw_square, central_square))
-    # A mean depends on the positions seen, so it is used only where keys are mostly offset (models with a key bias).
-    centred = (central.sum() < _CENTRING_GAIN * raw.sum()).item()
-    square = central_square if centred else raw_square
-    smooth_scale = _positive((_positive(square, 1e-8) / _positive(query_square, 1e-8)).sqrt().sqrt())
-    return (mean if centred else None), smooth_scale
-
-
 def _drawn_tokens(states: torch.Tensor, code_format: CodeFormat, seed: int) -> torch.Tensor:
     """Indices of tokens drawn at random, enough for `MAX_POINTS` sub-vectors a head."""
     order = torch.randperm(states.shape[1], generator=torch.Generator().manual_seed(seed))
@@ -214,9 +183,3 @@ def restore(
     )
     keys = invert_transform(keys, key_inverse(codebook.query_transform), codebook.key_mean)
     return keys, invert_transform(values, codebook.output_transform, codebook.value_mean)
-
-
-def _positive(values: torch.Tensor, share: float = 1e-4) -> torch.Tensor:
-    """Keep scales away from 0: no channel gets less than this share of its head's largest."""
-    floor = values.amax(-1, keepdim=True) * share
-    return torch.where(floor > 0, torch.maximum(values, floor), torch.ones_like(values))

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from transformers import PreTrainedModel
 
-from ..cache.sinks import SMALL_VALUES
+from ..config import SMALL_VALUES
 from .attention import attention_function
 from .recompute import recomputed_if_needed
 from .recorder import LayerStates, group_moment, sample_tokens

@@ -107,7 +107,7 @@ def text_mixture(
     """
     check_share(separators)
     if not 0 <= share < 1:
-        raise ValueError(f"recall is {share}; it is a share of the text, from 0 to below 1.")
+        raise ValueError(f"retrieval_fraction is {share}; it must be a number from 0 to below 1.")
     length = min(PIECE_LENGTH, windows.shape[1])
     pieces = windows[:, : windows.shape[1] // length * length].reshape(-1, length)
     if tokenizer is None or length < MIN_LENGTH:

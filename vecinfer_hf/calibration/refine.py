@@ -16,7 +16,7 @@ import torch
 from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 
-from ..cache.sinks import SMALL_VALUES
+from ..config import SMALL_VALUES
 from ..model_info import text_config
 from ..ops.types import LayerCodebook
 from .attention import attention_function, plain_attention

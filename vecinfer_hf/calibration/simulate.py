@@ -12,7 +12,8 @@ from collections.abc import Callable, Mapping
 
 import torch
 
-from ..cache.sinks import SMALL_VALUES, choose_sinks
+from ..cache.sinks import choose_sinks
+from ..config import SMALL_VALUES
 from ..ops.types import LayerCodebook
 from ..quantization.kmeans import round_to_int8
 from ..quantization.transforms import hadamard_matrix, rounded_matrix

@@ -11,20 +11,20 @@ from typing import Annotated
 import typer
 
 from ..assets import load_text
-from ..cache.sinks import SINK_CHOICES
 from ..calibration import calibrate as make_codebook
-from ..config import VecInferConfig
+from ..calibration_config import CalibrationConfig
+from ..config import SINK_CHOICES
 from .console import output
 from .inspect import print_codebook
 from .loading import Device, Dtype, Model, load_model
 
 
-DEFAULT = VecInferConfig()
+DEFAULT = CalibrationConfig()
 FAST_TOKENS, FAST_SAMPLES, FAST_ITERATIONS = 16384, 4096, 8
 
 
 def bits(value: str) -> float | str:
-    """Return a bit width as VecInferConfig takes it: a number, or a format name such as "d2b8"."""
+    """Return a bit width as CalibrationConfig takes it: a number, or a format name such as "d2b8"."""
     try:
         number = float(value)
     except ValueError:
@@ -47,18 +47,18 @@ def calibrate(
     refine_steps: Annotated[
         int, typer.Option(min=0, help="Gradient steps against the model's output, 70 to 200 (for a GPU).")
     ] = 0,
-    recall: Annotated[
+    retrieval_fraction: Annotated[
         float | None,
         typer.Option(
-            min=0, help="Share of the text that asks for facts in it, below 1; default 0.5, without gradients 0."
+            help="Fraction of calibration windows that are needle-style facts and questions, 0 <= x < 1 "
+            "(default 0.5; 0 for recipes without gradients)."
         ),
     ] = None,
-    separators: Annotated[
+    separator_fraction: Annotated[
         float | None,
         typer.Option(
-            min=0,
-            max=1,
-            help="Share of the windows with special tokens in their midst; default 0.25, without gradients 0.",
+            help="Fraction of windows with special tokens at random places, 0 <= x <= 1 (default 0.25; 0 for recipes "
+            "without gradients)."
         ),
     ] = None,
     recipe: Annotated[str, typer.Option(help="default, query (no gradients), or paper.")] = DEFAULT.recipe,
@@ -87,7 +87,7 @@ def calibrate(
         recipe = "query" if recipe == DEFAULT.recipe else recipe
         num_tokens, num_iterations = min(num_tokens, FAST_TOKENS), min(num_iterations, FAST_ITERATIONS)
         num_samples = min(num_samples, FAST_SAMPLES)
-    config = VecInferConfig(
+    config = CalibrationConfig(
         key_bits=bits(key_bits),
         value_bits=bits(value_bits),
         recipe=recipe,
@@ -99,20 +99,15 @@ def calibrate(
         sink_length=sink_length,
         sink_choice=sink_choice,
         seed=seed,
+        allocate=allocate,
+        refine_steps=refine_steps,
+        retrieval_fraction=retrieval_fraction,
+        separator_fraction=separator_fraction,
     )
     _check_output(output_directory)
     texts = {name: load_text(name) for name in text or ["persuasion-excerpt"]}
     loaded, tokenizer = load_model(model, dtype, device)
-    codebook = make_codebook(
-        loaded,
-        tokenizer,
-        texts,
-        config,
-        allocate=allocate,
-        refine_steps=refine_steps,
-        recall=recall,
-        separators=separators,
-    )
+    codebook = make_codebook(loaded, tokenizer, texts, config)
     codebook.save_pretrained(output_directory)
     print_codebook(codebook)
     output.print(f"Saved to {output_directory}", markup=False, highlight=False)

@@ -12,7 +12,7 @@ from transformers import PreTrainedTokenizerBase, TextStreamer
 
 from ..assets import SMOLLM2_ID, load_text
 from ..calibration import calibrate
-from ..config import VecInferConfig
+from ..calibration_config import CalibrationConfig
 from ..evaluation import evaluate_perplexity, greedy_agreement, text_windows
 from .calibrate import bits as parse_bits
 from .console import errors, output, print_json, progress_bar, size
@@ -48,7 +48,7 @@ def demo(
     started = time.perf_counter()
     width = parse_bits(bits)
     # 4096 tokens of 64 channels have 65,536 sub-vectors per head, 256 for each centroid: enough for a demo.
-    config = VecInferConfig(
+    config = CalibrationConfig(
         key_bits=width,
         value_bits=width,
         num_tokens=num_tokens,

@@ -16,9 +16,9 @@ import typer
 from ..assets import load_text
 from ..assets.tasks import TASKS, load_task
 from ..cache.online_codebook import ONLINE
-from ..cache.sinks import SINK_CHOICES
 from ..calibration.special_tokens import separator_ids, with_separators
 from ..codebook.codebook import Codebook
+from ..config import SINK_CHOICES
 from ..evaluation import (
     compare,
     evaluate_perplexity,
@@ -36,7 +36,7 @@ from ..evaluation import (
     text_windows,
 )
 from ..evaluation.compare import PEER_BITS
-from ..integration.resolve import load_codebook
+from ..integration.resolve import resolve
 from ..model_info import full_attention_layers, text_config
 from ..version import __version__
 from .console import print_json, progress_bar
@@ -176,7 +176,7 @@ def evaluate(
             report["generation"] = judge_continuations(loaded, prompts, codebook, generation_tokens, **options)
             advance(1)
     if peers or needles or tasks:
-        own = load_codebook(loaded.config, {"codebook": codebook, "revision": revision})
+        own = resolve(loaded, codebook, revision=revision)[0]
         lengths = {name: getattr(result, name) for name in ("sink_length", "residual_length", "sink_choice")}
         methods = [own_method(loaded, own)]
     if peers:

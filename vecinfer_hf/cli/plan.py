@@ -13,7 +13,7 @@ import typer
 from transformers import AutoConfig
 
 from ..cache.planner import stock_plan, vecinfer_plan, weight_bytes
-from ..config import VecInferConfig
+from ..calibration_config import CalibrationConfig
 from ..model_info import full_attention_layers
 from .console import print_json, print_table, size
 from .loading import AsJson, Model, model_source
@@ -57,7 +57,7 @@ def plan(
     layers = len(full_attention_layers(config))
     plans = [stock_plan(config, dtype)]
     for bits in (4, 2, 1):
-        formats = VecInferConfig(key_bits=bits, value_bits=bits).formats(layers)
+        formats = CalibrationConfig(key_bits=bits, value_bits=bits).formats(layers)
         plans.append(vecinfer_plan(config, formats, residual_length, sink_length, dtype))
     rows = [
         {

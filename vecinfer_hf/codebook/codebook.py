@@ -17,7 +17,8 @@ import torch
 from safetensors.torch import save_file
 from transformers.utils import logging
 
-from ..config import VecInferConfig
+from ..calibration_config import CalibrationConfig
+from ..errors import CodebookError
 from ..model_info import check_identity, model_identity
 from ..ops.types import LayerCodebook
 from ..quantization.formats import CodeFormat, implied_format
@@ -25,7 +26,6 @@ from .files import (
     CONFIG_NAME,
     FORMAT_VERSION,
     TENSORS_NAME,
-    CodebookError,
     layer_tensors,
     read_config,
     read_description,
@@ -40,7 +40,7 @@ class Codebook:
     """All layers' codebooks of one model.
 
     Args:
-        config: the VecInferConfig it was made with.
+        config: the CalibrationConfig it was made with.
         identity: the model it belongs to, as `model_identity(model.config)` returns it.
         layers: layer index -> LayerCodebook, for the layers with full attention.
         provenance: how it was made: model revision, text sources and hashes, tokens, date, errors per layer.
@@ -49,7 +49,7 @@ class Codebook:
 
     def __init__(
         self,
-        config: VecInferConfig,
+        config: CalibrationConfig,
         identity: dict[str, Any],
         layers: dict[int, LayerCodebook],
         provenance: dict[str, Any] | None = None,
@@ -185,7 +185,8 @@ class Codebook:
         elsewhere = f"There is no directory {name} here, and the package's own codebooks are {own}."
         if len(directory.parts) > 2 or directory.is_absolute() or str(name).startswith("."):
             raise CodebookError(f"{elsewhere} It cannot be a Hub repository either: those are called owner/name.")
-        from ..hub import CodebookHubError, download_codebook
+        from ..errors import CodebookHubError
+        from ..hub import download_codebook
 
         try:
             downloaded, commit = download_codebook(str(name), **kwargs)

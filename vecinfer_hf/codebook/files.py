@@ -14,7 +14,8 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 
-from ..config import VecInferConfig
+from ..calibration_config import CalibrationConfig
+from ..errors import CodebookError
 from ..ops.types import LayerCodebook
 from ..quantization.formats import parse_format
 from ..quantization.transforms import query_from_key_transform
@@ -25,10 +26,6 @@ CONFIG_NAME = "config.json"
 TENSORS_NAME = "codebook.safetensors"
 _MAX_HEADS = 4096
 _MAX_HEAD_DIM = 1024
-
-
-class CodebookError(ValueError):
-    """A codebook that cannot be used; the message says what is wrong and what to do."""
 
 
 def read_layers(directory: Path, description: dict[str, Any]) -> dict[int, LayerCodebook]:
@@ -162,10 +159,10 @@ def read_description(directory: Path) -> dict[str, Any]:
     return description
 
 
-def read_config(description: dict[str, Any], directory: Path) -> VecInferConfig:
-    """Return the VecInferConfig in `description`."""
+def read_config(description: dict[str, Any], directory: Path) -> CalibrationConfig:
+    """Return the CalibrationConfig in `description`."""
     try:
-        return VecInferConfig.from_dict(description["vecinfer_config"])
+        return CalibrationConfig.from_version_0_1(description["vecinfer_config"], description.get("provenance") or {})
     except (ValueError, TypeError) as error:
         raise CodebookError(
             f"{directory / CONFIG_NAME} has options that cannot be read: {error} If a newer version made it, upgrade "

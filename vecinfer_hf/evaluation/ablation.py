@@ -23,7 +23,6 @@ import torch
 from transformers import PreTrainedModel
 
 from ..assets import load_text
-from ..cache.sinks import FIRST, SMALL_VALUES
 from ..calibration.allocate import CANDIDATE_BITS, allocate_bits, mix_sides, predicted_sensitivity
 from ..calibration.calibrate import REFINE_BATCH
 from ..calibration.fit import SideTransform, fit_layers, key_statistics
@@ -35,6 +34,7 @@ from ..calibration.simulate import LayerSimulator
 from ..calibration.special_tokens import SHARE, separator_ids, with_separators
 from ..calibration.windows import calibration_windows
 from ..cli.loading import load_model
+from ..config import FIRST, SMALL_VALUES
 from ..model_info import full_attention_layers, text_config
 from ..ops.types import LayerCodebook
 from ..quantization.formats import parse_format

@@ -13,8 +13,8 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
-from ..cache.sinks import SMALL_VALUES
 from ..calibration.refine import simulated_loss, stock_states
+from ..config import SMALL_VALUES
 from .intervals import paired_difference
 from .methods import OWN, STOCK, Method
 

@@ -18,8 +18,9 @@ from transformers import Cache, DynamicCache, PreTrainedModel, PreTrainedTokeniz
 
 from ..cache.cache import VecInferCache
 from ..cache.online_codebook import ONLINE
-from ..cache.sinks import CANDIDATES, FIRST
+from ..cache.sinks import CANDIDATES
 from ..codebook.codebook import Codebook
+from ..config import FIRST
 from ..integration.compat import cache_argument
 from .attention import attention_set_to
 from .memory import cache_nbytes

@@ -14,10 +14,10 @@ from typing import Any
 import torch
 from transformers import DynamicCache, PreTrainedModel
 
-from ..cache.sinks import SMALL_VALUES
 from ..calibration.attention import attention_function, plain_attention
 from ..calibration.refine import model_logits
 from ..calibration.simulate import with_exact_sinks
+from ..config import SMALL_VALUES
 from ..integration.compat import cache_argument
 from .intervals import paired_difference
 from .needles import NeedleSample

@@ -16,10 +16,11 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ..assets.tasks import Question
-from ..cache.sinks import CANDIDATES, FIRST, SMALL_VALUES
+from ..cache.sinks import CANDIDATES
 from ..calibration.attention import attention_function, plain_attention, run_body
 from ..calibration.refine import model_logits
 from ..calibration.simulate import simulated_attention
+from ..config import FIRST, SMALL_VALUES
 from .intervals import paired_difference
 
 

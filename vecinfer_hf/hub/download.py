@@ -9,7 +9,6 @@ words the failures, push.py is the other direction.
 from __future__ import annotations
 
 import hashlib
-import json
 import re
 from functools import partial
 from pathlib import Path, PurePosixPath
@@ -20,17 +19,18 @@ from huggingface_hub.utils import HFValidationError, validate_repo_id
 from transformers.utils import logging
 
 from ..codebook.files import CONFIG_NAME, TENSORS_NAME
-from ..config import VecInferConfig
+from ..errors import CodebookHubError
 from ..version import __version__
-from .errors import CodebookHubError, explained, unreachable, with_retries
+from .errors import explained, unreachable, with_retries
 
 
 logger = logging.get_logger(__name__)
 
-VECINFER_CONFIG_NAME = "vecinfer_config.json"
 README = "README.md"
-LARGEST = {CONFIG_NAME: 16 << 20, VECINFER_CONFIG_NAME: 1 << 20, README: 16 << 20, TENSORS_NAME: 4 << 30}
+LARGEST = {CONFIG_NAME: 16 << 20, README: 16 << 20, TENSORS_NAME: 4 << 30}
 """Bytes a file may have. The largest codebook in sight (80 layers, 8 heads of 128, full matrices) has 0.2 GB."""
+_LARGEST_OPTIONS = 1 << 20
+"""Bytes that a file of options may have."""
 
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _FOLDER = re.compile(r"[\w.-]+(/[\w.-]+)*")
@@ -71,16 +71,31 @@ def download_codebook(
                      force_download)  # fmt: skip
 
 
-def download_config(repo_id: str, *, subfolder: str | None = None, **options) -> VecInferConfig:
-    """Return the VecInferConfig that `push_config` uploaded; the other arguments are `download_codebook`'s.
+def download_options(repo_id: str, file_name: str, **kwargs) -> Path:
+    """Return the local path of the options that `push_options` uploaded.
+
+    Args:
+        repo_id: "owner/name".
+        file_name: the config's `file_name`.
+        kwargs: the other arguments of `download_codebook`.
 
     Raises:
         CodebookHubError: as `download_codebook`.
-        ValueError: if it has unknown options or values.
+        TypeError: for any other keyword.
     """
-    defaults = {"revision": None, "token": None, "cache_dir": None, "local_files_only": False, "force_download": False}
-    folder, _ = _download((VECINFER_CONFIG_NAME,), repo_id, subfolder=subfolder, **(defaults | options))
-    return VecInferConfig.from_dict(json.loads((folder / VECINFER_CONFIG_NAME).read_text(encoding="utf-8")))
+    defaults = {
+        "revision": None,
+        "subfolder": None,
+        "token": None,
+        "cache_dir": None,
+        "local_files_only": False,
+        "force_download": False,
+    }
+    unknown = sorted(set(kwargs) - set(defaults))
+    if unknown:
+        raise TypeError(f"from_pretrained has no argument(s) {unknown}; it has {sorted(defaults)}.")
+    folder, _ = _download((file_name,), repo_id, **(defaults | kwargs))
+    return folder / file_name
 
 
 def hub_api(token: str | bool | None) -> HfApi:
@@ -175,9 +190,10 @@ def _check_listing(siblings: list[Any], repo_id: str, subfolder: str | None, nam
             where = [place for place in where if place != "."]
             hint = f"its codebooks are in the subfolders {where}: pass subfolder=" if where else "choose another one"
             raise CodebookHubError(f"{repo_id} has no file {path}, so there is no codebook; {hint}.")
-        if (files[path].size or 0) > LARGEST[name]:
+        most = LARGEST.get(name, _LARGEST_OPTIONS)
+        if (files[path].size or 0) > most:
             raise CodebookHubError(
-                f"{repo_id} announces {files[path].size} bytes for {path}, more than the {LARGEST[name]} any codebook "
+                f"{repo_id} announces {files[path].size} bytes for {path}, more than the {most} any codebook "
                 "needs; it is not downloaded."
             )
 

@@ -24,6 +24,8 @@ from huggingface_hub.errors import (
 )
 from transformers.utils import logging
 
+from ..errors import CodebookHubError
+
 
 logger = logging.get_logger(__name__)
 Result = TypeVar("Result")
@@ -42,10 +44,6 @@ _DISK = {
     errno.EACCES: "this user may not write there; change its permissions",
     errno.EPERM: "this user may not write there; change its permissions",
 }
-
-
-class CodebookHubError(OSError):
-    """A codebook could not be moved to or from the Hub; the message says why and what to do."""
 
 
 def transport_errors() -> tuple[type[Exception], ...]:

@@ -19,7 +19,8 @@ from huggingface_hub import CommitInfo, CommitOperationAdd, HfApi, ModelCard, Mo
 from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError
 from transformers.utils import logging
 
-from ..config import VecInferConfig
+from ..config import StoredOptions
+from ..errors import CodebookHubError
 from .card import (
     DESCRIBED,
     ERROR_PLOT,
@@ -30,8 +31,8 @@ from .card import (
     draw_errors,
     repository_card,
 )
-from .download import README, VECINFER_CONFIG_NAME, check_names, hub_api
-from .errors import CodebookHubError, explained, transport_errors, with_retries
+from .download import README, check_names, hub_api
+from .errors import explained, transport_errors, with_retries
 
 
 if TYPE_CHECKING:
@@ -94,18 +95,30 @@ def push_codebook(
         return _push(files, repo_id, private, create_pr, revision, message, token)
 
 
-def push_config(config: VecInferConfig, repo_id: str, *, commit_message: str | None = None, **options) -> CommitInfo:
-    """Upload the options of a VecInferConfig as `vecinfer_config.json`; the other arguments are `push_codebook`'s.
+def push_options(options: StoredOptions, repo_id: str, *, commit_message: str | None = None, **kwargs) -> CommitInfo:
+    """Upload the options of a config under its file name; the other arguments are `push_codebook`'s.
+
+    Args:
+        options: a VecInferConfig or a CalibrationConfig.
+        repo_id: "owner/name", or "name" for one's own; created if it does not exist.
+        commit_message: first line of the commit.
+        kwargs: private, create_pr, revision, token, subfolder.
 
     Raises:
         CodebookHubError: if the Hub refuses it or cannot be reached.
+        TypeError: for any other keyword.
     """
-    prefix = f"{options['subfolder']}/" if options.get("subfolder") else ""
-    check_names(repo_id, options.pop("subfolder", None))
-    data = (json.dumps(config.to_diff_dict(), indent=2) + "\n").encode()
-    settings = {"private": None, "create_pr": False, "revision": None, "token": None, **options}
-    message = commit_message or "Upload VecInfer options"
-    return _push(lambda *_: {prefix + VECINFER_CONFIG_NAME: data}, repo_id, message=message, **settings)
+    settings = {"private": None, "create_pr": False, "revision": None, "token": None, "subfolder": None}
+    unknown = sorted(set(kwargs) - set(settings))
+    if unknown:
+        raise TypeError(f"push_to_hub has no argument(s) {unknown}; it has {sorted([*settings, 'commit_message'])}.")
+    settings.update(kwargs)
+    subfolder = settings.pop("subfolder")
+    check_names(repo_id, subfolder)
+    path = f"{subfolder}/{options.file_name}" if subfolder else options.file_name
+    data = (json.dumps(options.to_diff_dict(), indent=2) + "\n").encode()
+    message = commit_message or f"Upload {type(options).__name__}"
+    return _push(lambda *_: {path: data}, repo_id, message=message, **settings)
 
 
 def _for_others(codebook: Codebook, base_model: str | None) -> Codebook:

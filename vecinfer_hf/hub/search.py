@@ -19,7 +19,8 @@ from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
 from transformers.utils import logging
 
 from ..codebook.codebook import shipped_codebooks, shipped_names
-from ..codebook.files import CONFIG_NAME, CodebookError, read_description
+from ..codebook.files import CONFIG_NAME, read_description
+from ..errors import CodebookError
 from ..model_info import check_identity, model_identity
 from ..quantization.formats import parse_format
 from .card import TAGS

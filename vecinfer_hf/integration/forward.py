@@ -16,7 +16,7 @@ from ..attention.chunked_prefill import chunked_prefill_attention
 from ..attention.chunked_prefill import supports as chunked_prefill_supports
 from ..attention.full_precision import full_precision_attention
 from ..cache.layer import CacheHandle, VecInferLayer
-from ..cache.padding import UnsupportedMaskError
+from ..errors import UnsupportedMaskError
 from ..ops.blockwise import SCORE_ELEMENTS, Block, blockwise_attention
 from ..ops.to_device import to_device
 

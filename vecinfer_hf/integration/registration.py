@@ -22,12 +22,13 @@ from transformers.utils import logging
 from ..attention.masks import vecinfer_mask
 from ..cache.cache import VecInferCache
 from ..codebook.codebook import Codebook
-from ..config import VecInferConfig, check_cache_config
+from ..config import VecInferConfig
 from ..model_info import text_config, unsupported_model_reason
 from .compat import CACHE_ARGUMENT
 from .cuda_graph import decode_call
 from .forward import vecinfer_attention_forward
 from .hf_quantizer import VecInferQuantizer
+from .resolve import resolve
 
 
 NAME = "vecinfer"
@@ -129,7 +130,7 @@ def _wrap(original):
         if not _requested(generation_config) or generation_config.use_cache is False:
             return original(self, generation_config, model_kwargs, *args, **kwargs)
         # `generation_config` is generate's own copy; from here on the request is carried by the cache object.
-        options = check_cache_config(copy.deepcopy(generation_config.cache_config))
+        options = VecInferConfig.from_cache_config(copy.deepcopy(generation_config.cache_config)).options()
         inherited = getattr(generation_config, "is_assistant", None)
         if given is not None and generation_config.cache_implementation == NAME and not inherited:
             # Two caches were asked for; transformers' own error says so.
@@ -187,7 +188,7 @@ def make_cache(model: PreTrainedModel, options: dict[str, Any]) -> VecInferCache
     check_model(model)
     options = dict(options)
     codebook = options.pop("codebook", None) or getattr(model, "_vecinfer_codebook", None)
-    cache = VecInferCache(model.config, codebook, **options)
+    cache = VecInferCache(model, codebook, **options)
     use_vecinfer_attention(model)
     return cache
 
@@ -227,8 +228,7 @@ def enable(
     """
     config = config or VecInferConfig()
     check_model(model)
-    options = check_cache_config(config.cache_config())
-    found = VecInferCache(model.config, codebook or options.pop("codebook", None), **options).codebook
+    found, _ = resolve(model, codebook or config, **({} if codebook is None else config.options()))
     if codebook is not None:
         model._vecinfer_codebook = codebook
     cache_config = config.cache_config()

@@ -1,60 +1,108 @@
 # SPDX-FileCopyrightText: 2026 The vecinfer_hf authors
 # SPDX-License-Identifier: Apache-2.0
-"""From a name in a cache_config to a Codebook, loaded once per process.
+"""From what a user names to a Codebook and the options of a cache. The one resolver: every entry comes here.
 
-Owns the message a user gets when there is none. search.py finds codebooks, codebook.py reads them.
+Owns the search by name, "auto" and "online", what is kept in memory, and the check of options against the codebook.
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from transformers import PreTrainedConfig
+from transformers import PreTrainedConfig, PreTrainedModel
 
-from ..codebook.codebook import Codebook, shipped_names
-from ..codebook.files import TENSORS_NAME, CodebookError
+from ..cache.online_codebook import ONLINE, OnlineCodebook
+from ..calibration_config import CalibrationConfig
+from ..codebook.codebook import Codebook
+from ..codebook.files import TENSORS_NAME
+from ..config import VecInferConfig
+from ..errors import ConfigError
 from ..model_info import model_identity
+from ..quantization.formats import parse_format
 
+
+AUTO = "auto"
 
 _loaded: dict[tuple, Codebook] = {}
+"""Codebooks kept in memory, by what named them."""
 
 
-def load_codebook(config: PreTrainedConfig, options: dict[str, Any]) -> Codebook:
-    """Return the codebook that the options of a cache_config name; a second call returns the same object.
+def forget_codebooks() -> None:
+    """Drop every codebook that this process keeps in memory; caches in use keep their own."""
+    _loaded.clear()
+
+
+def resolve(
+    model_or_config: PreTrainedModel | PreTrainedConfig,
+    codebook: Codebook | VecInferConfig | str | Path | None = None,
+    **options: Any,
+) -> tuple[Codebook, VecInferConfig]:
+    """Return the codebook and the options of a cache.
 
     Args:
-        config: the model's config.
-        options: `codebook`, `revision`, `subfolder`, `trusted_owners` of a cache_config.
+        model_or_config: the model, or its config.
+        codebook: a Codebook, a VecInferConfig, a name or directory, or None for "auto".
+        options: options of a VecInferConfig; None where not given. They replace those of a VecInferConfig.
 
     Raises:
-        CodebookError: if no codebook is named or the named one cannot be loaded.
+        ConfigError: for an unknown option, or one that contradicts the codebook.
+        CodebookError: if there is no such codebook, or it does not fit the model.
     """
-    name = options.get("codebook")
-    if name is None:
-        raise CodebookError(
-            "cache_config names no codebook and the model carries none. Pass "
-            'cache_config={"codebook": <directory, shipped name, Hub repository or "auto">}, or make one with '
-            f"`vecinfer calibrate MODEL`. Shipped with this package: {shipped_names() or 'none'}."
+    VecInferConfig.check_known(options)
+    given = {name: value for name, value in options.items() if value is not None}
+    made = codebook if isinstance(codebook, Codebook) else None
+    if isinstance(codebook, VecInferConfig):
+        config = replace(codebook, **given)
+    elif made is not None or codebook is None:
+        config = VecInferConfig(**given)
+    elif isinstance(codebook, (str, Path)):
+        config = VecInferConfig(str(codebook), **given)
+    else:
+        raise ConfigError(
+            f"codebook is a {type(codebook).__name__}; give a Codebook, a VecInferConfig, a name, a directory or None."
         )
+    model_config = getattr(model_or_config, "config", model_or_config)
+    if made is None:
+        made = _online(model_config, config) if config.codebook == ONLINE else _named(model_config, config)
+    made.check_model(model_config)
+    _check_bits(made, config)
+    return made, config
+
+
+def _online(model_config: PreTrainedConfig, config: VecInferConfig) -> OnlineCodebook:
+    if config.static:
+        raise ConfigError(
+            'codebook="online" needs a cache that grows: a compiled decode step cannot wait for a codebook. '
+            "Leave out static or calibrate a codebook."
+        )
+    names = ("key_bits", "value_bits", "residual_length", "sink_length", "sink_choice")
+    given = {name: getattr(config, name) for name in names if getattr(config, name) is not None}
+    return OnlineCodebook(model_config, CalibrationConfig(**given))
+
+
+def _named(model_config: PreTrainedConfig, config: VecInferConfig) -> Codebook:
+    """Return the codebook that `config` names; a second call returns the same object."""
+    name = config.codebook or AUTO
     key = (
-        model_identity(config)["name"] if name == "auto" else None,
+        model_identity(model_config)["name"] if name == AUTO else None,
         name,
-        options.get("revision"),
-        options.get("subfolder"),
-        _modified(name, options.get("subfolder")),
+        config.revision,
+        config.subfolder,
+        _modified(name, config.subfolder),
     )
     if key not in _loaded:
-        arguments = {key: options[key] for key in ("revision", "subfolder") if options.get(key)}
-        if name == "auto":
+        place = {name: getattr(config, name) for name in ("revision", "subfolder") if getattr(config, name)}
+        if name == AUTO:
             from ..hub.search import resolve_codebook
 
-            found = resolve_codebook(name, config, trusted_owners=options.get("trusted_owners") or (), **arguments)
+            found = resolve_codebook(name, model_config, trusted_owners=config.trusted_owners or (), **place)
             codebook = Codebook.from_pretrained(found.directory)
-            codebook.source = {"codebook": found.name, "revision": found.commit, "subfolder": found.subfolder}
-            codebook.source = {key: value for key, value in codebook.source.items() if value}
+            source = {"codebook": found.name, "revision": found.commit, "subfolder": found.subfolder}
+            codebook.source = {key: value for key, value in source.items() if value}
         else:
-            codebook = Codebook.from_pretrained(name, **arguments)
+            codebook = Codebook.from_pretrained(name, **place)
         _loaded[key] = codebook
     return _loaded[key]
 
@@ -63,3 +111,16 @@ def _modified(name: str, subfolder: str | None) -> int | None:
     """Modification time of a local codebook, so that one that was calibrated again is read again."""
     path = Path(name).expanduser() / (subfolder or "") / TENSORS_NAME
     return path.stat().st_mtime_ns if path.is_file() else None
+
+
+def _check_bits(codebook: Codebook, config: VecInferConfig) -> None:
+    """Raise ConfigError for bits that contradict the codebook."""
+    for position, name in enumerate(("key_bits", "value_bits")):
+        bits = getattr(config, name)
+        if bits is not None:
+            stored = {codebook.formats(index)[position].name for index in codebook.layers}
+            if stored != {parse_format(bits).name}:
+                raise ConfigError(
+                    f"{name}={bits} was asked for, but the codebook has {sorted(stored)}; leave {name} out or name "
+                    "another codebook."
+                )

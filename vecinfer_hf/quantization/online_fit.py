@@ -1,23 +1,41 @@
 # SPDX-FileCopyrightText: 2026 The vecinfer_hf authors
 # SPDX-License-Identifier: Apache-2.0
-"""A layer's codebook from one prompt's own keys and values, when no calibration is at hand.
-
-Owns the short cuts that make it fast; fit.py owns the method.
-"""
+"""A layer's scale and centroids from the keys and values of one prompt, for a model without a calibrated codebook."""
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 
-from ..ops.types import LayerCodebook
-from ..quantization.formats import CodeFormat
-from ..quantization.kmeans import residual_kmeans, round_to_int8
-from ..quantization.transforms import apply_transform
-from .fit import key_statistics
+from .formats import CodeFormat
+from .kmeans import residual_kmeans, round_to_int8
+from .smooth_scale import key_statistics
+from .transforms import apply_transform
 
 
 ONLINE_POINTS = 8192
 ONLINE_ITERATIONS = 6
+
+
+class OnlineFit(NamedTuple):
+    """What `fit_online` finds for one layer of `Hkv` heads of size D.
+
+    Args:
+        key_mean: float32 `[Hkv, D]` or None.
+        smooth_scale: float32 `[Hkv, D]`, divides the keys.
+        key_centroids: int8 `[Hkv, num_codes, codebook_size, subvector_dim]`.
+        key_centroid_scale: float32 `[Hkv]`.
+        value_centroids: int8, like `key_centroids`.
+        value_centroid_scale: float32 `[Hkv]`.
+    """
+
+    key_mean: torch.Tensor | None
+    smooth_scale: torch.Tensor
+    key_centroids: torch.Tensor
+    key_centroid_scale: torch.Tensor
+    value_centroids: torch.Tensor
+    value_centroid_scale: torch.Tensor
 
 
 def fit_online(
@@ -29,8 +47,8 @@ def fit_online(
     *,
     sink_length: int = 4,
     seed: int = 0,
-) -> LayerCodebook:
-    """Return a codebook fitted to a prompt: at most 8192 sub-vectors a head and 6 k-means iterations.
+) -> OnlineFit:
+    """Fit a layer to a prompt, with at most 8192 sub-vectors per head and 6 k-means iterations.
 
     Args:
         key_states: `[B, Hkv, T, D]` after RoPE, at least one token after the sinks.
@@ -69,4 +87,4 @@ def fit_online(
             points, fmt.num_codes, fmt.codebook_size, num_iterations=ONLINE_ITERATIONS, seed=seed
         )
         sides.append(round_to_int8(centroids))
-    return LayerCodebook(mean, 1 / smooth_scale, smooth_scale, *sides[0], None, None, None, *sides[1])
+    return OnlineFit(mean, smooth_scale, *sides[0], *sides[1])

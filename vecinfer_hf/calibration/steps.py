@@ -1,0 +1,136 @@
+# SPDX-FileCopyrightText: 2026 The vecinfer_hf authors
+# SPDX-License-Identifier: Apache-2.0
+"""The steps of a calibration, each with its progress bar: record, fit, allocate, refine, judge.
+
+Owns what of the config each step reads; the steps themselves are recorder.py, gradients.py, fit.py, allocate.py and
+refine.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from transformers import PreTrainedModel
+
+from ..calibration_config import CANDIDATE_BITS, CalibrationConfig
+from ..model_info import text_config
+from ..ops.types import LayerCodebook
+from ..quantization.formats import CodeFormat, parse_format
+from .allocate import allocate_bits, measure_sensitivity, mix_sides, predicted_sensitivity
+from .fit import fit_layers, layer_errors
+from .gradients import record_gradients
+from .mixture import TextMixture
+from .recorder import LayerStates, record_states
+from .refine import refine
+
+
+Bar = Callable[[str, int], Callable[[int], None]]
+"""(title, total) -> the function that advances a new progress bar."""
+
+REFINE_BATCH = 4
+"""Pieces per refinement step on a GPU; on a CPU one."""
+GRADIENT_TOKENS, GRADIENT_TOKENS_CPU = 131072, 32768
+"""Tokens that the recipe "default" reads at most: a backward pass costs twice a forward pass."""
+_SENSITIVITY_TOKENS = 4096
+
+
+def record(
+    model: PreTrainedModel, text: TextMixture, indices: Sequence[int], config: CalibrationConfig, bar: Bar
+) -> dict[int, LayerStates]:
+    """Return what the recipe needs of each layer: keys, values and query statistics, for "default" also gradients."""
+    options = {"sink_length": config.sink_length, "num_samples": config.num_samples, "seed": config.seed}
+    if config.recipe != "default":
+        advance = bar("Reading text", text.windows.numel())
+        return record_states(model, text.all_windows(), indices, **options, progress=advance)
+    most = GRADIENT_TOKENS_CPU if model.device.type == "cpu" else GRADIENT_TOKENS
+    windows = text.some_windows(max(1, most // text.windows.shape[1]))
+    return record_gradients(
+        model,
+        windows,
+        indices,
+        **options,
+        residual_length=config.residual_length,
+        sink_choice=config.sink_choice,
+        max_position=_last_position(model, config, windows.shape[1]),
+        progress=bar("Reading text", windows.numel()),
+    )
+
+
+def fit(
+    states: dict[int, LayerStates],
+    formats: dict[int, tuple[CodeFormat, CodeFormat]],
+    config: CalibrationConfig,
+    bar: Bar,
+    title: str,
+) -> dict[int, LayerCodebook]:
+    """Return the layers' codebooks, fitted by the config's recipe to the given formats."""
+    heads = next(iter(states.values())).keys.shape[0]
+    rounds = sum(fmt.num_codes for pair in formats.values() for fmt in pair) * heads * config.num_iterations
+    return fit_layers(
+        states,
+        formats,
+        recipe=config.recipe,
+        num_iterations=config.num_iterations,
+        seed=config.seed,
+        progress=bar(title, rounds),
+    )
+
+
+def allocate(
+    model: PreTrainedModel, states: dict[int, LayerStates], text: TextMixture, config: CalibrationConfig, bar: Bar
+) -> tuple[dict[int, LayerCodebook], dict[str, Any]]:
+    """Fit every candidate, measure, choose, and return the layers and the sensitivities for the provenance."""
+    candidates = {}
+    for bits in CANDIDATE_BITS:
+        formats = dict.fromkeys(states, (parse_format(bits), parse_format(bits)))
+        candidates[bits] = fit(states, formats, config, bar, f"Fitting {bits} bit")
+    predicted = config.recipe == "default" and model.device.type == "cpu"
+    if predicted:
+        sensitivity = predicted_sensitivity(states, candidates)
+    else:
+        pieces = text.some_pieces(max(1, _SENSITIVITY_TOKENS // text.pieces.shape[1]))
+        sensitivity = measure_sensitivity(
+            model,
+            candidates,
+            pieces,
+            sink_length=config.sink_length,
+            residual_length=config.residual_length,
+            sink_choice=config.sink_choice,
+            progress=bar("Measuring sensitivity", 2 * len(states) * len(CANDIDATE_BITS)),
+        )
+    layers = mix_sides(candidates, allocate_bits(sensitivity, config.allocate))
+    return layers, {"sensitivity": sensitivity, "sensitivity_by": "gradients" if predicted else "measurement"}
+
+
+def refine_layers(
+    model: PreTrainedModel, layers: dict[int, LayerCodebook], text: TextMixture, config: CalibrationConfig, bar: Bar
+) -> dict[int, LayerCodebook]:
+    """Return the layers after `config.refine_steps` steps of refinement."""
+    advance = bar("Refining", config.refine_steps)
+    return refine(
+        model,
+        layers,
+        text.drawing(1 if model.device.type == "cpu" else REFINE_BATCH, config.seed),
+        config.refine_steps,
+        sink_length=config.sink_length,
+        residual_length=config.residual_length,
+        sink_choice=config.sink_choice,
+        max_position=_last_position(model, config, text.windows.shape[1]),
+        seed=config.seed,
+        progress=lambda _: advance(1),
+    )
+
+
+def errors(states: dict[int, LayerStates], layers: dict[int, LayerCodebook]) -> list[dict[str, float | int]]:
+    """Return the relative squared error of keys and values of each layer."""
+    return [
+        {"layer": index, **{side: round(error, 5) for side, error in layer_errors(states[index], layer).items()}}
+        for index, layer in layers.items()
+    ]
+
+
+def _last_position(model: PreTrainedModel, config: CalibrationConfig, length: int) -> int:
+    """Return where the range ends over which windows are displaced: the length asked for, if the model has it."""
+    limit = getattr(text_config(model.config), "max_position_embeddings", None) or length
+    return min(limit, max(config.sequence_length, length))

@@ -1,0 +1,162 @@
+# SPDX-FileCopyrightText: 2026 The vecinfer_hf authors
+# SPDX-License-Identifier: Apache-2.0
+"""CalibrationConfig: how a codebook is made. It is stored with the codebook, which can be made again from it.
+
+Owns these options and their rules. It stands beside config.py, not in calibration/: every codebook carries one.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from .config import (
+    LONGEST_WINDOW,
+    SINK_CHOICES,
+    SMALL_VALUES,
+    StoredOptions,
+    check_bits,
+    check_choice,
+    check_integer,
+)
+from .errors import ConfigError
+from .quantization.formats import CodeFormat, parse_format
+
+
+RECIPES = ("default", "query", "paper")
+CANDIDATE_BITS = (1, 2, 4)
+"""Bits per element that `allocate` distributes."""
+_MOST = 1 << 40
+
+
+@dataclass(kw_only=True)
+class CalibrationConfig(StoredOptions):
+    """How `calibrate` makes a codebook (https://arxiv.org/abs/2510.06175, section 3).
+
+    Args:
+        key_bits: bits per key element: 4, 2, 1.5, 1.25, 1, or a format name such as "d2b8".
+        value_bits: bits per value element, likewise.
+        layer_bits: one `[key_bits, value_bits]` per quantized layer, instead of the two above, or None.
+        allocate: mean bits per element to distribute over layers, keys and values by sensitivity, from 1 to 4, instead
+            of `key_bits`, `value_bits` and `layer_bits`; None to use those.
+        refine_steps: steps of refinement by gradient against the unquantized model; 0 for none.
+        recipe: "default" (a matrix per head from the gradients of the model's loss), "query" (forward passes only,
+            faster) or "paper".
+        sequence_length: tokens per calibration window; cover the positions that will be used.
+        num_tokens: calibration tokens read, at most.
+        num_samples: tokens per layer kept for k-means (reservoir sampling).
+        num_iterations: k-means iterations.
+        retrieval_fraction: fraction of calibration windows that are needle-style facts and questions, 0 <= x < 1;
+            None: 0.5 for the recipe "default", else 0.
+        separator_fraction: fraction of windows that get special tokens at random places, 0 <= x <= 1; None: 0.25 for
+            the recipe "default", else 0.
+        residual_length: recent tokens kept in full precision; a cache uses as many unless told otherwise.
+        sink_length: early tokens kept in full precision, likewise.
+        sink_choice: which ones, see `VecInferConfig`; likewise.
+        seed: seed of every random choice.
+
+    Raises:
+        ConfigError: for a value that breaks a rule.
+    """
+
+    file_name: ClassVar[str] = "calibration_config.json"
+
+    key_bits: float | str = 2
+    value_bits: float | str = 2
+    layer_bits: list[list[float | str]] | None = None
+    allocate: float | None = None
+    refine_steps: int = 0
+    recipe: str = "default"
+    sequence_length: int = 2048
+    num_tokens: int = 65536
+    num_samples: int = 16384
+    num_iterations: int = 20
+    retrieval_fraction: float | None = None
+    separator_fraction: float | None = None
+    residual_length: int = 128
+    sink_length: int = 4
+    sink_choice: str = SMALL_VALUES
+    seed: int = 0
+
+    def __post_init__(self):
+        check_bits("key_bits", self.key_bits)
+        check_bits("value_bits", self.value_bits)
+        if self.layer_bits is not None:
+            self._check_layer_bits()
+        _check_fraction("allocate", self.allocate, min(CANDIDATE_BITS), max(CANDIDATE_BITS))
+        if self.allocate is not None and self.layer_bits is not None:
+            raise ConfigError(f"allocate={self.allocate} and layer_bits contradict each other; leave one of them out.")
+        _check_fraction("retrieval_fraction", self.retrieval_fraction, 0, 1, "below 1")
+        _check_fraction("separator_fraction", self.separator_fraction, 0, 1)
+        check_choice("recipe", self.recipe, RECIPES)
+        check_choice("sink_choice", self.sink_choice, SINK_CHOICES)
+        for name, least, most in (
+            ("residual_length", 0, LONGEST_WINDOW),
+            ("sink_length", 0, LONGEST_WINDOW),
+            ("refine_steps", 0, _MOST),
+            ("sequence_length", 1, _MOST),
+            ("num_tokens", 1, _MOST),
+            ("num_samples", 1, _MOST),
+            ("num_iterations", 1, _MOST),
+            ("seed", 0, (1 << 63) - 1),
+        ):
+            check_integer(name, getattr(self, name), least, most)
+
+    def _check_layer_bits(self) -> None:
+        if not isinstance(self.layer_bits, (list, tuple)):
+            raise ConfigError(f"layer_bits is {self.layer_bits!r}; it must be a list of [key_bits, value_bits].")
+        for index, pair in enumerate(self.layer_bits):
+            if not isinstance(pair, (list, tuple)) or len(pair) != 2:
+                raise ConfigError(f"layer_bits[{index}] is {pair!r}; it must be [key_bits, value_bits].")
+            for value in pair:
+                check_bits(f"layer_bits[{index}]", value)
+
+    def formats(self, num_layers: int) -> list[tuple[CodeFormat, CodeFormat]]:
+        """Return the key and value format of each of `num_layers` quantized layers, before any allocation.
+
+        Raises:
+            ConfigError: if `layer_bits` has another length.
+        """
+        pairs = self.layer_bits
+        if pairs is None:
+            pairs = [(self.key_bits, self.value_bits)] * num_layers
+        if len(pairs) != num_layers:
+            raise ConfigError(
+                f"layer_bits has {len(pairs)} entries but the model has {num_layers} layers with full attention; "
+                "give one [key_bits, value_bits] for each of these."
+            )
+        return [(parse_format(key), parse_format(value)) for key, value in pairs]
+
+    @classmethod
+    def from_version_0_1(cls, options: dict[str, Any], provenance: dict[str, Any]) -> CalibrationConfig:
+        """Return the config of a codebook of version 0.1, whose options lay in two places.
+
+        Args:
+            options: `vecinfer_config` of its config.json.
+            provenance: `provenance` of its config.json.
+
+        Raises:
+            ConfigError: for a value that breaks a rule.
+        """
+        known = set(cls.__dataclass_fields__)
+        kept = {name: value for name, value in options.items() if name in known}
+        for new, old in (
+            ("refine_steps", "refine_steps"),
+            ("retrieval_fraction", "recall"),
+            ("separator_fraction", "separators"),
+            ("allocate", "allocated_bits"),
+        ):
+            if provenance.get(old) is not None:
+                kept[new] = provenance[old]
+        if kept.get("allocate") is not None:
+            kept["layer_bits"] = None
+        return cls(**kept)
+
+
+def _check_fraction(name: str, value: Any, least: float, most: float, end: str | None = None) -> None:
+    """Raise ConfigError unless `value` is None or a number from `least` to `most` (below it if `end` says so)."""
+    if value is None:
+        return
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if not is_number or not least <= value <= most or (end and value >= most):
+        raise ConfigError(f"{name} is {value!r}; it must be a number from {least} to {end or most}, or None.")
