@@ -108,8 +108,8 @@ class Padding:
         missing = end - self.columns.shape[1]
         return torch.nn.functional.pad(self.columns, (0, missing), value=True)
 
-    def real_tokens(self, start: int, end: int, batch: int) -> list[int]:
-        """Return how many of the columns `start .. end` are real tokens, for each of `batch` rows."""
+    def valid_tokens(self, start: int, end: int, batch: int) -> list[int]:
+        """Return how many of the columns `start .. end` are tokens, for each of `batch` rows."""
         if self.columns is None:
             return [end - start] * batch
         return self.columns_until(end)[:, start:].sum(1).tolist()
