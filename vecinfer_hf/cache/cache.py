@@ -30,8 +30,8 @@ class VecInferCache(QuantizedCache):
     """A key/value cache that keeps old tokens as vector-quantization codes (https://arxiv.org/abs/2510.06175).
 
     Layers with full attention get a `VecInferLayer`; sliding-window and linear-attention layers, which do not grow
-    with the context, keep transformers' own. It works with any attention implementation; "vecinfer" attention, which
-    `generate` and `enable` switch on, is the one that computes on the codes.
+    with the context, keep transformers' own. Codes are read by "vecinfer" attention alone, which `generate` and `enable`
+    switch on; with another implementation a forward pass is refused before anything is stored.
 
     Args:
         model_or_config: the model, or its config.
@@ -162,7 +162,9 @@ class VecInferCache(QuantizedCache):
             if first.is_compileable:
                 before = first.read_lengths()
         if first.is_compileable:
-            first.check_room(before or Lengths(0, [], []), key_states.shape[2])
+            nothing = [0] * key_states.shape[0]
+            before = before or Lengths(0, nothing, nothing)
+            first.check_room(before, key_states.shape[2])
         self.forward_pass.begin(before)
 
     def _settle(self) -> None:

@@ -49,6 +49,7 @@ class ForwardPass:
         """The layer that stores next; None after layers stored in another order."""
         self._before: Lengths | None = None
         self._undo: list[tuple[Any, dict[str, Any]]] = []
+        self._nothing_stored = True
 
     def __deepcopy__(self, memo):
         other = ForwardPass(self.order, self.quantized)
@@ -67,11 +68,13 @@ class ForwardPass:
         self.next = self.order[0]
         self._before = before
         self._undo.clear()
+        self._nothing_stored = True
 
     def stored(self, layer_idx: int) -> None:
         """Note that a layer has stored its new tokens."""
         if layer_idx in self.quantized:
             self._undo.clear()
+            self._nothing_stored = False
         if layer_idx == self.next:
             self.next = self._successor[layer_idx]
         else:
@@ -94,6 +97,8 @@ class ForwardPass:
 
     def remember(self, layer) -> None:
         """Keep what a layer of transformers holds, until a quantized layer of this pass has stored."""
+        if not self._nothing_stored:
+            return
         state = {
             name: value.clone() if isinstance(value, torch.Tensor) and layer.is_compileable else value
             for name, value in vars(layer).items()

@@ -117,15 +117,17 @@ class Padding:
     def crop(self, columns: int) -> None:
         """Forget all but the first `columns` columns."""
         if self.columns is not None:
-            self.columns = self.columns[:, :columns]
-            if bool(self.columns.all()):
-                self.columns = None
+            self._keep(self.columns[:, :columns])
         self._last_mask = None
+
+    def _keep(self, columns: torch.Tensor) -> None:
+        """Remember `columns` bool `[B, columns seen]`; None stands for rows without padding."""
+        self.columns = None if bool(columns.all()) else columns
 
     def select(self, indices: torch.Tensor) -> None:
         """Keep the rows `indices` (int64, or bool `[B]`), in that order."""
         if self.columns is not None:
-            self.columns = self.columns[indices.cpu()]
+            self._keep(self.columns[indices.cpu()])
         self._last_mask = None
 
     def repeat(self, repeats: int) -> None:

@@ -59,11 +59,11 @@ class GrowingStorage:
         """Whether a call ended while it stored, so that host and device may disagree."""
 
     def allocate(self, key_states: torch.Tensor, value_states: torch.Tensor) -> None:
-        """Make empty buffers for the batch, heads, sizes, dtype and device of `[B, Hkv, T, Dk]` and `[B, Hkv, T, Dv]`."""
+        """Make empty buffers for keys `[B, Hkv, T, Dk]` and values `[B, Hkv, T, Dv]`, in the values' dtype and device."""
         batch, heads, _, key_dim = key_states.shape
         like = {"device": value_states.device, "dtype": value_states.dtype}
-        tile = bytes_per_tile(*self.formats, key_dim, value_states.shape[3])
         sizes = key_dim, value_states.shape[3]
+        tile = bytes_per_tile(*self.formats, *sizes)
         with ordinary_tensors():
             self.buffers = CacheBuffers(
                 torch.zeros(batch, heads, self._first_tiles(), tile, dtype=torch.uint8, device=like["device"]),
@@ -150,13 +150,9 @@ class GrowingStorage:
         """
         if self.torn:
             self.torn = False
-            self._write_lengths(self.tokens, [min(*pair) for pair in zip(self._device_codes(), self._most_codes())])
-
-    def _device_codes(self) -> list[int]:
-        return self.buffers.quantized_lengths.tolist()
-
-    def _most_codes(self) -> list[int]:
-        return [max(tokens - self.sink_length, 0) for tokens in self.tokens]
+            most = [max(tokens - self.sink_length, 0) for tokens in self.tokens]
+            codes = self.buffers.quantized_lengths.tolist()
+            self._write_lengths(self.tokens, [min(pair) for pair in zip(codes, most, strict=True)])
 
     def _write_lengths(self, tokens: list[int], quantized: list[int]) -> None:
         """Set the lengths on the host and on the device."""
@@ -198,7 +194,7 @@ class GrowingStorage:
         return cache_blocks(self.buffers, dequantize, most_codes)
 
     def read(self, blocks: Iterator[Block], longest: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return keys and values `[B, Hkv, longest + 1, D]` by the place they are stored at; the last place is spare."""
+        """Return keys and values `[B, Hkv, longest + 1, D]` by the place they are stored at; the last one is spare."""
         states = [
             torch.zeros(*sinks.shape[:2], longest + 1, sinks.shape[3], dtype=sinks.dtype, device=sinks.device)
             for sinks in (self.buffers.sink_keys, self.buffers.sink_values)

@@ -73,8 +73,8 @@ def vecinfer_attention_forward(
     for name, given in kwargs.items():
         if given is not None and name not in known and not (name == "is_causal" and given is True):
             raise UnsupportedCallError(
-                f'{type(module).__name__} passes {name} to its attention, which "vecinfer" attention does not know, so '
-                "its result would be wrong. Use another attention implementation and the default cache for this model."
+                f'{type(module).__name__} passes {name} to its attention, which "vecinfer" attention does not know. '
+                "Use another attention implementation and the default cache for this model."
             )
     if not holds_codes:
         passed = {name: given for name, given in kwargs.items() if name not in _IGNORED}
