@@ -30,7 +30,7 @@ class VecInferCache(QuantizedCache):
     """A key/value cache that keeps old tokens as vector-quantization codes (https://arxiv.org/abs/2510.06175).
 
     Layers with full attention get a `VecInferLayer`; sliding-window and linear-attention layers, which do not grow
-    with the context, keep transformers' own. Codes are read by "vecinfer" attention alone, which `generate` and `enable`
+    with the context, keep transformers' own. Only "vecinfer" attention reads codes; `generate` and `enable`
     switch on; with another implementation a forward pass is refused before anything is stored.
 
     Args:

@@ -59,7 +59,7 @@ class GrowingStorage:
         """Whether a call ended while it stored, so that host and device may disagree."""
 
     def allocate(self, key_states: torch.Tensor, value_states: torch.Tensor) -> None:
-        """Make empty buffers for keys `[B, Hkv, T, Dk]` and values `[B, Hkv, T, Dv]`, in the values' dtype and device."""
+        """Make empty buffers for keys `[B, Hkv, T, Dk]` and values `[B, Hkv, T, Dv]`, with the dtype of the values."""
         batch, heads, _, key_dim = key_states.shape
         like = {"device": value_states.device, "dtype": value_states.dtype}
         sizes = key_dim, value_states.shape[3]
