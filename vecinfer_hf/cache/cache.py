@@ -143,13 +143,13 @@ class VecInferCache(QuantizedCache):
 
     def _begin_pass(self, key_states: torch.Tensor) -> None:
         """Check a call by its first keys `[B, Hkv, T, Dk]`."""
-        self._settle()
-        low, high = self._columns() if not self.forward_pass.is_between_passes else (0, 0)
-        if low != high:
-            raise CacheStateError(
-                f"An earlier forward pass ended midway: layers hold {low} to {high} columns. "
-                f"`cache.crop({low - high})` removes what it left, `cache.reset()` removes everything."
-            )
+        if not self.forward_pass.is_between_passes:
+            low, high = self._columns()
+            if low != high or any(layer.storage.torn for layer in self.quantized_layers):
+                raise CacheStateError(
+                    f"An earlier forward pass ended midway: layers hold {low} to {high} columns. "
+                    f"`cache.crop({low - high})` removes what it left, `cache.reset()` removes everything."
+                )
         first = self.layers[self.forward_pass.quantized[0]]
         before = None
         if first.is_initialized:
@@ -166,13 +166,6 @@ class VecInferCache(QuantizedCache):
             before = before or Lengths(0, nothing, nothing)
             first.check_room(before, key_states.shape[2])
         self.forward_pass.begin(before)
-
-    def _settle(self) -> None:
-        """Repair layers whose store was interrupted, and take back a pass that stored nothing in a layer of codes."""
-        if not self.forward_pass.is_between_passes:
-            self.forward_pass.take_back()
-            for layer in self.quantized_layers:
-                layer.settle()
 
     def _columns(self) -> tuple[int, int]:
         """Return the least and the most columns that a layer has seen."""
@@ -241,8 +234,10 @@ class VecInferCache(QuantizedCache):
         if not self.forward_pass.quantized:
             super().crop(tokens_to_remove)
             return
-        self._settle()
         left = max(self._columns()[1] + tokens_to_remove, 0)
+        self.forward_pass.abandon()
+        for layer in self.quantized_layers:
+            layer.settle()
         excess = {}
         for index, layer in enumerate(self.layers):
             if index in self.forward_pass.order:

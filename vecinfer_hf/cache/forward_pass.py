@@ -116,6 +116,12 @@ class ForwardPass:
                     setattr(layer, name, value)
         self._undo.clear()
 
+    def abandon(self) -> None:
+        """End a pass that is refused before any layer of codes has stored: every layer is as it was before it."""
+        if self._nothing_stored:
+            self.take_back()
+            self.next = self.order[0]
+
     def reset(self) -> None:
         """Forget everything but the order."""
         self.padding = Padding()

@@ -4,7 +4,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 
@@ -19,7 +20,7 @@ class CacheHandle(NamedTuple):
     """New states that are not stored yet, and the layer that stores them when it attends.
 
     Only the attention function "vecinfer" can use it. Any other use, an attribute, an index or a torch function, is
-    refused with a sentence; nothing was stored then.
+    refused with a sentence; the cache is then as it was before the call.
 
     Args:
         layer: the cache layer.
@@ -30,18 +31,31 @@ class CacheHandle(NamedTuple):
     states: torch.Tensor
 
     def __getattr__(self, name: str):
+        if not name.startswith("__"):
+            self.layer.forward_pass.abandon()
         raise _NoSuchAttribute(_sentence(f"reads {name!r} of"))
 
     def __getitem__(self, index):
+        self.layer.forward_pass.abandon()
         raise UnsupportedCallError(_sentence("indexes"))
 
     @classmethod
     def __torch_function__(cls, function, types, args=(), kwargs=None):
+        for handle in _handles((args, (kwargs or {}).values())):
+            handle.layer.forward_pass.abandon()
         raise UnsupportedCallError(_sentence(f"calls {getattr(function, '__name__', function)} on"))
 
 
 class _NoSuchAttribute(UnsupportedCallError, AttributeError):
     """An AttributeError too, so that `hasattr` and `copy` find that a handle lacks the name."""
+
+
+def _handles(arguments: Iterable[Any]) -> Iterator[CacheHandle]:
+    for argument in arguments:
+        if isinstance(argument, CacheHandle):
+            yield argument
+        elif isinstance(argument, Iterable) and not isinstance(argument, (str, torch.Tensor)):
+            yield from _handles(argument)
 
 
 def _sentence(use: str) -> str:
