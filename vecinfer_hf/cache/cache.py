@@ -246,7 +246,9 @@ class VecInferCache(QuantizedCache):
                 excess[index] = tokens_to_remove
             check_layer_crop(layer, index, excess[index])
         for index, layer in enumerate(self.layers):
-            layer.crop(excess[index])
+            # Transformers' sliding layers take crop(0) only while they record their past.
+            if excess[index] or getattr(layer, "record_past", False):
+                layer.crop(excess[index])
         self.forward_pass.padding.crop(left)
         self.forward_pass.begin(None)
 
