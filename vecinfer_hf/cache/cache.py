@@ -143,9 +143,10 @@ class VecInferCache(QuantizedCache):
 
     def _begin_pass(self, key_states: torch.Tensor) -> None:
         """Check a call by its first keys `[B, Hkv, T, Dk]`."""
-        if not self.forward_pass.is_between_passes:
+        torn = any(layer.storage.torn is not None for layer in self.quantized_layers)
+        if torn or not self.forward_pass.is_between_passes:
             low, high = self._columns()
-            if low != high or any(layer.storage.torn for layer in self.quantized_layers):
+            if torn or low != high:
                 raise CacheStateError(
                     f"An earlier forward pass ended midway: layers hold {low} to {high} columns. "
                     f"`cache.crop({low - high})` removes what it left, `cache.reset()` removes everything."

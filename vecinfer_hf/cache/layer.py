@@ -192,11 +192,13 @@ class VecInferLayer(QuantizedLayerContract, StoredRows):
             before: what the layer holds, if that is known on the host.
         """
         before = self.read_lengths() if before is None else before
-        tokens = key_states.shape[2]
+        self.storage.torn = before.tokens, before.quantized
         with ordinary_tensors():
             states = key_states.to(self.dtype), value_states.to(self.dtype)
             self._store_piece(_valid_tokens(*states, valid), query, before)
-            self._set_columns(before.columns + tokens)
+        # In this order, so that a call that ends here is noticed: torn, or with columns that no other layer has.
+        self._set_columns(before.columns + key_states.shape[2])
+        self.storage.torn = None
         self.forward_pass.stored(self.layer_idx)
 
     def _store_rows(self, keys: torch.Tensor, values: torch.Tensor, counts: list[int], chosen: torch.Tensor) -> None:

@@ -48,13 +48,8 @@ class FixedStorage(GrowingStorage):
         """Return every row's tokens and quantized tokens, read from the device."""
         return self.buffers.lengths.tolist(), self.buffers.quantized_lengths.tolist()
 
-    def _storing(self, before: tuple[list[int], list[int]]):
-        # Only for `settle`: while nothing is torn, the device alone knows the lengths.
-        self.tokens, self.quantized = before
-        return super()._storing(before)
-
     def _set_lengths(self, tokens: list[int], quantized: list[int]) -> None:
-        """The operators have set the lengths on the device."""
+        """The operators set the lengths on the device, which alone knows them."""
 
     def reserve(self, counts: list[int], before: tuple[list[int], list[int]]) -> None:
         """Everything is reserved already."""

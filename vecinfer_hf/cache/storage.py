@@ -55,8 +55,8 @@ class GrowingStorage:
         """Stored tokens of each row; `buffers.lengths` on the host."""
         self.quantized: list[int] = []
         """Tokens of each row that are codes; `buffers.quantized_lengths` on the host."""
-        self.torn = False
-        """Whether a call ended while it stored, so that host and device may disagree."""
+        self.torn: tuple[list[int], list[int]] | None = None
+        """What `lengths` returned before a call that ended while it stored; None if none did."""
 
     def allocate(self, key_states: torch.Tensor, value_states: torch.Tensor) -> None:
         """Make empty buffers for keys `[B, Hkv, T, Dk]` and values `[B, Hkv, T, Dv]`, with the dtype of the values."""
@@ -111,7 +111,7 @@ class GrowingStorage:
             ops: the operators in use.
         """
         count = key_states.shape[2]
-        with self._storing(before), ordinary_tensors():
+        with ordinary_tensors():
             self.reserve([count] * self.batch_size, before)
             ops.append(key_states, value_states, self.buffers, codebook)
             self._set_lengths(
@@ -126,18 +126,12 @@ class GrowingStorage:
         self, pieces: list[Piece], before: tuple[list[int], list[int]], codebook: LayerCodebook, ops: Backend
     ) -> None:
         """Store any number of tokens, each row its own number; see `append`."""
-        with self._storing(before), ordinary_tensors():
+        with ordinary_tensors():
             self.reserve([sum(counts) for counts in zip(*(piece.counts for piece in pieces), strict=True)], before)
             lengths = before
             for piece in pieces:
                 lengths = store_tokens(*piece, *lengths, self.buffers, codebook, ops.quantize)
             self._set_lengths(*lengths)
-
-    @contextmanager
-    def _storing(self, before: tuple[list[int], list[int]]) -> Iterator[None]:
-        self.torn = True
-        yield
-        self.torn = False
 
     def _set_lengths(self, tokens: list[int], quantized: list[int]) -> None:
         self.tokens, self.quantized = tokens, quantized
@@ -148,11 +142,12 @@ class GrowingStorage:
         A token is quantized before its place in the ring is used again, and the device's count of codes is raised in
         between, so tokens up to that count are codes and the later ones are still in the ring.
         """
-        if self.torn:
-            self.torn = False
-            most = [max(tokens - self.sink_length, 0) for tokens in self.tokens]
+        if self.torn is not None:
+            tokens, _ = self.torn
+            most = [max(count - self.sink_length, 0) for count in tokens]
             codes = self.buffers.quantized_lengths.tolist()
-            self._write_lengths(self.tokens, [min(pair) for pair in zip(codes, most, strict=True)])
+            self._write_lengths(tokens, [min(pair) for pair in zip(codes, most, strict=True)])
+            self.torn = None
 
     def _write_lengths(self, tokens: list[int], quantized: list[int]) -> None:
         """Set the lengths on the host and on the device."""

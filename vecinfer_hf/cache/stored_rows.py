@@ -134,9 +134,10 @@ class StoredRows(CacheLayerMixin):
 
     def settle(self) -> None:
         """Repair a store that was interrupted; see `GrowingStorage.settle`."""
-        if self.storage.torn:
+        if self.storage.torn is not None:
+            tokens = self.storage.torn[0]
             self.storage.settle()
-            if not any(self.storage.tokens):
+            if not any(tokens):
                 self.sinks.clear()
 
     def reset(self) -> None:
@@ -195,8 +196,11 @@ class StoredRows(CacheLayerMixin):
         chosen = self.sinks.order[:, :, : self.sink_length].long()
         self.storage.crop([0] * len(left), (covered, [0] * len(left)))
         self.sinks.clear()
-        self._set_columns(0)
-        self._store_rows(*(side[:, :, : max(left)] for side in states), left, chosen)
+        try:
+            self._store_rows(*(side[:, :, : max(left)] for side in states), left, chosen)
+        except BaseException:
+            self.reset()  # nothing of the row is left that could be told from anything else
+            raise
         self._set_columns(columns)
 
     def _store_rows(self, keys: torch.Tensor, values: torch.Tensor, counts: list[int], chosen: torch.Tensor) -> None:
