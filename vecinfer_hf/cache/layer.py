@@ -192,7 +192,7 @@ class VecInferLayer(QuantizedLayerContract, StoredRows):
             before: what the layer holds, if that is known on the host.
         """
         before = self.read_lengths() if before is None else before
-        self.storage.torn = before.tokens, before.quantized
+        self.storage.torn = before
         with ordinary_tensors():
             states = key_states.to(self.dtype), value_states.to(self.dtype)
             self._store_piece(_valid_tokens(*states, valid), query, before)

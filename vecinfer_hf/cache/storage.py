@@ -19,6 +19,7 @@ from ..ops.placement import store_tokens, window_span
 from ..ops.types import MAX_DECODE_QUERIES, CacheBuffers, LayerCodebook
 from ..quantization.formats import CodeFormat
 from ..quantization.packing import TILE, bytes_per_tile
+from .forward_pass import Lengths
 from .sinks import Piece
 
 
@@ -55,8 +56,8 @@ class GrowingStorage:
         """Stored tokens of each row; `buffers.lengths` on the host."""
         self.quantized: list[int] = []
         """Tokens of each row that are codes; `buffers.quantized_lengths` on the host."""
-        self.torn: tuple[list[int], list[int]] | None = None
-        """What `lengths` returned before a call that ended while it stored; None if none did."""
+        self.torn: Lengths | None = None
+        """What the layer held before a call that ended while it stored; None if none did."""
 
     def allocate(self, key_states: torch.Tensor, value_states: torch.Tensor) -> None:
         """Make empty buffers for keys `[B, Hkv, T, Dk]` and values `[B, Hkv, T, Dv]`, with the dtype of the values."""
@@ -143,7 +144,7 @@ class GrowingStorage:
         between, so tokens up to that count are codes and the later ones are still in the ring.
         """
         if self.torn is not None:
-            tokens, _ = self.torn
+            tokens = self.torn.tokens
             most = [max(count - self.sink_length, 0) for count in tokens]
             codes = self.buffers.quantized_lengths.tolist()
             self._write_lengths(tokens, [min(pair) for pair in zip(codes, most, strict=True)])

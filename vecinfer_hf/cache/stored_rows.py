@@ -134,10 +134,11 @@ class StoredRows(CacheLayerMixin):
 
     def settle(self) -> None:
         """Repair a store that was interrupted; see `GrowingStorage.settle`."""
-        if self.storage.torn is not None:
-            tokens = self.storage.torn[0]
+        before = self.storage.torn
+        if before is not None:
             self.storage.settle()
-            if not any(tokens):
+            self._set_columns(before.columns)
+            if not any(before.tokens):
                 self.sinks.clear()
 
     def reset(self) -> None:
