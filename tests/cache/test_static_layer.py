@@ -156,7 +156,7 @@ def test_a_forward_looks_at_the_device_once_however_many_layers_there_are(static
             assert len(looks) == (1 if static and start else 0), (start, looks)
     assert operators  # the operators' looks are seen, so the package's would be
     for layer in cache.quantized_layers:
-        assert layer.host_lengths() == ([160] * 2, [160 - WINDOW - codebook.config.sink_length] * 2)
+        assert layer.read_lengths()[1:] == ([160] * 2, [160 - WINDOW - codebook.config.sink_length] * 2)
 
 
 def test_layers_out_of_order_do_not_take_old_lengths():
@@ -207,9 +207,9 @@ def test_a_pass_that_ends_in_the_midst_leaves_layers_to_read_for_themselves():
         model.model.layers[1].mlp.register_forward_hook(out_of_memory)
         with pytest.raises(torch.OutOfMemoryError):
             model(ids[:, 60:], **cache_argument(cache))
-        assert [layer.host_lengths()[0] for layer in cache.layers] == [[90], [90], [60]]
+        assert [layer.read_lengths().tokens for layer in cache.layers] == [[90], [90], [60]]
         model(ids[:, 60:], **cache_argument(cache))
-    assert [layer.host_lengths()[0] for layer in cache.layers] == [[120], [120], [90]]
+    assert [layer.read_lengths().tokens for layer in cache.layers] == [[120], [120], [90]]
     assert [int(layer.cumulative_length) for layer in cache.layers] == [120, 120, 90]
 
 

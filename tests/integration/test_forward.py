@@ -172,8 +172,8 @@ def test_attention_over_codes_is_the_oracles(queries, with_sinks, softcap):
         buffers = empty_buffers(layer, 2, 4, residual, 60)
         buffers = buffers._replace(codes=old.codes, sink_keys=old.sink_keys, sink_values=old.sink_values)
         for n in range(40, 56 + queries):
-            buffers.window_keys[:, :, n % residual] = keys[:, :, n + 4]
-            buffers.window_values[:, :, n % residual] = values[:, :, n + 4]
+            buffers.ring_keys[:, :, n % residual] = keys[:, :, n + 4]
+            buffers.ring_values[:, :, n % residual] = values[:, :, n + 4]
         buffers.lengths.fill_(60 + queries)
         buffers.quantized_lengths.fill_(40)
     wanted, _, bound, _ = oracle(query, buffers, layer, residual, 0.25, softcap or 0.0, sinks)
@@ -243,7 +243,7 @@ def test_a_float_mask_of_causal_attention_is_honoured():
         cache = vecinfer_cache(model, 8)
         with torch.no_grad():
             logits = model(ids, attention_mask=each, position_ids=positions, **cache_argument(cache)).logits
-        assert cache.layers[0].lengths == [30, 24]
+        assert cache.layers[0].read_lengths().tokens == [30, 24]
         results.append(logits[mask.bool()])
     assert (results[0] - results[1]).abs().max() <= LOGIT_NOISE
 
@@ -320,8 +320,8 @@ def test_rows_of_a_padded_cache_keep_their_padding_and_their_length(name):
     cache = vecinfer_cache(model, 8)
     run(model, ids, cache, [60], mask)
     cache = operate(cache) or cache
-    assert cache.layers[0].lengths == cache.layers[0].buffers.lengths.tolist()
-    assert cache.layers[0].quantized_lengths == cache.layers[0].buffers.quantized_lengths.tolist()
+    assert cache.layers[0].read_lengths().tokens == cache.layers[0].buffers.lengths.tolist()
+    assert cache.layers[0].read_lengths().quantized == cache.layers[0].buffers.quantized_lengths.tolist()
 
     def go_on(cache, mask):
         logits = []
@@ -359,8 +359,8 @@ def test_a_reset_cache_has_no_padding():
         cache.reset()
         with torch.no_grad():
             model(ids, attention_mask=causal, **cache_argument(cache))
-        assert cache.layers[0].lengths == [30, 21]
-        assert cache.shared.padding.real_tokens(0, 30, 2) == [30, 21]
+        assert cache.layers[0].read_lengths().tokens == [30, 21]
+        assert cache.forward_pass.padding.valid_tokens(0, 30, 2) == [30, 21]
 
 
 def test_holes_in_a_later_chunk_are_honoured():

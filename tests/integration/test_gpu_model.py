@@ -98,7 +98,7 @@ def test_perplexity_agrees(model, windows):
             parts.append(-scores[:, : targets.shape[1]].gather(-1, targets).squeeze(-1))
             start += scores.shape[1]
         losses.append(torch.cat(parts, dim=1).double())
-        assert cache.quantized_layers[0].quantized_lengths == [2048 - 4 - 128] * len(windows)
+        assert cache.quantized_layers[0].read_lengths().quantized == [2048 - 4 - 128] * len(windows)
     ours, reference = losses
     ratio, spread = math.exp((ours - reference).mean()), (ours - reference).std() / ours.numel() ** 0.5
     print(
@@ -121,7 +121,7 @@ def test_generate_uses_the_kernels_by_itself(model, text_ids):
     )
     layer = returned_cache(output).quantized_layers[0]
     assert layer.ops.__name__ == "vecinfer_hf.ops.kernels"
-    assert layer.buffers.quantized_lengths.tolist() == layer.quantized_lengths
+    assert layer.buffers.quantized_lengths.tolist() == layer.read_lengths().quantized
 
 
 def test_static_cache_compiles_and_agrees(model, text_ids):

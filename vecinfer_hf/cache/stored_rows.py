@@ -66,6 +66,11 @@ class StoredRows(CacheLayerMixin):
         return self.storage.sink_length
 
     @property
+    def sink_choice(self) -> str:
+        """How these were chosen, see `VecInferConfig.sink_choice`."""
+        return self.sinks.sink_choice
+
+    @property
     def buffers(self) -> CacheBuffers | None:
         """The tensors of this layer; None before the first token."""
         return self.storage.buffers
