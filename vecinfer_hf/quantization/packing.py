@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The vecinfer_hf authors
 # SPDX-License-Identifier: Apache-2.0
-"""Where every code lies in memory: the only file (with its CUDA twin codes.cuh) that knows the tile order.
+"""Where every code lies in memory. Only this file and its CUDA twin, vecinfer_cuda/common/packing.cuh, know it.
 
 A tile holds 32 tokens of one key/value head: the key planes, then the value planes, one plane per additive code.
 A plane holds the low 8 bits of every code in the order in which a warp of the attention kernel reads them, then,

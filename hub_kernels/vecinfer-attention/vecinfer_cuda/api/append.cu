@@ -5,7 +5,7 @@
 #include <algorithm>
 
 #include "../../torch-ext/torch_binding.h"
-#include "../append.cuh"
+#include "../append/kernel.cuh"
 #include "sides.h"
 
 namespace vecinfer {

@@ -15,7 +15,7 @@
 #include <cstdint>
 #include <optional>
 
-#include "../params.h"
+#include "../common/params.h"
 
 // A torch without CUDA does not have this symbol. Weak, so that the module can still be imported
 // (and inspected) there.

@@ -5,12 +5,12 @@
 #include <cstring>
 
 #include "../../torch-ext/torch_binding.h"
-#include "../combine.cuh"
-#include "../decode_attention_kernels.h"
-#include "../decode_attention_traits.cuh"
-#include "../heuristics.h"
-#include "../query_transform.cuh"
-#include "../static_switch.h"
+#include "../common/static_switch.h"
+#include "../decode/combine.cuh"
+#include "../decode/heuristics.h"
+#include "../decode/query_transform.cuh"
+#include "../decode/traits.cuh"
+#include "../decode/variants.h"
 #include "sides.h"
 
 namespace vecinfer {

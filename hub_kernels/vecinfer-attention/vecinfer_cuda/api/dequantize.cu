@@ -2,7 +2,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Host side of dequantize: checks, outputs, parameters, launch.
 #include "../../torch-ext/torch_binding.h"
-#include "../dequantize.cuh"
+#include "../dequantize/kernel.cuh"
 #include "sides.h"
 
 namespace vecinfer {

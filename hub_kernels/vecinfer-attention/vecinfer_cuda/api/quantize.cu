@@ -4,9 +4,9 @@
 #include <algorithm>
 
 #include "../../torch-ext/torch_binding.h"
-#include "../quantize.cuh"
-#include "../quantize_stream.cuh"
-#include "../static_switch.h"
+#include "../common/static_switch.h"
+#include "../quantize/kernel.cuh"
+#include "../quantize/stream_kernel.cuh"
 #include "sides.h"
 
 namespace vecinfer {
