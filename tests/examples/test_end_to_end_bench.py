@@ -42,7 +42,7 @@ def test_a_filled_cache_is_one_that_has_seen_the_tokens(model, kind, tokens):
     for ours, theirs in zip(cache.layers, read.layers, strict=True):
         if kind.bits is not None:
             assert torch.equal(ours.buffers.quantized_lengths, theirs.buffers.quantized_lengths)
-            assert [tensor.shape for tensor in ours.buffers[1:]] == [tensor.shape for tensor in theirs.buffers[1:]]
+            assert [tensor.shape for tensor in ours.buffers[1:7]] == [tensor.shape for tensor in theirs.buffers[1:7]]
         else:
             assert ours.keys.shape == theirs.keys.shape
 

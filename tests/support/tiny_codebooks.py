@@ -37,9 +37,11 @@ def random_layer(
     kind: str = "smooth_scale",
     mean: bool = False,
     value_kind: str | None = None,
+    value_dim: int | None = None,
 ) -> LayerCodebook:
     """Return a random layer codebook; `kind`/`value_kind` are "smooth_scale", "matrix" or (values) None."""
     generator = torch.Generator().manual_seed(seed)
+    value_dim = dim if value_dim is None else value_dim
 
     def centroids(fmt: CodeFormat) -> torch.Tensor:
         shape = (heads, fmt.num_codes, fmt.codebook_size, fmt.subvector_dim)
@@ -49,7 +51,7 @@ def random_layer(
         return table.to(torch.int8)
 
     key_transform = random_transform(heads, dim, kind, generator)
-    value_transform = None if value_kind is None else random_transform(heads, dim, value_kind, generator)
+    value_transform = None if value_kind is None else random_transform(heads, value_dim, value_kind, generator)
     inverse = None
     if value_transform is not None:
         inverse = query_from_key_transform(value_transform)
@@ -60,7 +62,7 @@ def random_layer(
         query_from_key_transform(key_transform),
         centroids(parse_format(key_bits)),
         torch.full((heads,), 1 / 30) * (1 + torch.rand(heads, generator=generator)),
-        torch.randn(heads, dim, generator=generator) if mean and value_kind else None,
+        torch.randn(heads, value_dim, generator=generator) if mean and value_kind else None,
         value_transform,
         inverse,
         centroids(parse_format(value_bits)),

@@ -18,7 +18,7 @@ from ..benchmark.end_to_end import compare
 from ..benchmark.measure import Row
 from ..benchmark.models import LLAMA_8B, random_model, shape_config
 from ..benchmark.report import markdown, plot, read_json, write_json
-from ..ops.kernels import kernel_candidates, load_kernels
+from ..ops.kernel_loader import kernel_candidates, load_kernels
 from .calibrate import bits as parse_bits
 from .console import errors
 from .loading import Device

@@ -23,16 +23,16 @@ PACKAGES = ("torch", "transformers", "kernels", "huggingface-hub", "accelerate",
 def examine() -> dict[str, Any]:
     """Return versions, devices, kernel candidates with the reason each was passed over, and the hooks' self-check."""
     from ..integration.registration import self_check
-    from ..ops import kernels
+    from ..ops.kernel_loader import kernel_candidates, load_kernels
 
     return {
         "vecinfer-hf": __version__,
         "python": platform.python_version(),
         **{name: metadata.version(name) for name in PACKAGES},
         "devices": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())] or ["cpu"],
-        "kernels_loaded": kernels.load_kernels() is not None,
+        "kernels_loaded": load_kernels() is not None,
         "kernel_candidates": [
-            {"source": candidate.source, "reason": candidate.reason} for candidate in kernels.kernel_candidates()
+            {"source": candidate.source, "reason": candidate.reason} for candidate in kernel_candidates()
         ],
         "self_check": self_check(),
         "shipped_codebooks": sorted(

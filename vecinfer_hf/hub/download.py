@@ -19,9 +19,9 @@ from huggingface_hub.utils import HFValidationError, validate_repo_id
 from transformers.utils import logging
 
 from ..codebook.files import CONFIG_NAME, TENSORS_NAME
-from ..errors import CodebookHubError
+from ..errors import CodebookHubError, unreachable
 from ..version import __version__
-from .errors import explained, unreachable, with_retries
+from .errors import explained, with_retries
 
 
 logger = logging.get_logger(__name__)

@@ -20,7 +20,7 @@ from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError
 from transformers.utils import logging
 
 from ..config import StoredOptions
-from ..errors import CodebookHubError
+from ..errors import CodebookHubError, transport_errors
 from .card import (
     DESCRIBED,
     ERROR_PLOT,
@@ -32,7 +32,7 @@ from .card import (
     repository_card,
 )
 from .download import README, check_names, hub_api
-from .errors import explained, transport_errors, with_retries
+from .errors import explained, with_retries
 
 
 if TYPE_CHECKING:

@@ -20,12 +20,11 @@ from transformers.utils import logging
 
 from ..codebook.codebook import shipped_codebooks, shipped_names
 from ..codebook.files import CONFIG_NAME, read_description
-from ..errors import CodebookError
+from ..errors import CodebookError, transport_errors
 from ..model_info import check_identity, model_identity
 from ..quantization.formats import parse_format
 from .card import TAGS
 from .download import download_codebook, hub_api
-from .errors import transport_errors
 
 
 logger = logging.get_logger(__name__)

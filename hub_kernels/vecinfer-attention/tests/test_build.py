@@ -72,7 +72,7 @@ def test_source_tree_is_valid():
 def test_metadata_and_digest(variant):
     rust = pytest.importorskip("kernels._rust")
     metadata = rust.Metadata.read_from_file(variant / "metadata.json")
-    assert metadata.version == 1
+    assert metadata.version == 2
     metadata.digest.validate(rust.Digest.hash_variant(rust.DigestAlgorithm.SHA256, variant))
     assert (variant / f"{metadata.id}.abi3.so").is_file()
 

@@ -95,9 +95,8 @@ __device__ __forceinline__ void store_tokens(const AppendParams& p, const RowUpd
     const int token = p.by_head_dim.divide(element);
     const int index = update.length + token;
     const bool sink = index < p.num_sinks;
-    const int place = sink ? index : (index - p.num_sinks) % p.residual_length;
-    const StatesView& view = sink ? p.sinks[side] : p.window[side];
-    if (!sink && place >= p.window_capacity) continue;
+    const int place = sink ? index : (index - p.num_sinks) % p.ring_slots;
+    const StatesView& view = sink ? p.sinks[side] : p.ring[side];
     uint16_t* to =
         static_cast<uint16_t*>(view.data) + batch * view.batch_stride + head * view.head_stride;
     to[place * view.token_stride + element - token * p.head_dim] = value;
@@ -122,7 +121,7 @@ __device__ __forceinline__ void append_side(const AppendParams& p, uint8_t* shar
   if (update.leaving > 0) {
     const int rows = update.leaving * (p.head_dim / kDim);
     for (int row = threadIdx.x; row < rows; row += kAppendThreads) keys[row] = 0;
-    transform_leaving<kDim>(p, side, p.window[side_index], update, head, batch, full, fixed);
+    transform_leaving<kDim>(p, side, p.ring[side_index], update, head, batch, full, fixed);
   }
   // From here on nothing reads the ring.
   store_tokens(p, update, side_index, head, batch, early);

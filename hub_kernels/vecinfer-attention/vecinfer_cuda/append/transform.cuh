@@ -17,7 +17,7 @@ constexpr int kAppendTiles = 4;  // centroids of one warp: 32
 struct AppendParams {
   StatesView states[2];  // keys, values: [B, Hkv, T, D], T <= 16
   StatesView sinks[2];   // [B, Hkv, S, D]
-  StatesView window[2];  // [B, Hkv, C, D]
+  StatesView ring[2];    // [B, Hkv, C, D]
   Side sides[2];
   PlaneOrder orders[2];
   FastDivider by_subvectors[2];  // of one token
@@ -26,10 +26,9 @@ struct AppendParams {
   int* lengths;            // [B]
   int* quantized_lengths;  // [B]
   int batch_size;
-  int num_tokens;       // T
-  int num_sinks;        // S
-  int window_capacity;  // C
-  int residual_length;  // R
+  int num_tokens;  // T
+  int num_sinks;   // S
+  int ring_slots;  // C
   int head_dim;
   bool bf16;
 };
@@ -43,7 +42,7 @@ struct RowUpdate {
   __device__ RowUpdate(const AppendParams& p, int batch)
       : length(p.lengths[batch]), quantized(p.quantized_lengths[batch]) {
     const int after_sinks = max(length + p.num_tokens - p.num_sinks, 0);
-    leaving = max(after_sinks - p.residual_length - quantized, 0);
+    leaving = max(after_sinks - p.ring_slots - quantized, 0);
   }
 };
 
@@ -97,10 +96,10 @@ __device__ __forceinline__ void multiply_few_rows(const float* rows, int tokens,
 // The leaving tokens, transformed, in fixed point. Ends with a barrier.
 template <int kDim>
 __device__ __forceinline__ void transform_leaving(const AppendParams& p, const Side& side,
-                                                  const StatesView& window, const RowUpdate& update,
+                                                  const StatesView& ring, const RowUpdate& update,
                                                   int head, int batch, float* full, __half* fixed) {
-  const uint16_t* ring = static_cast<const uint16_t*>(window.data) + batch * window.batch_stride +
-                         head * window.head_stride;
+  const uint16_t* tokens =
+      static_cast<const uint16_t*>(ring.data) + batch * ring.batch_stride + head * ring.head_stride;
   const LaneMap map(p.head_dim);
   const Transform& transform = side.transform;
   const float steps = FixedPoint<kDim>::kSteps / side.centroid_scale[head];
@@ -113,12 +112,10 @@ __device__ __forceinline__ void transform_leaving(const AppendParams& p, const S
   for (int base = warp * map.tokens; base < update.leaving;
        base += kAppendThreads / 32 * map.tokens) {
     const int index = base + map.token;
-    const int slot = (update.quantized + index) % p.residual_length;
+    const int slot = (update.quantized + index) % p.ring_slots;
     const bool mine = active && index < update.leaving;
     uint4 stored = make_uint4(0, 0, 0, 0);
-    if (mine && slot < p.window_capacity) {
-      stored = load_stored(ring + slot * window.token_stride + map.first_dim, window.aligned);
-    }
+    if (mine) stored = load_stored(tokens + slot * ring.token_stride + map.first_dim, ring.aligned);
     const Affine affine(transform, static_cast<int64_t>(head) * p.head_dim + map.first_dim, scale,
                         mine);
     float x[kLane];

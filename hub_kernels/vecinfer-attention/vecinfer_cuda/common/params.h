@@ -1,7 +1,7 @@
 // SPDX-FileCopyrightText: 2026 The vecinfer_hf authors
 // SPDX-License-Identifier: Apache-2.0
-// What the kernels are told: plain data, no torch. B rows, Hkv key/value heads, D head size, R
-// residual length.
+// Parameters that several operators share: plain data, no torch. B rows, Hkv key/value heads, D
+// head size, C slots of the ring.
 #pragma once
 
 #include <cstdint>

@@ -162,8 +162,8 @@ __device__ __forceinline__ void combine_rows(const DecodeParams& p) {
 
   const int query_head = head * p.group + p.by_query_tokens.divide(row);
   float total_weight = gathered.weight[0] + gathered.weight[1];
-  if (p.attention_sinks != nullptr && finishes) {
-    const float sink = p.attention_sinks[query_head] * kLog2E;
+  if (p.sink_logits != nullptr && finishes) {
+    const float sink = p.sink_logits[query_head] * kLog2E;
     gathered.raise(sink);
     total_weight = gathered.weight[0] + gathered.weight[1] + rescale(sink, gathered.maximum);
   }

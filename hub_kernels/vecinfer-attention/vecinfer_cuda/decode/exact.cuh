@@ -14,36 +14,36 @@ namespace vecinfer {
 class ExactTokens {
  public:
   __device__ __forceinline__ ExactTokens(const DecodeParams& p, const StatesView& sinks,
-                                         const StatesView& window, const RowWork& work,
-                                         int batch_row, int head)
+                                         const StatesView& ring, const RowWork& work, int batch_row,
+                                         int head)
       : sinks_(static_cast<const uint16_t*>(sinks.data) + batch_row * sinks.batch_stride +
                head * sinks.head_stride),
-        window_(static_cast<const uint16_t*>(window.data) + batch_row * window.batch_stride +
-                head * window.head_stride),
+        ring_(static_cast<const uint16_t*>(ring.data) + batch_row * ring.batch_stride +
+              head * ring.head_stride),
         sink_stride_(sinks.token_stride),
-        window_stride_(window.token_stride),
+        ring_stride_(ring.token_stride),
         num_sinks_(work.sinks),
         last_(work.exact - 1),
-        ring_start_(work.coded % p.residual_length - work.sinks),
-        residual_length_(p.residual_length) {}
+        ring_start_(work.coded % p.ring_slots - work.sinks),
+        ring_slots_(p.ring_slots) {}
 
   // Exact token e, or the last one where e is past the end (its weight will be 0).
   __device__ __forceinline__ const uint16_t* row(int e) const {
     e = min(e, last_);
     if (e < num_sinks_) return sinks_ + e * sink_stride_;
     const int slot = ring_start_ + e;
-    return window_ + (slot < residual_length_ ? slot : slot - residual_length_) * window_stride_;
+    return ring_ + (slot < ring_slots_ ? slot : slot - ring_slots_) * ring_stride_;
   }
 
  private:
   const uint16_t* sinks_;
-  const uint16_t* window_;
+  const uint16_t* ring_;
   int64_t sink_stride_;
-  int64_t window_stride_;
+  int64_t ring_stride_;
   int num_sinks_;
   int last_;
   int ring_start_;
-  int residual_length_;
+  int ring_slots_;
 };
 
 // The warp's ring of exact tokens in shared memory, in the place of its ring of tiles: chunks of a
@@ -58,8 +58,8 @@ class ExactRing {
   // Starts on units [first, last).
   __device__ __forceinline__ ExactRing(const DecodeParams& p, const RowWork& work, int batch_row,
                                        int head, int first, int last, uint32_t address)
-      : keys_(p, p.sink_keys, p.window_keys, work, batch_row, head),
-        values_(p, p.sink_values, p.window_values, work, batch_row, head),
+      : keys_(p, p.sink_keys, p.ring_keys, work, batch_row, head),
+        values_(p, p.sink_values, p.ring_values, work, batch_row, head),
         last_(last),
         address_(address + (threadIdx.x & 31) * 16),
         slot_(0) {

@@ -87,8 +87,8 @@ class GeneralEngine {
     const uint16_t* query[kRows];
 #pragma unroll
     for (int r = 0; r < kRows; ++r) query[r] = p_.query_row(b, head_, row_group_ * kRows + r);
-    const ExactTokens keys(p_, p_.sink_keys, p_.window_keys, work, b, head_);
-    const ExactTokens values(p_, p_.sink_values, p_.window_values, work, b, head_);
+    const ExactTokens keys(p_, p_.sink_keys, p_.ring_keys, work, b, head_);
+    const ExactTokens values(p_, p_.sink_values, p_.ring_values, work, b, head_);
     const int lane = threadIdx.x & 31;
     for (int unit = first; unit < last; ++unit) {
       const int base = unit * kExactUnit;

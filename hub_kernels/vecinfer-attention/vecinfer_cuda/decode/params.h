@@ -36,13 +36,13 @@ struct DecodeParams {
   CodesView codes;
   StatesView sink_keys;  // [B, Hkv, S, D]
   StatesView sink_values;
-  StatesView window_keys;  // [B, Hkv, C, D]
-  StatesView window_values;
+  StatesView ring_keys;  // [B, Hkv, C, D], C = ring_slots
+  StatesView ring_values;
   const int* lengths;            // [B]
   const int* quantized_lengths;  // [B]
   Side key;                      // transform: of the query
   Side value;                    // transform: of the output
-  const float* attention_sinks;  // [Hq] or null
+  const float* sink_logits;      // [Hq] or null
   bool bf16;
   float softmax_scale;
   float softcap;        // log2 score; 0: none
@@ -72,7 +72,7 @@ struct DecodeParams {
   int splits;
   int warps;  // of a main block
   int sink_length;
-  int residual_length;
+  int ring_slots;
   int exact_weight;  // work of an exact unit in tiles
   int start_weight;  // work of starting a row in tiles
   int query_limit;   // largest 16-bit query: keeps integer scores under 2**30
