@@ -195,7 +195,7 @@ class VecInferCache(QuantizedCache):
         """Mean bits per key or value element of coded tokens, padding bytes of the tile format included."""
         bits = elements = 0
         for layer in self.quantized_layers:
-            heads, dim = layer.codebook.head_shape(layer.layer_idx)
+            heads, dim, _ = layer.codebook.head_shape(layer.layer_idx)
             bits += heads * bytes_per_tile(layer.key_format, layer.value_format, dim) * 8 / TILE
             elements += heads * dim * 2
         return bits / elements

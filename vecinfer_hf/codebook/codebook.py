@@ -86,7 +86,7 @@ class Codebook:
     def head_shape(self, index: int) -> tuple[int, int]:
         """Return the key/value heads and the head size of layer `index`."""
         transform = self.layers[index].key_transform
-        return transform.shape[0], transform.shape[-1]
+        return transform.shape[0], transform.shape[-1], transform.shape[-1]
 
     @property
     def bits_per_element(self) -> float:
@@ -213,7 +213,7 @@ class Codebook:
     def _describe(self, index: int) -> dict[str, Any]:
         layer = self.layers[index]
         key_format, value_format = self.formats(index)
-        heads, head_dim = self.head_shape(index)
+        heads, head_dim, _ = self.head_shape(index)
         return {
             "index": index,
             "num_key_value_heads": heads,
