@@ -195,9 +195,9 @@ class VecInferCache(QuantizedCache):
         """Mean bits per key or value element of coded tokens, padding bytes of the tile format included."""
         bits = elements = 0
         for layer in self.quantized_layers:
-            heads, dim, _ = layer.codebook.head_shape(layer.layer_idx)
-            bits += heads * bytes_per_tile(layer.key_format, layer.value_format, dim) * 8 / TILE
-            elements += heads * dim * 2
+            heads, *sizes = layer.codebook.head_shape(layer.layer_idx)
+            bits += heads * bytes_per_tile(*layer.storage.formats, *sizes) * 8 / TILE
+            elements += heads * sum(sizes)
         return bits / elements
 
     def stock_nbytes(self, dtype: torch.dtype | None = None) -> int:
@@ -209,9 +209,9 @@ class VecInferCache(QuantizedCache):
         total = 0
         for layer in self.layers:
             if isinstance(layer, VecInferLayer) and layer.is_initialized:
-                batch, heads, _, dim = layer.buffers.sink_keys.shape
-                item = (dtype or layer.dtype).itemsize
-                total += 2 * batch * heads * dim * item * int(layer.cumulative_length)
+                heads, *sizes = layer.codebook.head_shape(layer.layer_idx)
+                elements = layer.storage.batch_size * heads * sum(sizes) * int(layer.cumulative_length)
+                total += elements * (dtype or layer.dtype).itemsize
             elif not isinstance(layer, VecInferLayer):
                 tensors = (value for value in vars(layer).values() if isinstance(value, torch.Tensor))
                 total += sum(tensor.nbytes for tensor in tensors)
