@@ -8,6 +8,7 @@ import pickle
 import pytest
 import torch
 
+from vecinfer_hf.errors import BackendError
 from vecinfer_hf.ops import kernel_loader
 from vecinfer_hf.ops.backend import backend, logger, select_backend
 from vecinfer_hf.quantization.formats import parse_format
@@ -28,7 +29,7 @@ def test_reference_is_taken_without_a_word(caplog):
 
 
 def test_cuda_on_a_cpu_is_an_error_that_says_why_and_what_to_do():
-    with pytest.raises(RuntimeError, match=r"(?s)CUDA device.*on cpu.*vecinfer doctor.*auto"):
+    with pytest.raises(BackendError, match=r"(?s)CUDA device.*on cpu.*vecinfer doctor.*auto"):
         select("cuda")
 
 
@@ -55,7 +56,7 @@ def test_kernels_are_taken_where_they_run(some_kernels):
 
 def test_values_of_another_head_size_go_to_the_reference_by_name(some_kernels, monkeypatch):
     reason = r"values have head_dim 128 and keys 64; the compiled kernels need equal ones"
-    with pytest.raises(RuntimeError, match=reason):
+    with pytest.raises(BackendError, match=reason):
         select("cuda", "cuda", value_head_dim=128)
     messages = []
     monkeypatch.setattr(type(logger), "warning", lambda self, message, *args, **kwargs: messages.append(message))
@@ -74,5 +75,5 @@ def test_a_backend_has_every_operator_and_is_found_again_by_its_name(name):
 
 
 def test_an_unknown_name_is_refused():
-    with pytest.raises(ValueError, match="There is no backend 'tpu'; there are 'cuda', 'reference'"):
+    with pytest.raises(BackendError, match="There is no backend 'tpu'; there are 'cuda', 'reference'"):
         backend("tpu")

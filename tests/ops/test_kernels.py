@@ -15,6 +15,7 @@ import torch
 from cache_oracle import filled_buffers
 from tiny_codebooks import random_layer
 
+from vecinfer_hf.errors import BackendError
 from vecinfer_hf.ops import kernel_loader, kernels, reference
 from vecinfer_hf.ops.backend import backend
 from vecinfer_hf.ops.types import CacheBuffers, LayerCodebook, PagedBuffers
@@ -105,7 +106,7 @@ def test_without_kernels_a_call_says_where_they_were_looked_for(monkeypatch):
     candidate = kernel_loader.KernelCandidate("VECINFER_KERNEL_PATH", False, "not set")
     monkeypatch.setattr(kernel_loader, "_found", kernel_loader._Found(None, (candidate,)))
     buffers, codebook = CacheBuffers(*[torch.zeros(1, 1, 1, 1)] * 7), LayerCodebook(*[torch.zeros(1)] * 10)
-    with pytest.raises(RuntimeError, match=r"No compiled kernels were found \(VECINFER_KERNEL_PATH: not set"):
+    with pytest.raises(BackendError, match=r"No compiled kernels were found \(VECINFER_KERNEL_PATH: not set"):
         kernels.dequantize(buffers, codebook, 0, 1, torch.float32)
 
 

@@ -8,6 +8,7 @@ from cache_oracle import decode_attention as oracle
 from cache_oracle import empty_buffers
 from tiny_codebooks import random_layer
 
+from vecinfer_hf.errors import UnsupportedCallError
 from vecinfer_hf.ops import reference
 from vecinfer_hf.ops.placement import store_tokens
 from vecinfer_hf.ops.types import PagedBuffers
@@ -132,7 +133,7 @@ def test_a_row_without_a_page_is_refused_before_codes_are_written(codebook):
     paged.block_table[0, 1] = -1
     before = paged.codes.clone()
     zeros = [0] * len(LENGTHS)
-    with pytest.raises(ValueError, match=r"block_table names page -1 .* rows \[0\].* give a row its pages"):
+    with pytest.raises(UnsupportedCallError, match=r"block_table names page -1 .* rows \[0\].* give a row its pages"):
         store_tokens(*new, zeros, [150, 0, 0], zeros, zeros, paged, codebook, reference.quantize)
     assert torch.equal(paged.codes, before)
 
@@ -142,8 +143,8 @@ def test_more_tokens_than_there_is_room_for_are_refused(codebook, tiles_per_page
     buffers = empty_buffers(codebook, 1, 0, 0, 64, fill=255, value_dim=32)
     buffers = buffers if tiles_per_page is None else paged_like(buffers, tiles_per_page)
     before = buffers.codes.clone()
-    with pytest.raises(ValueError, match="Tile 2 is asked for, but a row has room for 2 tiles"):
+    with pytest.raises(UnsupportedCallError, match="Tile 2 is asked for, but a row has room for 2 tiles"):
         store_tokens(*states(1, 65), [0], [65], [0], [0], buffers, codebook, reference.quantize)
     assert torch.equal(buffers.codes, before)
-    with pytest.raises(ValueError, match="a row has room for 2 tiles"):
+    with pytest.raises(UnsupportedCallError, match="a row has room for 2 tiles"):
         reference.dequantize(buffers, codebook, 60, 5, torch.float32)

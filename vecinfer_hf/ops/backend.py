@@ -13,6 +13,7 @@ from typing import NamedTuple
 import torch
 from transformers.utils import logging
 
+from ..errors import BackendError
 from ..quantization.formats import CodeFormat
 from . import kernels, reference, reference_ops
 from .kernel_loader import kernel_candidates, load_kernels
@@ -56,10 +57,10 @@ def backend(name: str) -> Backend:
     """Return the backend of a name.
 
     Raises:
-        ValueError: if there is none of that name.
+        BackendError: if there is none of that name.
     """
     if name not in _BACKENDS:
-        raise ValueError(f"There is no backend {name!r}; there are {', '.join(map(repr, _BACKENDS))}.")
+        raise BackendError(f"There is no backend {name!r}; there are {', '.join(map(repr, _BACKENDS))}.")
     return _BACKENDS[name]
 
 
@@ -84,7 +85,7 @@ def select_backend(
         formats: the layer's key and value format.
 
     Raises:
-        RuntimeError: if "cuda" was asked for and the kernels cannot serve this layer; the message says why.
+        BackendError: if "cuda" was asked for and the kernels cannot serve this layer; the message says why.
     """
     if ops_backend == "reference":
         return backend("reference")
@@ -92,7 +93,7 @@ def select_backend(
     if reason is None:
         return backend("cuda")
     if ops_backend == "cuda":
-        raise RuntimeError(
+        raise BackendError(
             f'ops_backend="cuda" needs the compiled kernels, but {reason}. `vecinfer doctor` tells more; '
             'ops_backend="auto" falls back to torch.'
         )

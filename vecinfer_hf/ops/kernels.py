@@ -12,6 +12,7 @@ from types import ModuleType
 
 import torch
 
+from ..errors import BackendError
 from ..quantization.formats import CodeFormat
 from .kernel_loader import kernel_candidates, load_kernels
 from .types import Buffers, LayerCodebook
@@ -120,7 +121,7 @@ def _module() -> ModuleType:
     module = load_kernels()
     if module is None:
         tried = "; ".join(f"{candidate.source}: {candidate.reason}" for candidate in kernel_candidates())
-        raise RuntimeError(f"No compiled kernels were found ({tried}); use the reference operators instead.")
+        raise BackendError(f"No compiled kernels were found ({tried}); use the reference operators instead.")
     return module
 
 

@@ -40,7 +40,7 @@ def quantize(
         codebook: the layer's codebook.
 
     Raises:
-        ValueError: if the codes, or a row's pages, have no room for its tokens.
+        UnsupportedCallError: if the codes, or a row's pages, have no room for its tokens.
     """
     head_dims = key_states.shape[-1], value_states.shape[-1]
     formats = _formats(codebook)
@@ -85,7 +85,7 @@ def dequantize(
         Keys `[B, Hkv, length, Dk]` and values `[B, Hkv, length, Dv]`.
 
     Raises:
-        ValueError: if a row has no room for these slots.
+        UnsupportedCallError: if a row has no room for these slots.
     """
     first_tile, offset = divmod(start, packing.TILE)
     tiles = read_tiles(buffers.codes, buffers.block_table, first_tile, -(-(start + length) // packing.TILE))

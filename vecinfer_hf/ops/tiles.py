@@ -11,6 +11,8 @@ from __future__ import annotations
 
 import torch
 
+from ..errors import UnsupportedCallError
+
 
 def read_tiles(
     codes: torch.Tensor, block_table: torch.Tensor | None, first: int, last: int, rows: list[int] | None = None
@@ -27,7 +29,7 @@ def read_tiles(
         rows: which rows; None for all.
 
     Raises:
-        ValueError: if a row has no room for `last` tiles.
+        UnsupportedCallError: if a row has no room for `last` tiles.
     """
     _check_room(codes, block_table, last)
     if block_table is None:
@@ -51,7 +53,7 @@ def write_tiles(
         rows: the rows.
 
     Raises:
-        ValueError: if a row has no room, or no page, for a tile.
+        UnsupportedCallError: if a row has no room, or no page, for a tile.
     """
     last = first + tiles.shape[2]
     _check_room(codes, block_table, last)
@@ -61,7 +63,7 @@ def write_tiles(
     pages, place = _places(codes, block_table[rows], first, last)
     missing = pages[(pages < 0) | (pages >= codes.shape[0])]
     if missing.numel():
-        raise ValueError(
+        raise UnsupportedCallError(
             f"block_table names page {int(missing[0])} for a tile among {first} to {last - 1} of rows {rows}, but "
             f"there are {codes.shape[0]} pages; give a row its pages before its tokens are quantized."
         )
@@ -79,4 +81,6 @@ def _places(
 def _check_room(codes: torch.Tensor, block_table: torch.Tensor | None, last: int) -> None:
     room = codes.shape[2] if block_table is None else block_table.shape[1] * codes.shape[2]
     if last > room:
-        raise ValueError(f"Tile {last - 1} is asked for, but a row has room for {room} tiles; make room first.")
+        raise UnsupportedCallError(
+            f"Tile {last - 1} is asked for, but a row has room for {room} tiles; make room."
+        )
