@@ -23,23 +23,25 @@ import torch
 from transformers import PreTrainedModel
 
 from ..assets import load_text
-from ..calibration.allocate import CANDIDATE_BITS, allocate_bits, mix_sides, predicted_sensitivity
-from ..calibration.calibrate import REFINE_BATCH
-from ..calibration.fit import SideTransform, fit_layers, key_statistics
+from ..calibration.allocate import allocate_bits, mix_sides, predicted_sensitivity
+from ..calibration.fake_quantization import LayerFakeQuantizer
+from ..calibration.fit import SideTransform, fit_layers
 from ..calibration.gradients import GradientStates, record_gradients
+from ..calibration.loss import full_precision_states, quantization_loss
 from ..calibration.loss_transform import loss_transform
 from ..calibration.mixture import TextMixture, text_mixture
-from ..calibration.refine import refine, simulated_loss, stock_states
-from ..calibration.simulate import LayerSimulator
-from ..calibration.special_tokens import SHARE, separator_ids, with_separators
-from ..calibration.windows import calibration_windows
+from ..calibration.refine import refine
+from ..calibration.special_tokens import SEPARATOR_FRACTION, separator_ids, with_separators
+from ..calibration.steps import REFINE_BATCH
+from ..calibration.windows import calibration_windows, text_windows
+from ..calibration_config import CANDIDATE_BITS
 from ..cli.loading import load_model
 from ..config import FIRST, SMALL_VALUES
 from ..model_info import full_attention_layers, text_config
 from ..ops.types import LayerCodebook
 from ..quantization.formats import parse_format
+from ..quantization.smooth_scale import key_statistics
 from .needles import NeedleSample, needle_samples
-from .perplexity import text_windows
 from .retrieval import needle_hits
 
 
@@ -74,7 +76,13 @@ class Row:
 RECALL, STEPS = 0.5, 60
 _LOSS = Row("loss matrices, weighted", "loss", "loss", weighted=True)
 _ALL = replace(
-    _LOSS, name="all", allocated=True, recall=RECALL, separators=SHARE, steps=STEPS, sink_choice=SMALL_VALUES
+    _LOSS,
+    name="all",
+    allocated=True,
+    recall=RECALL,
+    separators=SEPARATOR_FRACTION,
+    steps=STEPS,
+    sink_choice=SMALL_VALUES,
 )
 ROWS = (
     Row("paper"),
@@ -90,7 +98,7 @@ ROWS = (
     replace(_LOSS, name="loss matrices for both", weighted=False),
     _LOSS,
     replace(_LOSS, name="loss matrices, weighted, recall", recall=RECALL),
-    replace(_LOSS, name="loss matrices, weighted, separators", separators=SHARE),
+    replace(_LOSS, name="loss matrices, weighted, separators", separators=SEPARATOR_FRACTION),
     replace(_LOSS, name="loss matrices, weighted, allocation", allocated=True),
     replace(_ALL, name="all but recall", recall=0.0),
     replace(_ALL, name="all but separators", separators=0.0),
@@ -175,7 +183,7 @@ def ablation(
     indices = full_attention_layers(model.config)
     ids = separator_ids(tokenizer, text_config(model.config).vocab_size)
     lengths = {"sink_length": sink_length, "residual_length": residual_length}
-    stock = {name: stock_states(model, part) for name, part in measures.windows.items()}
+    stock = {name: full_precision_states(model, part) for name, part in measures.windows.items()}
     stock_hits = {
         name: sum(needle_hits(model, samples, {"stock": {}}, **lengths)["stock"])
         for name, samples in measures.needles.items()
@@ -202,10 +210,10 @@ def ablation(
             )
         layers = _calibrated(model, row, states_of[seen], text, bits, exact, seed)
         seconds = time.monotonic() - started
-        simulators = {index: LayerSimulator(layer.to(model.device)) for index, layer in layers.items()}
+        simulators = {index: LayerFakeQuantizer(layer.to(model.device)) for index, layer in layers.items()}
         result = {**asdict(row), "bits": bits, "seed": seed, "seconds": round(seconds, 1)}
         for name, part in measures.windows.items():
-            loss = simulated_loss(model, simulators, part, stock=stock[name], **exact)
+            loss = quantization_loss(model, simulators, part, full_precision=stock[name], **exact)
             result[name] = {"windows": len(part), "ratio": loss.perplexity_ratio, "kl": loss.kl}
         for name, samples in measures.needles.items():
             hits = needle_hits(model, samples, {"own": simulators}, **exact)["own"]

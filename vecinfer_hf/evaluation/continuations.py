@@ -15,7 +15,7 @@ import torch
 from transformers import DynamicCache, PreTrainedModel
 
 from ..cache.cache import VecInferCache
-from ..calibration.refine import model_logits
+from ..calibration.loss import model_logits
 from ..codebook.codebook import Codebook
 from ..integration.compat import cache_argument
 from .attention import attention_set_to
