@@ -5,7 +5,7 @@
 import torch
 from tiny_models import tiny_model
 
-from vecinfer_hf import VecInferConfig
+from vecinfer_hf import CalibrationConfig
 from vecinfer_hf.calibration.recorder import record_states
 from vecinfer_hf.calibration.windows import calibration_windows
 from vecinfer_hf.evaluation import plain_layers
@@ -25,7 +25,7 @@ def test_centroids_are_those_of_the_states_themselves():
     tokenizer = NumberTokenizer()
     generator = torch.Generator().manual_seed(0)
     texts = {"text": " ".join(map(str, torch.randint(90, (2000,), generator=generator).tolist()))}
-    config = VecInferConfig(sequence_length=200, num_tokens=1600, num_iterations=5)
+    config = CalibrationConfig(sequence_length=200, num_tokens=1600, num_iterations=5)
     done = []
     layers = plain_layers(model, tokenizer, texts, config, progress=done.append)
     # The sliding layer keeps its own cache.
