@@ -46,8 +46,9 @@ def calibrate(
     sampled, the first `config.sink_length` tokens of every window left out. The recipe "default" also runs the model
     backwards (gradients.py), for at most 131072 tokens of the text, 32768 on a CPU; where windows are hardly longer
     than sinks and full-precision window, "query" takes its place, with a warning and recorded in the config. Memory is
-    bounded by `config.num_samples` tokens per layer (`record_states`). The same config, text, model and machine give
-    the same bits (on a GPU, not with `refine_steps`).
+    bounded by `config.num_samples` tokens per layer (`record_states`). On a CPU the same config, text and model give the
+    same bits. On a GPU only recipes without gradients do, without `refine_steps`: the backward pass of attention adds
+    in an order that changes from run to run.
 
     With `config.allocate` the sensitivity of each layer is measured on text, which takes 180 short passes for 30
     layers; on a CPU the recipe "default" predicts it from its gradients instead. A refinement step takes about 0.4
