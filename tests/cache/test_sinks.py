@@ -4,6 +4,7 @@
 
 import pytest
 import torch
+from filling import put
 from tiny_codebooks import random_codebook
 from tiny_models import tiny_config, tiny_inputs, tiny_model
 
@@ -31,12 +32,6 @@ def make_layer(choice=SMALL_VALUES, static=None, residual=WINDOW):
     codebook = random_codebook(tiny_config("llama"))
     arguments = (0, codebook, 2 * HEADS, residual, SINKS, choice, "reference", ForwardPass())
     return VecInferLayer(*arguments) if static is None else VecInferStaticLayer(*arguments, max_cache_len=static)
-
-
-def put(layer, keys, values, *more):
-    """Store tokens as `attend` does, without attention."""
-    layer.update(keys, values)
-    layer.store(keys, values, *more)
 
 
 def exact_places(layer, keys, columns):
