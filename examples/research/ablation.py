@@ -190,8 +190,8 @@ def summary(results: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     return table
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the ablation, print each row as JSON, and keep rows and summary in the output file."""
+def argument_parser() -> argparse.ArgumentParser:
+    """Return the parser of the command's arguments."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model")
     parser.add_argument("--text", action="append", required=True, help="calibration text; repeatable")
@@ -206,7 +206,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--sequence-length", type=int, default=8192)
     parser.add_argument("--device")
     parser.add_argument("--output", type=Path, required=True)
-    options = parser.parse_args(arguments)
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the ablation, print each row as JSON, and keep rows and summary in the output file."""
+    options = argument_parser().parse_args(arguments)
     model, tokenizer = load_model(options.model, "float32", options.device)
     texts = {name: load_text(name) for name in options.text}
     content, name = load_text(options.measure), Path(options.measure).stem

@@ -2,8 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Plots of measured quality: perplexity against true bits, and what each layer's keys and values cost and get.
 
-`python -m vecinfer_hf.evaluation.plots RESULTS.json PLOT.png` draws the results.json of a directory in quant_configs,
-or what `vecinfer evaluate --peers --output RESULTS.json` wrote. Owns no measurement.
+`python -m examples.research.plots RESULTS.json PLOT.png` draws results.json of this directory, or what
+`python -m examples.research.evaluate --peers --output RESULTS.json` wrote. Owns no measurement.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ def plot_peers(report: Mapping[str, Any], path: str | Path) -> None:
     """Draw a codebook among its peers: what each loses, and what it still finds, against its true bits.
 
     Args:
-        report: what `vecinfer evaluate --peers` wrote; its retrieval, if there, gets one plot per length.
+        report: what `evaluate --peers` wrote; its retrieval, if there, gets one plot per length.
         path: where to; the suffix chooses the format.
 
     Raises:

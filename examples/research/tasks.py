@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Few-shot questions with the stock cache and with codes: likelihood of the answers, and which ones are right.
 
-Owns the scoring; assets/tasks.py knows where questions come from.
+Owns the scoring; examples/assets/tasks.py knows where questions come from.
 """
 
 from __future__ import annotations
