@@ -120,3 +120,9 @@ def test_marks_hold_for_a_block_or_for_a_line():
         ("two", ["in a checkout", "on a GPU"], 7),
         ("three", [], 8),
     ]
+
+
+def test_what_is_marked_as_in_a_checkout_needs_one():
+    marked = [step.text for step in steps(README) if "in a checkout" in step.marks]
+    assert marked
+    assert not [text for text in marked if not re.search(r"\bmake\b|\bexamples\b|\bmodels/", text)]
