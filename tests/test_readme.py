@@ -12,7 +12,6 @@ from examples.benchmarks.__main__ import app as benchmarks
 from examples.research.ablation import argument_parser
 from examples.research.evaluate import app as evaluate
 from vecinfer_hf.cli.app import app
-from vecinfer_hf.codebook.codebook import shipped_codebooks
 
 
 PAGES = {
@@ -44,7 +43,7 @@ def test_first_python_block_runs(smollm2_path, capsys):
     block = next(step.text for step in steps(README) if step.language == "python")
     name = "HuggingFaceTB/SmolLM2-135M-Instruct"
     codebook = re.search(r'"(SmolLM2-135M-Instruct/[^"]+)"', block).group(1)
-    assert (shipped_codebooks() / codebook / "config.json").is_file()
+    assert (ROOT / "quant_configs" / codebook / "config.json").is_file()
     assert name in block
     block = block.replace(name, str(smollm2_path)).replace("max_new_tokens=50", "max_new_tokens=5")
     exec(compile(block, "README.md", "exec"), {})

@@ -78,8 +78,8 @@ def evaluate(
     text: Text = WIKI,
     window_length: WindowLength = 2048,
     max_windows: MaxWindows = 8,
-    separators: Annotated[
-        float, typer.Option(min=0, max=1, help="Share of the windows with special tokens in their midst.")
+    separator_fraction: Annotated[
+        float, typer.Option(min=0, max=1, help="Fraction of windows with special tokens at random places.")
     ] = 0,
     chunk_length: ChunkLength = 16,
     prompt_length: PromptLength = None,
@@ -144,12 +144,12 @@ def evaluate(
     loaded, tokenizer = load_model(model, dtype, device)
     options = cache_options(revision, residual_length, sink_length, ops_backend, sink_choice)
     windows = text_windows(tokenizer, content, window_length, max_windows)
-    if separators:
-        windows = _separated(loaded, tokenizer, windows, separators)
+    if separator_fraction:
+        windows = _separated(loaded, tokenizer, windows, separator_fraction)
     result = measure(loaded, windows, codebook, chunk_length, prompt_length, batch_size, **options)
     report = {
         **perplexity_report(loaded, model, codebook, text, content, result),
-        "separators": separators,
+        "separator_fraction": separator_fraction,
     }
     if generation_tokens:
         prompts = windows[:generation_prompts, :GENERATION_PROMPT]
@@ -217,7 +217,9 @@ def _separated(model, tokenizer, windows: torch.Tensor, share: float) -> torch.T
     """The windows with special tokens in the midst of a share of them."""
     ids = separator_ids(tokenizer, text_config(model.config).vocab_size)
     if not ids:
-        raise ValueError(f"--separators {share} needs special tokens, and this tokenizer has none; leave it out.")
+        raise ValueError(
+            f"--separator-fraction {share} needs special tokens, and this tokenizer has none; leave it out."
+        )
     return with_separators(windows, ids, share)
 
 

@@ -56,7 +56,7 @@ def test_bit_widths_as_the_config_takes_them():
     ("given", "message"),
     [
         (("--output", "book.txt/x"), "book.txt is a file; give a directory"),
-        (("--output", "x", "--allocate", 9), "allocate is 9.0; it is a mean of bits per element, from 1 to 4"),
+        (("--output", "x", "--allocate", 9), "allocate is 9.0; it must be a number from 1 to 4, or None"),
     ],
 )
 def test_what_is_wrong_is_said_before_calibration(

@@ -99,10 +99,10 @@ def test_separators_are_put_into_the_windows(capsys, monkeypatch, tiny_model_dir
     arguments += ("--max-windows", 2, "--json")
     reports = []
     for share in (0, 1):
-        assert run(*arguments, "--separators", share) == 0
+        assert run(*arguments, "--separator-fraction", share) == 0
         reports.append(json.loads(capsys.readouterr().out))
-    assert [report["separators"] for report in reports] == [0, 1]
+    assert [report["separator_fraction"] for report in reports] == [0, 1]
     assert reports[0]["perplexity_stock"] != reports[1]["perplexity_stock"]
     monkeypatch.setattr("examples.research.evaluate.separator_ids", lambda tokenizer, vocab_size: [])
-    assert run(*arguments, "--separators", 0.5) == 2
-    assert "--separators 0.5 needs special tokens" in capsys.readouterr().err.replace("\n", " ")
+    assert run(*arguments, "--separator-fraction", 0.5) == 2
+    assert "--separator-fraction 0.5 needs special tokens" in capsys.readouterr().err.replace("\n", " ")
