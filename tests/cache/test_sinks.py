@@ -14,7 +14,8 @@ from vecinfer_hf.cache.layer import VecInferLayer
 from vecinfer_hf.cache.sinks import CANDIDATES, FIRST, SMALL_VALUES, choose_sinks, sinks_to_front
 from vecinfer_hf.cache.static_layer import VecInferStaticLayer
 from vecinfer_hf.calibration import simulated_loss
-from vecinfer_hf.evaluation import evaluate_perplexity, own_method
+from vecinfer_hf.calibration.simulate import LayerSimulator
+from vecinfer_hf.evaluation import evaluate_perplexity
 from vecinfer_hf.integration.compat import cache_argument
 
 
@@ -262,9 +263,10 @@ def test_the_simulation_is_the_real_cache(choice):
     windows = tiny_inputs(1, 200)
     options = {"residual_length": SINKS + CANDIDATES, "sink_length": SINKS, "sink_choice": choice}
     real = evaluate_perplexity(model, windows, codebook, chunk_length=1, **options)
-    simulated = simulated_loss(model, own_method(model, codebook).layers, windows, **options)
+    layers = {index: LayerSimulator(layer) for index, layer in codebook.layers.items()}
+    simulated = simulated_loss(model, layers, windows, **options)
     other = simulated_loss(
-        model, own_method(model, codebook).layers, windows,
+        model, layers, windows,
         **{**options, "sink_choice": SMALL_VALUES if choice == FIRST else FIRST},
     )  # fmt: skip
     # A recent sink leaves its place in the window to an older token, in the real cache only.
