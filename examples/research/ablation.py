@@ -24,18 +24,18 @@ import torch
 from transformers import PreTrainedModel
 
 from vecinfer_hf.calibration.allocate import allocate_bits, mix_sides, predicted_sensitivity
+from vecinfer_hf.calibration.fake_quantization import LayerFakeQuantizer
 from vecinfer_hf.calibration.fit import fit_layers
 from vecinfer_hf.calibration.gradients import GradientStates, record_gradients
+from vecinfer_hf.calibration.loss import full_precision_states, quantization_loss
 from vecinfer_hf.calibration.mixture import TextMixture, text_mixture
-from vecinfer_hf.calibration.refine import refine, simulated_loss, stock_states
-from vecinfer_hf.calibration.simulate import LayerSimulator
+from vecinfer_hf.calibration.refine import refine
 from vecinfer_hf.calibration.special_tokens import separator_ids, with_separators
 from vecinfer_hf.calibration.steps import REFINE_BATCH
 from vecinfer_hf.calibration.text import load_text
-from vecinfer_hf.calibration.windows import calibration_windows
+from vecinfer_hf.calibration.windows import calibration_windows, text_windows
 from vecinfer_hf.calibration_config import CANDIDATE_BITS
 from vecinfer_hf.cli.loading import load_model
-from vecinfer_hf.evaluation.perplexity import text_windows
 from vecinfer_hf.model_info import full_attention_layers, text_config
 from vecinfer_hf.ops.types import LayerCodebook
 from vecinfer_hf.quantization.formats import parse_format
@@ -102,7 +102,7 @@ def ablation(
     indices = full_attention_layers(model.config)
     ids = separator_ids(tokenizer, text_config(model.config).vocab_size)
     lengths = {"sink_length": sink_length, "residual_length": residual_length}
-    stock = {name: stock_states(model, part) for name, part in measures.windows.items()}
+    stock = {name: full_precision_states(model, part) for name, part in measures.windows.items()}
     stock_hits = {
         name: sum(needle_hits(model, samples, {"stock": {}}, **lengths)["stock"])
         for name, samples in measures.needles.items()
@@ -129,10 +129,10 @@ def ablation(
             )
         layers = _calibrated(model, row, states_of[seen], text, bits, exact, seed)
         seconds = time.monotonic() - started
-        simulators = {index: LayerSimulator(layer.to(model.device)) for index, layer in layers.items()}
+        simulators = {index: LayerFakeQuantizer(layer.to(model.device)) for index, layer in layers.items()}
         result = {**asdict(row), "bits": bits, "seed": seed, "seconds": round(seconds, 1)}
         for name, part in measures.windows.items():
-            loss = simulated_loss(model, simulators, part, stock=stock[name], **exact)
+            loss = quantization_loss(model, simulators, part, full_precision=stock[name], **exact)
             result[name] = {"windows": len(part), "ratio": loss.perplexity_ratio, "kl": loss.kl}
         for name, samples in measures.needles.items():
             hits = needle_hits(model, samples, {"own": simulators}, **exact)["own"]

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from vecinfer_hf.calibration.fit import SideTransform
 from vecinfer_hf.calibration.gradients import GradientStates
 from vecinfer_hf.calibration.loss_transform import loss_transform
-from vecinfer_hf.calibration.special_tokens import SHARE
+from vecinfer_hf.calibration.special_tokens import SEPARATOR_FRACTION
 from vecinfer_hf.config import FIRST, SMALL_VALUES
 from vecinfer_hf.quantization.smooth_scale import key_statistics
 
@@ -45,7 +45,13 @@ class Row:
 RECALL, STEPS = 0.5, 60
 _LOSS = Row("loss matrices, weighted", "loss", "loss", weighted=True)
 _ALL = replace(
-    _LOSS, name="all", allocated=True, recall=RECALL, separators=SHARE, steps=STEPS, sink_choice=SMALL_VALUES
+    _LOSS,
+    name="all",
+    allocated=True,
+    recall=RECALL,
+    separators=SEPARATOR_FRACTION,
+    steps=STEPS,
+    sink_choice=SMALL_VALUES,
 )
 ROWS = (
     Row("paper"),
@@ -61,7 +67,7 @@ ROWS = (
     replace(_LOSS, name="loss matrices for both", weighted=False),
     _LOSS,
     replace(_LOSS, name="loss matrices, weighted, recall", recall=RECALL),
-    replace(_LOSS, name="loss matrices, weighted, separators", separators=SHARE),
+    replace(_LOSS, name="loss matrices, weighted, separators", separators=SEPARATOR_FRACTION),
     replace(_LOSS, name="loss matrices, weighted, allocation", allocated=True),
     replace(_ALL, name="all but recall", recall=0.0),
     replace(_ALL, name="all but separators", separators=0.0),

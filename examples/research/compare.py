@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """One table for a codebook and its peers: the same text, the same exact window and sinks, true bits per element.
 
-Owns the rows and the margins; the measure is `simulated_loss`, which a test holds equal to the real cache.
+Owns the rows and the margins; the measure is `quantization_loss`, which a test holds equal to the real cache.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
-from vecinfer_hf.calibration.refine import simulated_loss, stock_states
+from vecinfer_hf.calibration.loss import full_precision_states, quantization_loss
 from vecinfer_hf.config import SMALL_VALUES
 
 from .intervals import paired_difference
@@ -52,10 +52,10 @@ def compare(
         One dict per row, in the order of `methods`: name, bits (true, per element), perplexity_ratio, kl_divergence
         (nats per token), top1_agreement (0 to 1).
     """
-    stock = stock_states(model, windows, batch_size)
+    stock = full_precision_states(model, windows, batch_size)
     table = []
     for method in methods:
-        loss = simulated_loss(
+        loss = quantization_loss(
             model,
             dict(method.layers),
             windows,
@@ -63,7 +63,7 @@ def compare(
             residual_length=residual_length,
             sink_choice=sink_choice,
             batch_size=batch_size,
-            stock=stock,
+            full_precision=stock,
             progress=progress,
         )
         table.append(

@@ -15,7 +15,7 @@ import torch
 from transformers import DynamicCache, PreTrainedModel
 
 from vecinfer_hf.cache.cache import VecInferCache
-from vecinfer_hf.calibration.refine import model_logits
+from vecinfer_hf.calibration.loss import model_logits
 from vecinfer_hf.codebook.codebook import Codebook
 from vecinfer_hf.evaluation.attention import attention_set_to
 from vecinfer_hf.integration.compat import cache_argument

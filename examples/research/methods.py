@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from transformers import PreTrainedModel
 
-from vecinfer_hf.calibration.simulate import LayerSimulator
+from vecinfer_hf.calibration.fake_quantization import LayerFakeQuantizer
 from vecinfer_hf.codebook.codebook import Codebook
 from vecinfer_hf.model_info import full_attention_layers, head_dim, text_config
 
@@ -56,7 +56,7 @@ def peer_simulators(dim: int) -> dict[str, PeerSimulator]:
 def own_method(model: PreTrainedModel, codebook: Codebook) -> Method:
     """Return the row of a codebook."""
     layers = {
-        index: LayerSimulator(codebook.layers[index]).to(model.device).requires_grad_(False)
+        index: LayerFakeQuantizer(codebook.layers[index]).to(model.device).requires_grad_(False)
         for index in full_attention_layers(model.config)
     }
     return Method(OWN, codebook.bits_per_element, layers)

@@ -14,6 +14,8 @@ from dataclasses import dataclass
 import torch
 from transformers import PreTrainedTokenizerBase
 
+from ..calibration.special_tokens import bos_prefix
+
 
 _NOUNS = (
     "anchor", "basket", "candle", "desert", "engine", "forest", "garden", "hammer", "island", "jacket", "kettle",
@@ -77,8 +79,7 @@ def needle_samples(
 
     draw = random.Random(seed)
     hay = encode(haystack)
-    first = tokenizer("")["input_ids"][:1]
-    bos = first if first and first[0] == tokenizer.bos_token_id else []
+    bos = bos_prefix(tokenizer)
     samples = []
     while len(samples) < count:
         words = draw.sample(_NOUNS, keys)

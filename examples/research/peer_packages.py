@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Peers whose own code runs: transformers' quanto, hqq and fp8 cache layers, and tiny-turboquant's.
 
-Owns how each is called on whole texts and how its stored bits are counted; `simulated_loss` measures them as ours.
+Owns how each is called on whole texts and how its stored bits are counted; `quantization_loss` measures them as ours.
 Every token is quantized once, from its exact state. The real quanto and hqq caches quantize what they read back again
 at every flush of their window, so these figures are at least as good as theirs.
 """

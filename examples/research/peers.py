@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Other ways to quantize keys and values, in the same simulated cache with the same exact window and sinks.
 
-Owns the arithmetic of the peers and their true bits per element; `simulated_loss` measures them as it measures ours.
+Owns the arithmetic of the peers and their true bits per element; `quantization_loss` measures them as ours.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _METADATA_BITS = 16
 
 
 class PeerSimulator(torch.nn.Module):
-    """Both sides of a layer quantized by a peer; the same interface as `LayerSimulator`.
+    """Both sides of a layer quantized by a peer; the same interface as `LayerFakeQuantizer`.
 
     Args:
         key: `[B, Hkv, T, D]` to what is read back, same shape.

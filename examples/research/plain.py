@@ -9,17 +9,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-import torch
 from transformers import PreTrainedModel
 
-from vecinfer_hf.calibration.fit import MAX_POINTS
+from vecinfer_hf.calibration.fit import drawn_tokens
 from vecinfer_hf.calibration.recorder import record_states
-from vecinfer_hf.calibration.simulate import VectorSimulator
 from vecinfer_hf.calibration.windows import calibration_windows
 from vecinfer_hf.calibration_config import CalibrationConfig
 from vecinfer_hf.model_info import full_attention_layers
+from vecinfer_hf.quantization.fake_quant import FakeQuantizer
 from vecinfer_hf.quantization.formats import parse_format
-from vecinfer_hf.quantization.kmeans import residual_kmeans, round_to_int8
+from vecinfer_hf.quantization.quantizer import round_to_int8
+from vecinfer_hf.quantization.residual_kmeans import residual_kmeans
 
 from .peers import PeerSimulator
 
@@ -57,10 +57,7 @@ def plain_layers(
     for index in indices:
         sides = []
         for vectors in (states[index].keys, states[index].values):
-            order = torch.randperm(vectors.shape[1], generator=torch.Generator().manual_seed(config.seed))
-            wanted = max(MAX_POINTS, 16 * code_format.codebook_size)
-            chosen = order[: max(1, wanted // code_format.num_subvectors(vectors.shape[-1]))].to(vectors.device)
-            points = vectors.index_select(1, chosen).float()
+            points = vectors.index_select(1, drawn_tokens(vectors, code_format, config.seed)).float()
             centroids = residual_kmeans(
                 points.reshape(points.shape[0], -1, code_format.subvector_dim),
                 code_format.num_codes,
@@ -69,7 +66,7 @@ def plain_layers(
                 seed=config.seed,
             )
             codes, scale = round_to_int8(centroids)
-            sides.append(VectorSimulator(None, None, codes, scale))
+            sides.append(FakeQuantizer(None, None, codes, scale))
         layers[index] = PeerSimulator(*sides, float(bits)).requires_grad_(False)
         if progress is not None:
             progress(1)

@@ -15,8 +15,8 @@ import torch
 from transformers import DynamicCache, PreTrainedModel
 
 from vecinfer_hf.calibration.attention import attention_function, plain_attention
-from vecinfer_hf.calibration.refine import model_logits
-from vecinfer_hf.calibration.simulate import with_exact_sinks
+from vecinfer_hf.calibration.fake_quantization import with_full_precision_sinks
+from vecinfer_hf.calibration.loss import model_logits
 from vecinfer_hf.config import SMALL_VALUES
 from vecinfer_hf.integration.compat import cache_argument
 
@@ -86,7 +86,7 @@ def needle_hits(
     Args:
         model: the model, unchanged afterwards.
         samples: what `needle_samples` returned.
-        methods: name -> (layer index -> `LayerSimulator` or `PeerSimulator`); empty layers for the stock cache.
+        methods: name -> (layer index -> `LayerFakeQuantizer` or `PeerSimulator`); empty layers for the stock cache.
         sink_length: exact early tokens.
         residual_length: exact recent tokens, the query's own included.
         sink_choice: see `VecInferConfig.sink_choice`.
@@ -107,7 +107,7 @@ def needle_hits(
             for index, layer in layers.items():
                 exact = cache.layers[index].keys, cache.layers[index].values
                 states = layer.key(exact[0]), layer.value(exact[1])
-                coded[index] = with_exact_sinks(exact, states, sink_length, sink_choice)
+                coded[index] = with_full_precision_sinks(exact, states, sink_length, sink_choice)
             for rows, part in _questions(samples, contexts):
                 texts = torch.stack([samples[index].ids[ids.shape[1] :] for index in part]).to(model.device)
                 chosen = torch.tensor(rows, device=model.device)

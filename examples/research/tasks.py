@@ -17,8 +17,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from vecinfer_hf.cache.sinks import CANDIDATES
 from vecinfer_hf.calibration.attention import attention_function, plain_attention, run_body
-from vecinfer_hf.calibration.refine import model_logits
-from vecinfer_hf.calibration.simulate import simulated_attention
+from vecinfer_hf.calibration.fake_quantization import fake_quantized_attention
+from vecinfer_hf.calibration.loss import model_logits
 from vecinfer_hf.config import FIRST, SMALL_VALUES
 
 from ..assets.tasks import Question
@@ -60,7 +60,7 @@ def score_answers(
         model: the model, unchanged afterwards.
         tokenizer: its tokenizer.
         pairs: context and answer; tokens are those of both together.
-        layers: layer index -> `LayerSimulator`; None for the stock cache.
+        layers: layer index -> `LayerFakeQuantizer`; None for the stock cache.
         sink_length: exact early tokens.
         residual_length: exact recent tokens.
         sink_choice: see `VecInferConfig.sink_choice`.
@@ -69,7 +69,7 @@ def score_answers(
     texts = [_tokens(tokenizer, context, answer) for context, answer in pairs]
     attention = plain_attention
     if layers is not None:
-        attention = simulated_attention(layers, sink_length, residual_length, sink_choice=sink_choice)
+        attention = fake_quantized_attention(layers, sink_length, residual_length, sink_choice=sink_choice)
     order = sorted(range(len(texts)), key=lambda index: len(texts[index][0]))
     scores: dict[int, AnswerScore] = {}
     while order:

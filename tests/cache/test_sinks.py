@@ -13,8 +13,8 @@ from vecinfer_hf.cache.forward_pass import ForwardPass
 from vecinfer_hf.cache.layer import VecInferLayer
 from vecinfer_hf.cache.sinks import CANDIDATES, FIRST, SMALL_VALUES, choose_sinks, sinks_to_front
 from vecinfer_hf.cache.static_layer import VecInferStaticLayer
-from vecinfer_hf.calibration import simulated_loss
-from vecinfer_hf.calibration.simulate import LayerSimulator
+from vecinfer_hf.calibration import quantization_loss
+from vecinfer_hf.calibration.fake_quantization import LayerFakeQuantizer
 from vecinfer_hf.evaluation import evaluate_perplexity
 from vecinfer_hf.integration.compat import cache_argument
 
@@ -263,9 +263,9 @@ def test_the_simulation_is_the_real_cache(choice):
     windows = tiny_inputs(1, 200)
     options = {"residual_length": SINKS + CANDIDATES, "sink_length": SINKS, "sink_choice": choice}
     real = evaluate_perplexity(model, windows, codebook, chunk_length=1, **options)
-    layers = {index: LayerSimulator(layer) for index, layer in codebook.layers.items()}
-    simulated = simulated_loss(model, layers, windows, **options)
-    other = simulated_loss(
+    layers = {index: LayerFakeQuantizer(layer) for index, layer in codebook.layers.items()}
+    simulated = quantization_loss(model, layers, windows, **options)
+    other = quantization_loss(
         model, layers, windows,
         **{**options, "sink_choice": SMALL_VALUES if choice == FIRST else FIRST},
     )  # fmt: skip

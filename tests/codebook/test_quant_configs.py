@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from vecinfer_hf import Codebook
-from vecinfer_hf.calibration import simulated_loss
-from vecinfer_hf.calibration.simulate import LayerSimulator
+from vecinfer_hf.calibration import quantization_loss
+from vecinfer_hf.calibration.fake_quantization import LayerFakeQuantizer
 from vecinfer_hf.calibration.text import load_text
 from vecinfer_hf.codebook.codebook import shipped_codebooks
 from vecinfer_hf.evaluation import text_windows
@@ -72,6 +72,6 @@ def test_each_card_has_measured_quality(name):
 def test_quality_on_held_out_text(smollm2, smollm2_tokenizer, name, limit):
     windows = text_windows(smollm2_tokenizer, load_text("persuasion-excerpt"), 400, 1)
     codebook = Codebook.from_pretrained(f"SmolLM2-135M-Instruct/{name}")
-    layers = {index: LayerSimulator(layer) for index, layer in codebook.layers.items()}
-    loss = simulated_loss(smollm2, layers, windows, from_start=False)
+    layers = {index: LayerFakeQuantizer(layer) for index, layer in codebook.layers.items()}
+    loss = quantization_loss(smollm2, layers, windows, from_start=False)
     assert 0 < loss.kl < limit

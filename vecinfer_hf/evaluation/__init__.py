@@ -2,9 +2,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Measurements of a VecInfer cache beside the stock cache: perplexity, greedy text, memory and speed."""
 
+from ..calibration.windows import text_windows
 from .generation import GenerationResult, greedy_agreement
 from .memory import cache_nbytes
-from .perplexity import PerplexityResult, evaluate_perplexity, text_windows
+from .perplexity import PerplexityResult, evaluate_perplexity
 from .speed import SpeedResult, compare_speed
 
 

@@ -8,8 +8,10 @@ from typing import NamedTuple
 
 import torch
 
+from ..errors import ConfigError
 from .formats import CodeFormat
-from .kmeans import residual_kmeans, round_to_int8
+from .quantizer import round_to_int8
+from .residual_kmeans import residual_kmeans
 from .smooth_scale import key_statistics
 from .transforms import apply_transform
 
@@ -60,11 +62,11 @@ def fit_online(
         seed: seed of the draws.
 
     Raises:
-        ValueError: if no token is left after the sinks.
+        ConfigError: if no token is left after the sinks.
     """
     heads, tokens, head_dim = key_states.shape[1:]
     if tokens <= sink_length:
-        raise ValueError(
+        raise ConfigError(
             f"The prompt has {tokens} tokens, none after {sink_length} sinks; an online codebook needs at least one."
         )
     keys, values = (

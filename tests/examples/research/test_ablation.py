@@ -11,10 +11,10 @@ from tiny_models import tiny_inputs, tiny_model
 from examples.research.ablation import Measures, ablation, summary
 from examples.research.ablation_rows import ROWS, Row, row_transforms
 from examples.research.needles import NeedleSample
-from vecinfer_hf.calibration import simulated_loss
+from vecinfer_hf.calibration import quantization_loss
+from vecinfer_hf.calibration.fake_quantization import LayerFakeQuantizer
 from vecinfer_hf.calibration.fit import fit_layers
 from vecinfer_hf.calibration.gradients import record_gradients
-from vecinfer_hf.calibration.simulate import LayerSimulator
 from vecinfer_hf.calibration.windows import calibration_windows
 from vecinfer_hf.quantization.formats import parse_format
 
@@ -67,8 +67,8 @@ def test_rows_differ_by_what_they_turn_on_and_repeat_themselves():
         ("loss matrices, weighted", "default"),
     ):
         layers = fit_layers(states, dict.fromkeys((0, 1), (parse_format(2), parse_format(2))), recipe=recipe)
-        simulators = {index: LayerSimulator(layer) for index, layer in layers.items()}
-        assert simulated_loss(tiny_model(), simulators, MEASURED, **exact).kl == pytest.approx(kl[name], rel=1e-4)
+        simulators = {index: LayerFakeQuantizer(layer) for index, layer in layers.items()}
+        assert quantization_loss(tiny_model(), simulators, MEASURED, **exact).kl == pytest.approx(kl[name], rel=1e-4)
     assert all(result["needles"]["samples"] == 1 and 0 <= result["needles"]["hits"] <= 1 for result in results)
     for again in run(rows[:2]):
         assert again["text"] == results[[row.name for row in rows].index(again["name"])]["text"]

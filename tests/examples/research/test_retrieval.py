@@ -14,8 +14,8 @@ from examples.research.needles import NeedleSample
 from examples.research.retrieval import answered, needle_hits, retrieval_report
 from vecinfer_hf import VecInferCache
 from vecinfer_hf.calibration.attention import attention_function, plain_attention, run_body
-from vecinfer_hf.calibration.refine import model_logits
-from vecinfer_hf.calibration.simulate import simulated_attention
+from vecinfer_hf.calibration.fake_quantization import fake_quantized_attention
+from vecinfer_hf.calibration.loss import model_logits
 from vecinfer_hf.evaluation import attention as attention_switch
 from vecinfer_hf.integration.compat import cache_argument
 
@@ -61,7 +61,7 @@ def test_one_context_for_all_methods_gives_what_a_whole_pass_gives(model, seen):
                 if name.startswith("fp8"):  # one scale for the context, another one for the whole text
                     next(got)
                     continue
-                attention = simulated_attention(layers, SINKS, WINDOW, 1, context) if layers else plain_attention
+                attention = fake_quantized_attention(layers, SINKS, WINDOW, 1, context) if layers else plain_attention
                 with attention_function(model, attention):
                     hidden = run_body(model, ids[rows, :-1])[:, -4:]
                 # float32 rounding of other matrix shapes; random models amplify it.
