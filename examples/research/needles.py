@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from ..calibration.special_tokens import bos_prefix
+from vecinfer_hf.calibration.special_tokens import bos_prefix
 
 
 _NOUNS = (

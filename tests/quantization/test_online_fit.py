@@ -14,9 +14,9 @@ from vecinfer_hf.quantization.online_fit import fit_online
 FORMATS = parse_format(2), parse_format(4)
 
 
-@pytest.mark.parametrize("with_queries", [False, True])
-def test_it_fits_the_prompt(with_queries):
-    keys, values, queries = torch.randn(2, 2, 200, 16), torch.randn(2, 2, 200, 16), torch.randn(2, 4, 200, 16)
+@pytest.mark.parametrize(("with_queries", "value_dim"), [(False, 16), (True, 16), (True, 24)])
+def test_it_fits_the_prompt(with_queries, value_dim):
+    keys, values, queries = torch.randn(2, 2, 200, 16), torch.randn(2, 2, 200, value_dim), torch.randn(2, 4, 200, 16)
     fit = fit_online(keys, values, *FORMATS, queries if with_queries else None)
     scale, centroids = fit.smooth_scale, (fit.key_centroids, fit.key_centroid_scale)
     restored = fake_quantize(keys, 1 / scale, scale, fit.key_mean, *centroids)
