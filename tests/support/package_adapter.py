@@ -1,0 +1,92 @@
+# SPDX-FileCopyrightText: 2026 The vecinfer_hf authors
+# SPDX-License-Identifier: Apache-2.0
+"""All that the stateful tests know of the package's insides. What moves in the package is followed here and nowhere else."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from method_codes import LayerCodes, Side
+from method_model import LayerModel, SlidingModel
+from method_row import Resolver, Settings
+
+import vecinfer_hf
+from vecinfer_hf import VecInferCache
+
+
+PACKAGE = Path(vecinfer_hf.__file__).parent
+
+
+def array(tensor: torch.Tensor | None) -> np.ndarray | None:
+    """Return a tensor's numbers in float64."""
+    return None if tensor is None else tensor.detach().double().cpu().numpy()
+
+
+def layer_codes(codebook, index: int) -> LayerCodes:
+    """Return layer `index` of a Codebook for the method model."""
+    layer = codebook.layers[index]
+    key_full = layer.key_transform.dim() == 3
+    key = Side.build(
+        array(layer.key_mean),
+        None if key_full else array(layer.query_transform),
+        array(layer.key_transform) if key_full else None,
+        array(layer.key_centroids),
+        array(layer.key_centroid_scale),
+    )
+    value_full = layer.value_transform is not None and layer.value_transform.dim() == 3
+    mean = array(layer.value_mean)
+    if layer.value_transform is None and mean is None:
+        mean = np.zeros_like(key.mean)
+    value = Side.build(
+        mean,
+        None if value_full else array(layer.output_transform),
+        array(layer.value_transform) if value_full else None,
+        array(layer.value_centroids),
+        array(layer.value_centroid_scale),
+    )
+    return LayerCodes(key, value)
+
+
+def holds_codes(layer) -> bool:
+    """Return whether a cache layer is one of the package's."""
+    return hasattr(layer, "residual_length") and hasattr(layer, "sink_length")
+
+
+def empty_model(cache: VecInferCache, index: int, sliding_window: int | None) -> LayerModel | SlidingModel:
+    """Return the method model of an empty layer of `cache`."""
+    layer = cache.layers[index]
+    if not holds_codes(layer):
+        return SlidingModel.empty(sliding_window)
+    return LayerModel.empty(
+        Settings(layer.sink_length, layer.residual_length, layer.sink_choice, layer_codes(cache.codebook, index))
+    )
+
+
+def resolver(cache: VecInferCache, index: int, row: int, valid: np.ndarray) -> Resolver:
+    """Return what layer `index` answers about `row`, whose valid columns so far are `valid`, bool `[columns]`."""
+    layer = cache.layers[index]
+
+    def read() -> tuple[np.ndarray, np.ndarray] | None:
+        try:
+            return tuple(array(states[row])[:, valid] for states in layer.read(len(valid)))
+        except (RuntimeError, IndexError, ValueError):
+            # A call that broke off may leave a layer that cannot be read.
+            return None
+
+    def sinks() -> np.ndarray | None:
+        return array(layer.buffers.sink_keys[row]) if row < len(layer.buffers.sink_keys) else None
+
+    return Resolver(read, sinks)
+
+
+def stored(cache: VecInferCache, index: int, row: int, valid: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
+    """Return the keys and values `[H, T, D]` that layer `index` holds of `row`, or None where that is not all of them."""
+    layer = cache.layers[index]
+    return resolver(cache, index, row, valid).read() if holds_codes(layer) else None
+
+
+def columns(cache: VecInferCache, index: int = 0) -> int:
+    """Return the columns that layer `index` counts."""
+    return int(cache.layers[index].get_seq_length())

@@ -1,0 +1,54 @@
+# SPDX-FileCopyrightText: 2026 The vecinfer_hf authors
+# SPDX-License-Identifier: Apache-2.0
+"""What counts as a clear error: one that somebody raised on purpose, with words, not one that fell out of torch."""
+
+from __future__ import annotations
+
+import linecache
+import re
+import traceback
+from pathlib import Path
+
+import transformers
+
+import vecinfer_hf
+
+
+_OWNERS = (Path(vecinfer_hf.__file__).parent, Path(transformers.__file__).parent)
+_ACCIDENTS = (
+    KeyError,
+    IndexError,
+    AttributeError,
+    AssertionError,
+    RecursionError,
+    ZeroDivisionError,
+    UnboundLocalError,
+)
+
+
+def is_refusal(error: BaseException) -> bool:
+    """Return whether an error was raised by a `raise` statement of the package or of transformers, with a sentence.
+
+    Errors of torch, of Python's own functions (`zip(..., strict=True)`) and accidents such as IndexError are none.
+    """
+    if isinstance(error, _ACCIDENTS) or not isinstance(error, Exception):
+        return False
+    frames = traceback.extract_tb(error.__traceback__)
+    if not frames:
+        return False
+    path = Path(frames[-1].filename)
+    line = (linecache.getline(str(path), frames[-1].lineno) or "").strip()
+    raised = line.startswith("raise ") and any(owner in path.parents for owner in _OWNERS)
+    return raised and len(str(error).split()) >= 5
+
+
+def explain(error: BaseException) -> str:
+    """Return an error's type, text and last place, for the message of a failing test."""
+    frames = traceback.extract_tb(error.__traceback__)
+    place = f"{Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else "nowhere"
+    return f"{type(error).__name__} at {place}: {' '.join(str(error).split())[:300]}"
+
+
+def says_how_to_repair(error: BaseException) -> bool:
+    """Return whether a refusal names the operations that make a cache usable again."""
+    return is_refusal(error) and re.search(r"\b(crop|reset)\b", str(error)) is not None
