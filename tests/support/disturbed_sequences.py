@@ -17,7 +17,7 @@ import torch
 from hypothesis import strategies as st
 from hypothesis.stateful import precondition, rule
 from method_follower import Divergence, Injection
-from refusal import explain, is_refusal, says_how_to_repair
+from refusal import assert_refusal, assert_says_how_to_repair
 from sequences import Sequences, counts, seeds
 
 from vecinfer_hf import cache_argument
@@ -28,7 +28,7 @@ class Interruption(BaseException):
 
 
 class InterruptAtLine:
-    """A block in which Interruption is raised at the n-th line that the package's own files run, as Ctrl-C would be."""
+    """A block in which Interruption is raised at the n-th line that the package's own files run."""
 
     def __init__(self, number: int):
         self.left = number
@@ -62,7 +62,7 @@ class DisturbedSequences(Sequences):
         try:
             operation()
         except Exception as error:
-            assert is_refusal(error), f"not a clear error: {explain(error)}"
+            assert_refusal(error)
         else:
             raise AssertionError("a wrong call was accepted")
         self.follower.unchanged(self.cache, before)
@@ -75,7 +75,7 @@ class DisturbedSequences(Sequences):
             except Divergence:
                 raise
             except Exception as error:
-                assert says_how_to_repair(error), f"says not how to repair the cache: {explain(error)}"
+                assert_says_how_to_repair(error)
                 repair = "crop"
             else:
                 self.fed(ids, mask)
@@ -85,7 +85,7 @@ class DisturbedSequences(Sequences):
                 self.cache.crop(min(before - int(self.cache.get_seq_length()), 0))
             except Exception as error:
                 # What cannot be cropped exactly says so.
-                assert is_refusal(error) and "reset" in str(error), f"crop did not repair: {explain(error)}"
+                assert_says_how_to_repair(error, "reset")
             else:
                 return
         self.cache.reset()
@@ -103,7 +103,7 @@ class DisturbedSequences(Sequences):
         repair=repairs,
     )
     def fail_in_a_layer(self, count, padding, seed, layer, place, memory, repair):
-        if not self.room(2 * count) or (self.attention == "stock" and padding != "none"):
+        if not self.room(2 * count) or self.attention == "stock":
             return
         ids, mask = self.new_columns(count, padding, seed)
         before = self.columns

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The vecinfer_hf authors
 # SPDX-License-Identifier: Apache-2.0
-"""METHOD.md sections 1 and 2 in float64: transforms that cancel, nearest centroids, and which codes float32 may choose.
+"""METHOD.md sections 1 and 2 in float64: transforms, nearest centroids, and which codes float32 may choose.
 
 Part of the method model (method_model.py says how the parts fit). Shares no code with the package: numpy only.
 """
@@ -150,7 +150,7 @@ class Side:
         return exact, EPS * (vectors.shape[1] + 8) * absolute
 
     def settle(self, choice: Choice, read: np.ndarray, head: int) -> np.ndarray:
-        """Return the vectors `[T, D]` of `choice`, each doubtful sub-vector replaced by the alternative that was taken.
+        """Return the vectors `[T, D]` of `choice`, doubtful sub-vectors replaced by the alternative that was taken.
 
         Args:
             choice: what `encode` returned.

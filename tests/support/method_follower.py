@@ -274,7 +274,7 @@ class Follower:
 
 
 def _valid_columns(mask, past: int, batch: int, count: int) -> np.ndarray:
-    """Return which of `count` new columns are tokens, bool `[batch, count]`, by a 2-D or 4-D attention mask or None."""
+    """Return which of `count` new columns are tokens, bool `[batch, count]`, by a 2-D or 4-D mask or None."""
     if mask is None:
         return np.ones((batch, count), bool)
     mask = mask.detach().cpu()

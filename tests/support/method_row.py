@@ -80,7 +80,7 @@ class Row:
         )
 
     def joined(self, keys: np.ndarray, values: np.ndarray) -> Row:
-        """Return the row with new tokens `[H, n, D]` behind its own, neither sinks nor coded: what a call attends to."""
+        """Return the row with new tokens `[H, n, D]` behind its own, neither sinks nor coded."""
         flags = np.zeros(keys.shape[:2], bool)
         return replace(
             self,
@@ -129,7 +129,7 @@ class Row:
         return replace(self, sink=sink)
 
     def with_chosen_sinks(self, settings: Settings, keep: np.ndarray, resolver: Resolver) -> Row:
-        """Return the row with the sinks `keep` `[H, T]` and, up to `sink_length`, the early tokens of smallest values."""
+        """Return the row with the sinks `keep` `[H, T]` and, up to `sink_length`, the early tokens of least values."""
         keys, values, key_error, value_error = self.read(settings)
         early = slice(0, settings.sink_length + CANDIDATES)
         size = (values[:, early] ** 2).sum(2)

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The vecinfer_hf authors
 # SPDX-License-Identifier: Apache-2.0
-"""All that the stateful tests know of the package's insides. What moves in the package is followed here and nowhere else."""
+"""All that the stateful tests know of the package's insides: what moves in the package is followed here alone."""
 
 from __future__ import annotations
 
@@ -71,22 +71,46 @@ def resolver(cache: VecInferCache, index: int, row: int, valid: np.ndarray) -> R
     def read() -> tuple[np.ndarray, np.ndarray] | None:
         try:
             return tuple(array(states[row])[:, valid] for states in layer.read(len(valid)))
-        except (RuntimeError, IndexError, ValueError):
-            # A call that broke off may leave a layer that cannot be read.
+        except Exception:
+            # A call that broke off may leave a layer that cannot be read. `stored` does not hide what went wrong.
             return None
 
     def sinks() -> np.ndarray | None:
-        return array(layer.buffers.sink_keys[row]) if row < len(layer.buffers.sink_keys) else None
+        have = 0 if layer.buffers is None else len(layer.buffers.sink_keys)
+        return array(layer.buffers.sink_keys[row]) if row < have else None
 
     return Resolver(read, sinks)
 
 
-def stored(cache: VecInferCache, index: int, row: int, valid: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
-    """Return the keys and values `[H, T, D]` that layer `index` holds of `row`, or None where that is not all of them."""
-    layer = cache.layers[index]
-    return resolver(cache, index, row, valid).read() if holds_codes(layer) else None
+def stored(cache: VecInferCache, index: int, row: int, valid: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the keys and values `[H, T, D]` that layer `index`, one of codes, holds of `row`."""
+    return tuple(array(states[row])[:, valid] for states in cache.layers[index].read(len(valid)))
 
 
 def columns(cache: VecInferCache, index: int = 0) -> int:
     """Return the columns that layer `index` counts."""
     return int(cache.layers[index].get_seq_length())
+
+
+def returned_cache(output):
+    """Return the cache in what `generate(return_dict_in_generate=True)` returned."""
+    from vecinfer_hf.integration.compat import returned_cache as found
+
+    return found(output)
+
+
+def enable_with(model, codebook, **options):
+    """Enable the cache with a Codebook object and options."""
+    return vecinfer_hf.enable(model, vecinfer_hf.VecInferConfig(**options), codebook=codebook)
+
+
+def calibration_config(**options):
+    """Return the config that `calibrate` takes."""
+    return getattr(vecinfer_hf, "CalibrationConfig", vecinfer_hf.VecInferConfig)(**options)
+
+
+def attention_function():
+    """Return the attention function registered with transformers as "vecinfer"."""
+    from transformers import AttentionInterface
+
+    return AttentionInterface()["vecinfer"]

@@ -42,6 +42,12 @@ def is_refusal(error: BaseException) -> bool:
     return raised and len(str(error).split()) >= 5
 
 
+def assert_refusal(error: BaseException) -> None:
+    """Fail unless an error is a refusal; the failure shows the error and where it came from."""
+    if not is_refusal(error):
+        raise AssertionError(f"not a clear error: {explain(error)}") from error
+
+
 def explain(error: BaseException) -> str:
     """Return an error's type, text and last place, for the message of a failing test."""
     frames = traceback.extract_tb(error.__traceback__)
@@ -49,6 +55,8 @@ def explain(error: BaseException) -> str:
     return f"{type(error).__name__} at {place}: {' '.join(str(error).split())[:300]}"
 
 
-def says_how_to_repair(error: BaseException) -> bool:
-    """Return whether a refusal names the operations that make a cache usable again."""
-    return is_refusal(error) and re.search(r"\b(crop|reset)\b", str(error)) is not None
+def assert_says_how_to_repair(error: BaseException, words: str = "crop|reset") -> None:
+    """Fail unless a refusal names an operation that makes the cache usable again."""
+    assert_refusal(error)
+    if not re.search(rf"\b({words})\b", str(error)):
+        raise AssertionError(f"does not say how to repair the cache: {explain(error)}") from error

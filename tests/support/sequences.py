@@ -32,6 +32,7 @@ LONGEST = 130
 
 counts = st.one_of(st.just(1), st.integers(2, 16), st.integers(17, 40))
 seeds = st.integers(0, 2**16)
+paddings = st.sampled_from(("none", "none", "left", "right", "holes"))
 
 
 @cache
@@ -152,8 +153,8 @@ class Sequences(RuleBasedStateMachine):
         if not self.room(count):
             return
         ids, mask = self.new_columns(count, padding, seed)
-        if self.attention == "stock" and not mask.all():
-            # Padding under another attention is learned or refused.
+        if self.attention == "stock":
+            # Another attention works, padding included, or is refused.
             if self.works_or_refuses(lambda: self.call(ids, mask)):
                 self.fed(ids, mask)
             return
