@@ -137,7 +137,8 @@ def test_generate_with_a_cache_leaves_the_models_attention(attention, room):
 
 def test_generate_by_name_leaves_the_models_attention():
     model = tiny_model("llama", attn_implementation="eager")
-    model.generate(tiny_inputs(1, 40), max_new_tokens=2, cache_implementation="vecinfer", cache_config={"codebook": "online"})  # fmt: skip
+    asked = {"cache_implementation": "vecinfer", "cache_config": {"codebook": "online"}}
+    model.generate(tiny_inputs(1, 40), max_new_tokens=2, **asked)
     assert model.config._attn_implementation == "eager"
 
 

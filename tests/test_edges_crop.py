@@ -119,15 +119,15 @@ def test_codes_stay_codes_wherever_a_crop_ends(bits, choice, end, room):
         follower.audit(cache)
 
 
-def test_a_thousand_crops_do_not_pile_up():
+def test_many_crops_do_not_pile_up():
     """Neither recursion nor rounding: what is stored anew many times stays what it was."""
     model = vecinfer(tiny_model("llama"))
     cache = new_cache(model.config, residual_length=4)
     ids = tiny_inputs(1, 60)
     with following(model) as follower:
         run(model, ids[:, :60], cache)
-        for end in range(59, 9, -1):
+        for _ in range(50):
             cache.crop(-1)
             follower.audit(cache)
-        run(model, ids[:, end : end + 1], cache)
+        run(model, ids[:, 10:11], cache)
         follower.audit(cache)

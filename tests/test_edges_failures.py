@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The vecinfer_hf authors
 # SPDX-License-Identifier: Apache-2.0
-"""Calls that fail or are refused: what can be judged is refused before anything is stored, the rest can be repaired."""
+"""Calls that fail or are refused: what can be judged is refused before anything is stored, the rest is repaired."""
 
 import pytest
 import torch

@@ -14,7 +14,7 @@ import transformers
 import vecinfer_hf
 
 
-_OWNERS = (Path(vecinfer_hf.__file__).parent, Path(transformers.__file__).parent)
+_PACKAGE, _TRANSFORMERS = Path(vecinfer_hf.__file__).parent, Path(transformers.__file__).parent
 _ACCIDENTS = (
     KeyError,
     IndexError,
@@ -26,10 +26,11 @@ _ACCIDENTS = (
 )
 
 
-def is_refusal(error: BaseException) -> bool:
+def is_refusal(error: BaseException, own: bool = False) -> bool:
     """Return whether an error was raised by a `raise` statement of the package or of transformers, with a sentence.
 
-    Errors of torch, of Python's own functions (`zip(..., strict=True)`) and accidents such as IndexError are none.
+    With `own` only the package's count. Errors of torch, of Python's own functions (`zip(..., strict=True)`) and
+    accidents such as IndexError are none.
     """
     if isinstance(error, _ACCIDENTS) or not isinstance(error, Exception):
         return False
@@ -38,13 +39,14 @@ def is_refusal(error: BaseException) -> bool:
         return False
     path = Path(frames[-1].filename)
     line = (linecache.getline(str(path), frames[-1].lineno) or "").strip()
-    raised = line.startswith("raise ") and any(owner in path.parents for owner in _OWNERS)
+    owners = (_PACKAGE,) if own else (_PACKAGE, _TRANSFORMERS)
+    raised = line.startswith("raise ") and any(owner in path.parents for owner in owners)
     return raised and len(str(error).split()) >= 5
 
 
-def assert_refusal(error: BaseException) -> None:
+def assert_refusal(error: BaseException, own: bool = False) -> None:
     """Fail unless an error is a refusal; the failure shows the error and where it came from."""
-    if not is_refusal(error):
+    if not is_refusal(error, own):
         raise AssertionError(f"not a clear error: {explain(error)}") from error
 
 
