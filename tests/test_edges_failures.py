@@ -68,10 +68,6 @@ def tree(model, cache):
     run(model, tiny_inputs(2, 4, seed=5), cache, attention_mask=masks)
 
 
-def short_mask(model, cache):
-    run(model, tiny_inputs(2, 3, seed=5), cache, attention_mask=torch.ones(1, 43, dtype=torch.long))
-
-
 @pytest.mark.parametrize("wrong", [wrong_rows, one_row, hidden_token, tree])
 def test_a_refused_call_leaves_no_trace(model, cache, wrong):
     ids = tiny_inputs(2, 60)

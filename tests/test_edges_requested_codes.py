@@ -1,33 +1,28 @@
 # SPDX-FileCopyrightText: 2026 The vecinfer_hf authors
 # SPDX-License-Identifier: Apache-2.0
-"""Codes are used where they were asked for, or the call says that they are not; `disable` undoes `enable`."""
+"""Codes are used where they were asked for, or the call says that they are not."""
 
-import copy
 import logging
 
 import package_adapter as adapter
 import pytest
-import torch
-from edge_cases import REFUSED, greedy, new_cache, refused, right_or_refused, sliding_model, tiny_model
+from edge_cases import (
+    CACHE_NAMES,
+    ONLINE,
+    REFUSED,
+    cache_of,
+    enabled,
+    greedy,
+    new_cache,
+    right_or_refused,
+    sliding_model,
+    tiny_model,
+)
 from tiny_models import tiny_inputs
 from transformers import GenerationConfig, Phi3Config, Phi3ForCausalLM
 
 import vecinfer_hf
 from vecinfer_hf import VecInferCache, VecInferConfig
-
-
-ONLINE = {"codebook": "online", "ops_backend": "reference", "residual_length": 8}
-
-
-def enabled(model):
-    return vecinfer_hf.enable(model, VecInferConfig(**ONLINE))
-
-
-def cache_of(model, ids=None, **arguments):
-    """Return the cache that a `generate` used."""
-    ids = tiny_inputs(1, 30) if ids is None else ids
-    output = model.generate(ids, max_new_tokens=3, do_sample=False, return_dict_in_generate=True, **arguments)
-    return adapter.returned_cache(output)
 
 
 @pytest.fixture
@@ -44,23 +39,7 @@ def warnings():
         logger.removeHandler(handler)
 
 
-def state_of(model):
-    """Everything that `enable` may have changed on a model."""
-    config = model.generation_config
-    return {
-        "attention": model.config._attn_implementation,
-        "cache_implementation": config.cache_implementation,
-        "cache_config": copy.deepcopy(config.cache_config),
-        "generation_config": config.to_dict(),
-        "attributes": {name for name in vars(model) if "vecinfer" in name},
-        "model config": model.config.to_dict(),
-    }
-
-
-NAMED = [None, "hybrid", "static", "dynamic", "offloaded", "quantized"]
-
-
-@pytest.mark.parametrize("named", NAMED)
+@pytest.mark.parametrize("named", CACHE_NAMES)
 @pytest.mark.parametrize("family", ["llama", "gemma2"])
 def test_enable_wins_over_the_cache_that_a_checkpoint_names(named, family):
     model = tiny_model(family)
@@ -75,7 +54,7 @@ def setattr_checked(model, named):
     model.generation_config.validate()
 
 
-@pytest.mark.parametrize("named", NAMED[:4])
+@pytest.mark.parametrize("named", CACHE_NAMES[:4])
 def test_a_checkpoint_that_names_a_cache_is_loaded_with_codes(named, tmp_path):
     from transformers import AutoModelForCausalLM
 
@@ -86,96 +65,13 @@ def test_a_checkpoint_that_names_a_cache_is_loaded_with_codes(named, tmp_path):
     assert isinstance(cache_of(loaded), VecInferCache)
 
 
-@pytest.mark.parametrize("named", NAMED[:4])
+@pytest.mark.parametrize("named", CACHE_NAMES[:4])
 def test_one_call_asks_for_codes_whatever_the_checkpoint_names(named):
     model = tiny_model("gemma2")
     model.generation_config.cache_implementation = named
     cache = cache_of(model, cache_implementation="vecinfer", cache_config=dict(ONLINE))
     assert isinstance(cache, VecInferCache)
     assert model.generation_config.cache_implementation == named
-
-
-@pytest.mark.parametrize("named", NAMED[:4])
-@pytest.mark.parametrize("family", ["llama", "gemma2", "gpt_oss"])
-@pytest.mark.parametrize("times", [1, 2])
-def test_disable_brings_back_exactly_what_was_there(named, family, times):
-    model = tiny_model(family)
-    model.generation_config.cache_implementation = named
-    before = state_of(model)
-    for _ in range(times):
-        enabled(model)
-    greedy(model, tiny_inputs(1, 30))
-    vecinfer_hf.disable(model)
-    assert state_of(model) == before
-
-
-def test_disable_brings_back_a_quantized_cache_of_transformers():
-    model = tiny_model("llama")
-    model.generation_config.cache_config = {"backend": "quanto", "nbits": 4}
-    before = state_of(model)
-    enabled(model)
-    vecinfer_hf.disable(model)
-    assert state_of(model) == before
-
-
-@pytest.mark.parametrize("attention", ["eager", "sdpa"])
-def test_disable_brings_back_the_attention(attention):
-    model = tiny_model("llama", attn_implementation=attention)
-    enabled(model)
-    greedy(model, tiny_inputs(1, 30), new_cache(model.config))
-    vecinfer_hf.disable(model)
-    assert model.config._attn_implementation == attention
-
-
-def test_disable_of_a_model_that_was_never_enabled_changes_nothing():
-    model = tiny_model("llama", attn_implementation="eager")
-    before = state_of(model)
-    vecinfer_hf.disable(model)
-    assert state_of(model) == before
-
-
-@pytest.mark.parametrize("family", ["llama", "gemma2", "gpt_oss"])
-def test_disable_of_a_model_that_was_made_with_vecinfer_attention(family):
-    """Not every model has SDPA; one that it does have must take its place."""
-    model = tiny_model(family, attn_implementation="vecinfer")
-    want = greedy(tiny_model(family), tiny_inputs(1, 30))
-    enabled(model)
-    vecinfer_hf.disable(model)
-    assert model.config._attn_implementation in ("sdpa", "eager")
-    assert torch.equal(greedy(model, tiny_inputs(1, 30)), want)
-
-
-def test_disable_after_the_attention_was_changed_by_hand():
-    model = tiny_model("llama", attn_implementation="sdpa")
-    enabled(model)
-    model.set_attn_implementation("eager")
-    vecinfer_hf.disable(model)
-    assert model.config._attn_implementation == "eager"
-    assert not isinstance(cache_of(model), VecInferCache)
-
-
-def test_an_enable_that_is_refused_changes_nothing(tmp_path):
-    model = tiny_model("llama")
-    before = state_of(model)
-    refused(lambda: vecinfer_hf.enable(model, VecInferConfig(codebook=str(tmp_path / "nothing"))))
-    assert state_of(model) == before
-
-
-@pytest.mark.parametrize("how", ["deepcopy", "save and load"])
-def test_a_copy_of_an_enabled_model_is_enabled(how, tmp_path):
-    from transformers import AutoModelForCausalLM
-
-    model = enabled(tiny_model("llama"))
-    if how == "deepcopy":
-        twin = copy.deepcopy(model)
-        vecinfer_hf.disable(twin)
-        assert not isinstance(cache_of(twin), VecInferCache)
-        twin = copy.deepcopy(model)
-    else:
-        model.save_pretrained(tmp_path)
-        twin = AutoModelForCausalLM.from_pretrained(tmp_path)
-    assert isinstance(cache_of(twin), VecInferCache)
-    assert isinstance(cache_of(model), VecInferCache)
 
 
 def longrope_model():
@@ -260,13 +156,6 @@ def test_continuous_batching_beside_it_is_refused_or_announced(warnings):
     assert result is REFUSED or [message for message in warnings if "vecinfer" in message.lower()]
 
 
-def test_continuous_batching_works_after_disable():
-    model = enabled(tiny_model("llama"))
-    greedy(model, tiny_inputs(1, 20))
-    vecinfer_hf.disable(model)
-    assert model.config._attn_implementation == "sdpa"
-
-
 def test_a_model_whose_layers_are_all_sliding_is_announced(warnings):
     model = tiny_model("mistral", sliding_window=16)
     result = right_or_refused(lambda: enabled(model))
@@ -297,46 +186,6 @@ def test_every_way_of_generating_uses_codes(make, arguments):
         tiny_inputs(1, 30), **{"max_new_tokens": 3, "do_sample": False, "return_dict_in_generate": True, **arguments}
     )
     assert isinstance(adapter.returned_cache(output), VecInferCache)
-
-
-class Wrapper(torch.nn.Module):
-    """A model around a model, as PEFT's: what it does not have itself it takes from the model inside."""
-
-    def __init__(self, model):
-        super().__init__()
-        self.base_model = model
-        self.config = model.config
-        self.generation_config = model.generation_config
-
-    def __getattr__(self, name):
-        try:
-            return super().__getattr__(name)
-        except AttributeError:
-            return getattr(self.base_model, name)
-
-    def get_base_model(self):
-        return self.base_model
-
-    def generate(self, *args, **kwargs):
-        return self.base_model.generate(*args, **kwargs)
-
-
-@pytest.mark.parametrize("order", ["before", "after", "inside"])
-def test_a_wrapped_model_is_enabled_and_disabled(order):
-    """Enabled before it was wrapped, through the wrapper, or inside it; disabled through the wrapper."""
-    model = tiny_model("llama", attn_implementation="eager")
-    before = state_of(model)
-    if order == "before":
-        enabled(model)
-    wrapped = Wrapper(model)
-    if order != "before":
-        enabled(wrapped if order == "after" else wrapped.get_base_model())
-    assert isinstance(cache_of(wrapped), VecInferCache)
-    vecinfer_hf.disable(wrapped)
-    assert not isinstance(cache_of(wrapped), VecInferCache)
-    assert state_of(model)["attention"] == before["attention"]
-    assert state_of(model)["cache_config"] == before["cache_config"]
-    assert state_of(model)["attributes"] == before["attributes"]
 
 
 @pytest.fixture

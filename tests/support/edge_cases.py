@@ -6,12 +6,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import package_adapter as adapter
 import torch
 from refusal import assert_refusal
 from tiny_codebooks import random_codebook
-from tiny_models import tiny_config, tiny_model
+from tiny_models import tiny_config, tiny_inputs, tiny_model
 from transformers import PreTrainedModel
 
+import vecinfer_hf
 from vecinfer_hf import VecInferCache, cache_argument
 
 
@@ -79,8 +81,31 @@ def refused(call: Callable, *words: str) -> Exception:
     raise AssertionError("accepted without a word")
 
 
+ONLINE = {"codebook": "online", "ops_backend": "reference", "residual_length": 8}
+"""Options of a cache whose codebook is fitted to the prompt."""
+CACHE_NAMES = [None, "hybrid", "static", "dynamic", "offloaded", "quantized"]
+"""What a checkpoint's generation config may name as its cache."""
+
+
+def enabled(model: PreTrainedModel) -> PreTrainedModel:
+    """Return the model, enabled with `ONLINE`."""
+    return vecinfer_hf.enable(model, vecinfer_hf.VecInferConfig(**ONLINE))
+
+
+def cache_of(model, **arguments):
+    """Return the cache that a `generate` of three tokens used."""
+    output = model.generate(
+        tiny_inputs(1, 30), max_new_tokens=3, do_sample=False, return_dict_in_generate=True, **arguments
+    )
+    return adapter.returned_cache(output)
+
+
 __all__ = [
+    "CACHE_NAMES",
+    "ONLINE",
     "REFUSED",
+    "cache_of",
+    "enabled",
     "greedy",
     "new_cache",
     "refused",

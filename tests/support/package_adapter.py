@@ -114,3 +114,12 @@ def attention_function():
     from transformers import AttentionInterface
 
     return AttentionInterface()["vecinfer"]
+
+
+def window_keys(layer) -> torch.Tensor:
+    """Return the tensor of a layer's exact recent keys, `[B, H, slots, D]`."""
+    return (
+        getattr(layer.buffers, "window_keys", None)
+        if hasattr(layer.buffers, "window_keys")
+        else layer.buffers.ring_keys
+    )
