@@ -2,8 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Random sequences of operations on caches, each attention output compared with the float64 model of METHOD.md.
 
-By default about 30 seconds of the same sequences every time; `--slow` runs more than 2,000 of each kind and shrinks one
-that fails, which takes minutes.
+By default about 30 seconds of the same sequences every time; `--slow` runs more than 2,000 of each kind, and shrinks
+one that fails, which takes minutes.
 """
 
 import pytest
