@@ -5,6 +5,7 @@
 import pytest
 import torch
 from cache_oracle import EPS, attend, stored_tokens
+from filling import put
 from tiny_codebooks import random_codebook
 from tiny_models import tiny_config
 
@@ -21,8 +22,7 @@ def filled_layer(stored, codebook, batch=2, crop=0):
     generator = torch.Generator().manual_seed(stored)
     layer = VecInferLayer(0, codebook, 2 * HEADS, WINDOW, SINKS, "small_values", "reference", ForwardPass())
     states = torch.randn(2, batch, HEADS, stored + crop, DIM, generator=generator)
-    layer.update(*states)
-    layer.store(*states)
+    put(layer, *states)
     layer.crop(-crop)
     return layer
 

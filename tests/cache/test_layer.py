@@ -10,6 +10,7 @@ import weakref
 import pytest
 import torch
 from cache_oracle import stored_tokens
+from filling import put
 from tiny_codebooks import random_codebook
 from tiny_models import tiny_config
 from transformers.cache_utils import DynamicLayer
@@ -27,12 +28,6 @@ HEADS, DIM = 2, 16
 def make_layer(residual=8, sinks=4, choice=FIRST, **codebook):
     codebook = random_codebook(tiny_config("llama"), **codebook)
     return VecInferLayer(0, codebook, 2 * HEADS, residual, sinks, choice, "reference", ForwardPass())
-
-
-def put(layer, keys, values, *more):
-    """Store tokens as `attend` does, without attention."""
-    layer.update(keys, values)
-    layer.store(keys, values, *more)
 
 
 def new_states(batch, tokens, dtype=torch.float32):

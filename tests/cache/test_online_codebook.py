@@ -6,6 +6,7 @@ import copy
 
 import pytest
 import torch
+from filling import put
 from tiny_codebooks import random_codebook
 from tiny_models import FAMILIES, tiny_inputs, tiny_model
 
@@ -43,8 +44,7 @@ def test_any_model_generates_without_calibration(family, length):
 
 def prompt_error(cache, states):
     layer = cache.layers[0]
-    layer.update(*states)
-    layer.store(*states)
+    put(layer, *states)
     read = layer.read(states[0].shape[2])
     return sum(
         ((old - new).square().mean() / old.square().mean()).item() for old, new in zip(states, read, strict=True)
@@ -84,14 +84,12 @@ def test_a_layer_without_codes_is_fitted_anew_and_copies_keep_their_own():
     cache = VecInferCache(tiny_model("llama").config, "online", residual_length=16)
     layer = cache.layers[0]
     states = [torch.randn(2, 1, 2, 100, 16) * scale for scale in (1, 30)]
-    layer.update(*states[0])
-    layer.store(*states[0])
+    put(layer, *states[0])
     first = layer.codebook.layers[0]
     copied = copy.deepcopy(cache)
     kept = copied.layers[0].read()[0]
     layer.reset()
-    layer.update(*states[1])
-    layer.store(*states[1])
+    put(layer, *states[1])
     assert not torch.equal(layer.codebook.layers[0].key_centroid_scale, first.key_centroid_scale)
     assert copied.layers[0].codebook.layers[0] is first
     assert torch.equal(copied.layers[0].read()[0], kept)

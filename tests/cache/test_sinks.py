@@ -4,6 +4,7 @@
 
 import pytest
 import torch
+from filling import put
 from tiny_codebooks import random_codebook
 from tiny_models import tiny_config, tiny_inputs, tiny_model
 
@@ -13,7 +14,8 @@ from vecinfer_hf.cache.layer import VecInferLayer
 from vecinfer_hf.cache.sinks import CANDIDATES, FIRST, SMALL_VALUES, choose_sinks, sinks_to_front
 from vecinfer_hf.cache.static_layer import VecInferStaticLayer
 from vecinfer_hf.calibration import quantization_loss
-from vecinfer_hf.evaluation import evaluate_perplexity, own_method
+from vecinfer_hf.calibration.fake_quantization import LayerFakeQuantizer
+from vecinfer_hf.evaluation import evaluate_perplexity
 from vecinfer_hf.integration.compat import cache_argument
 
 
@@ -31,12 +33,6 @@ def make_layer(choice=SMALL_VALUES, static=None, residual=WINDOW):
     codebook = random_codebook(tiny_config("llama"))
     arguments = (0, codebook, 2 * HEADS, residual, SINKS, choice, "reference", ForwardPass())
     return VecInferLayer(*arguments) if static is None else VecInferStaticLayer(*arguments, max_cache_len=static)
-
-
-def put(layer, keys, values, *more):
-    """Store tokens as `attend` does, without attention."""
-    layer.update(keys, values)
-    layer.store(keys, values, *more)
 
 
 def exact_places(layer, keys, columns):
@@ -267,9 +263,10 @@ def test_the_simulation_is_the_real_cache(choice):
     windows = tiny_inputs(1, 200)
     options = {"residual_length": SINKS + CANDIDATES, "sink_length": SINKS, "sink_choice": choice}
     real = evaluate_perplexity(model, windows, codebook, chunk_length=1, **options)
-    simulated = quantization_loss(model, own_method(model, codebook).layers, windows, **options)
+    layers = {index: LayerFakeQuantizer(layer) for index, layer in codebook.layers.items()}
+    simulated = quantization_loss(model, layers, windows, **options)
     other = quantization_loss(
-        model, own_method(model, codebook).layers, windows,
+        model, layers, windows,
         **{**options, "sink_choice": SMALL_VALUES if choice == FIRST else FIRST},
     )  # fmt: skip
     # A recent sink leaves its place in the window to an older token, in the real cache only.

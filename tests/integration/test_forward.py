@@ -13,8 +13,8 @@ from tiny_codebooks import random_codebook
 from tiny_models import FAMILIES, tiny_config, tiny_inputs, tiny_model
 from transformers.cache_utils import DynamicCache
 
-from vecinfer_hf import VecInferCache
-from vecinfer_hf.cache.padding import UnsupportedMaskError
+from vecinfer_hf import UnsupportedMaskError, VecInferCache
+from vecinfer_hf.attention import later_tokens
 from vecinfer_hf.integration.compat import cache_argument
 from vecinfer_hf.integration.forward import vecinfer_attention_forward
 
@@ -148,8 +148,7 @@ def attention_call(layer_cache, query, keys, values, mask=None, scaling=0.25, **
 @pytest.mark.parametrize("queries", [1, 5, 16, 17, 40])
 def test_attention_over_codes_is_the_oracles(queries, with_sinks, softcap):
     """Short queries run over the stored tokens, long ones over what was stored before and themselves exactly."""
-    config = tiny_config("llama")
-    config._attn_implementation = "vecinfer"
+    config = tiny_config("llama", num_hidden_layers=1)
     codebook = random_codebook(config, mean=True)
     cache = VecInferCache(
         config, codebook, residual_length=16, sink_length=4, sink_choice="first", ops_backend="reference"
@@ -181,12 +180,11 @@ def test_attention_over_codes_is_the_oracles(queries, with_sinks, softcap):
 
 
 def test_long_queries_may_be_cut_anywhere(monkeypatch):
-    from vecinfer_hf.integration import forward as attention
-
     model, ids = tiny_model("llama"), tiny_inputs(2, 200)
     model.set_attn_implementation("vecinfer")
+    monkeypatch.setattr(later_tokens, "serves_chunks", lambda *_: False)
     whole = run(model, ids, vecinfer_cache(model, 8), [50, 150])
-    monkeypatch.setattr(attention, "SCORE_ELEMENTS", 1)
+    monkeypatch.setattr(later_tokens, "SCORE_ELEMENTS", 1)
     pieces = run(model, ids, vecinfer_cache(model, 8), [50, 150])
     assert (whole - pieces).abs().max() <= LOGIT_NOISE
 
@@ -204,10 +202,9 @@ def test_codes_change_the_answer_but_not_wildly():
 
 def test_a_sliding_window_over_codes_is_refused():
     config = tiny_config("llama")
-    config._attn_implementation = "vecinfer"
     cache = VecInferCache(config, random_codebook(config), ops_backend="reference")
     states = torch.randn(2, 1, 2, 3, 16)
-    with pytest.raises(ValueError, match=r"sliding window of 24.*stock cache"):
+    with pytest.raises(ValueError, match=r"sliding window of 24.*default cache"):
         attention_call(cache, torch.randn(1, 4, 3, 16), *states, sliding_window=24)
 
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from vecinfer_hf import VecInferCache
-from vecinfer_hf.assets import load_text
+from vecinfer_hf.calibration.text import load_text
 from vecinfer_hf.evaluation import text_windows
 from vecinfer_hf.integration.compat import cache_argument, returned_cache
 from vecinfer_hf.integration.registration import use_vecinfer_attention

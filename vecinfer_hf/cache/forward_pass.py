@@ -86,13 +86,14 @@ class ForwardPass:
         """Return what `layer` held before this pass.
 
         The first quantized layer copies its lengths from the device. Later layers reuse that copy while layers run in
-        order, and read their own otherwise.
+        order. After any other order each layer reads its own, until a pass begins that found all layers equal.
         """
         if layer.layer_idx == self.next and self._before is not None:
             return self._before
         found = layer.read_lengths()
         if layer.layer_idx == self.quantized[0]:
-            self.next, self._before = layer.layer_idx, found
+            in_order = self.next in self.order[: self.order.index(layer.layer_idx) + 1]
+            self.next, self._before = layer.layer_idx, found if in_order else None
         return found
 
     def remember(self, layer) -> None:

@@ -74,6 +74,14 @@ class VecInferStaticLayer(VecInferLayer):
                 'pass a larger max_cache_len in cache_config, or "static": false for a cache that grows.'
             )
 
+    def read_lengths(self) -> Lengths:
+        """Return what this layer holds; one copy from the device."""
+        if not self.is_initialized:
+            return super().read_lengths()
+        buffers, rows = self.storage.buffers, self.storage.batch_size
+        every = torch.cat((self.cumulative_length.view(1), buffers.lengths, buffers.quantized_lengths)).tolist()
+        return Lengths(every[0], every[1 : rows + 1], every[rows + 1 :])
+
     def get_seq_length(self) -> int | torch.Tensor:
         """Return the columns seen, padding included: 0 before the first token, then a 0-d tensor."""
         return self.cumulative_length if self.is_initialized else 0

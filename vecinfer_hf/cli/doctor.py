@@ -10,7 +10,6 @@ from typing import Any
 
 import torch
 
-from ..assets import cache_directory
 from ..codebook.codebook import shipped_codebooks
 from ..version import __version__
 from .console import output, print_json, print_table
@@ -38,7 +37,6 @@ def examine() -> dict[str, Any]:
         "shipped_codebooks": sorted(
             str(path.parent.relative_to(shipped_codebooks())) for path in shipped_codebooks().rglob("config.json")
         ),
-        "cache_directory": str(cache_directory()),
     }
 
 

@@ -81,6 +81,4 @@ def _places(
 def _check_room(codes: torch.Tensor, block_table: torch.Tensor | None, last: int) -> None:
     room = codes.shape[2] if block_table is None else block_table.shape[1] * codes.shape[2]
     if last > room:
-        raise UnsupportedCallError(
-            f"Tile {last - 1} is asked for, but a row has room for {room} tiles; make room."
-        )
+        raise UnsupportedCallError(f"Tile {last - 1} is asked for, but a row has room for {room} tiles; make room.")
