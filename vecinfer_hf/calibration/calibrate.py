@@ -69,8 +69,8 @@ def calibrate(
 
     Returns:
         A `Codebook`. Its config is the one given, with the recipe and the fractions that were really used, so that
-        `calibrate` with it and the same texts makes the codebook again. Its provenance has the texts' names and SHA-256, tokens, versions, date,
-        and relative squared errors per layer.
+        `calibrate` with it and the same texts makes the codebook again. Its provenance has the texts' names and
+        SHA-256, tokens, versions, date, and relative squared errors per layer.
 
     Raises:
         UnsupportedModelError: if the model cannot be calibrated.
