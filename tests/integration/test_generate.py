@@ -453,7 +453,7 @@ def test_models_that_cannot_have_it_are_refused_unchanged(name, how, codebooks):
         "generate": lambda: greedy(model, 5, input_ids=tiny_inputs(1, 10), **with_vecinfer(codebook, {})),
         "enable": lambda: enable(model, VecInferConfig(codebook=codebook)),
     }
-    with pytest.raises(ValueError, match=r"(?s)No VecInfer cache for this model.*[Uu]se the stock cache"):
+    with pytest.raises(ValueError, match=r"(?s)No VecInfer cache for this model.*[Uu]se the default cache"):
         asks[how]()
     assert state(model) == before
     assert torch.equal(stock, model.generate(tiny_inputs(1, 10), max_new_tokens=5, do_sample=False))
