@@ -150,5 +150,3 @@ def test_an_assistant_asks_for_itself_and_not_as_the_model_it_assists(model, ena
     given = config_of(is_assistant=True, cache_implementation="vecinfer", cache_config=OURS)
     assert requested(plain, {}, given) is None
     assert requested(enabled_model, {}, given).config.residual_length == 32
-    given.assistant_early_exit = 1
-    assert requested(enabled_model, {}, given) is None

@@ -45,6 +45,7 @@ class GenerateCall:
         self.cache: VecInferCache | None = None
         self.past_length = 0
         self.prepared = False
+        self.early_exit = False
         self.outer: GenerateCall | None = None
 
     def __enter__(self) -> GenerateCall:
@@ -89,7 +90,7 @@ class GenerateCall:
 
     def check_used(self) -> None:
         """Raise UnsupportedCallError if the call ended without codes although they were asked for."""
-        if self.request is not None and not self.prepared:
+        if self.cache is None and not self.prepared:
             raise UnsupportedModelError(
                 f"{type(self.model).__name__} prepares the cache of a generate call by itself, so codes were not "
                 f"used. {self._remedy()}"
@@ -116,18 +117,30 @@ def wrap_generate(original: Callable) -> Callable:
 
     @functools.wraps(original)
     def generate(self, inputs=None, generation_config=None, *args, **kwargs):
-        request = requested(self, kwargs, generation_config)
-        needs_vecinfer = request is not None or any(isinstance(value, VecInferCache) for value in kwargs.values())
+        request = None
+        if not _drafts_with_first_layers(self, generation_config):
+            request = requested(self, kwargs, generation_config)
+        given = next((value for value in kwargs.values() if isinstance(value, VecInferCache)), None)
+        needs_vecinfer = request is not None or given is not None
         needs_vecinfer &= given_value("use_cache", self, kwargs, generation_config) is not False
         if needs_vecinfer:
             check_supported(self)
         with attention_of_call(self, needs_vecinfer), GenerateCall(self, request) as call:
+            call.early_exit = given_value("assistant_early_exit", self, kwargs, generation_config) is not None
+            if given is not None:
+                call.use(given)
             output = original(self, inputs, generation_config, *args, **kwargs)
             if needs_vecinfer:
                 call.check_used()
             return output
 
     return generate
+
+
+def _drafts_with_first_layers(model: PreTrainedModel, generation_config: GenerationConfig | None) -> bool:
+    """Whether this call drafts for one of the same model, with `assistant_early_exit`: its layers have no codebook."""
+    outer = GenerateCall.of(model)
+    return outer is not None and outer.early_exit and bool(getattr(generation_config, "is_assistant", None))
 
 
 def wrap_prepare_cache(original: Callable) -> Callable:
@@ -141,7 +154,7 @@ def wrap_prepare_cache(original: Callable) -> Callable:
         if generation_config.use_cache is not False and (request is not None or isinstance(given, VecInferCache)):
             _check_attention(self)
         call.reached()
-        if isinstance(given, VecInferCache):
+        if isinstance(given, VecInferCache) and given is not call.cache:
             call.use(given)
         if request is None or generation_config.use_cache is False:
             return original(self, generation_config, model_kwargs, *args, **kwargs)

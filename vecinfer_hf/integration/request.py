@@ -95,9 +95,6 @@ def requested(
     """
     state = enabled_state(model)
     if getattr(generation_config, "is_assistant", None):
-        if getattr(generation_config, "assistant_early_exit", None):
-            # The model drafts for itself with its first layers, which have no codebook of their own.
-            return None
         # It has the generation config of the model that it assists, which has another codebook.
         keywords, generation_config = {}, None
     implementation = given_value("cache_implementation", model, keywords, generation_config)
