@@ -16,7 +16,7 @@ from transformers import PreTrainedModel
 from transformers.cache_utils import Cache, DynamicCache, QuantizedCache, StaticCache
 
 from ..cache.cache import VecInferCache
-from ..integration.registration import use_vecinfer_attention
+from ..integration.attention_switch import use_vecinfer_attention
 from ..model_info import head_dim, num_key_value_heads, text_config
 from ..quantization.packing import TILE
 from .models import random_codebook
