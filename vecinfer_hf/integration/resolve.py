@@ -7,9 +7,11 @@ Owns the search by name, "auto" and "online", what is kept in memory, and the ch
 
 from __future__ import annotations
 
+from collections import deque
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from weakref import WeakValueDictionary
 
 from transformers import PreTrainedConfig, PreTrainedModel
 
@@ -25,12 +27,15 @@ from ..quantization.formats import parse_format
 
 AUTO = "auto"
 
-_loaded: dict[tuple, Codebook] = {}
-"""Codebooks kept in memory, by what named them."""
+_loaded: WeakValueDictionary[tuple, Codebook] = WeakValueDictionary()
+"""Every codebook that is in use, by what named it."""
+_recent: deque[Codebook] = deque(maxlen=4)
+"""The codebooks named last, kept so that a call that names one again does not read it again."""
 
 
 def forget_codebooks() -> None:
-    """Drop every codebook that this process keeps in memory; caches in use keep their own."""
+    """Drop every codebook that this process keeps in memory; caches and models that use one keep it."""
+    _recent.clear()
     _loaded.clear()
 
 
@@ -85,26 +90,37 @@ def _online(model_config: PreTrainedConfig, config: VecInferConfig) -> OnlineCod
 def _named(model_config: PreTrainedConfig, config: VecInferConfig) -> Codebook:
     """Return the codebook that `config` names; a second call returns the same object."""
     name = config.codebook or AUTO
-    key = (
-        model_identity(model_config)["name"] if name == AUTO else None,
-        name,
-        config.revision,
-        config.subfolder,
-        _modified(name, config.subfolder),
-    )
-    if key not in _loaded:
-        place = {name: getattr(config, name) for name in ("revision", "subfolder") if getattr(config, name)}
-        if name == AUTO:
-            from ..hub.search import resolve_codebook
+    key: tuple = (name, config.revision, config.subfolder, _modified(name, config.subfolder))
+    if name == AUTO:
+        identity = model_identity(model_config)
+        key += (identity["name"], identity["shape_hash"], tuple(config.trusted_owners or ()), _mean_bits(config))
+    codebook = _loaded.get(key)
+    if codebook is None:
+        codebook = _loaded.setdefault(key, _load(name, model_config, config))
+    if all(codebook is not other for other in _recent):
+        _recent.append(codebook)
+    return codebook
 
-            found = resolve_codebook(name, model_config, trusted_owners=config.trusted_owners or (), **place)
-            codebook = Codebook.from_pretrained(found.directory)
-            source = {"codebook": found.name, "revision": found.commit, "subfolder": found.subfolder}
-            codebook.source = {key: value for key, value in source.items() if value}
-        else:
-            codebook = Codebook.from_pretrained(name, **place)
-        _loaded[key] = codebook
-    return _loaded[key]
+
+def _load(name: str, model_config: PreTrainedConfig, config: VecInferConfig) -> Codebook:
+    place = {name: getattr(config, name) for name in ("revision", "subfolder") if getattr(config, name)}
+    if name != AUTO:
+        return Codebook.from_pretrained(name, **place)
+    from ..hub.search import resolve_codebook
+
+    found = resolve_codebook(
+        name, model_config, bits=_mean_bits(config), trusted_owners=config.trusted_owners or (), **place
+    )
+    codebook = Codebook.from_pretrained(found.directory)
+    source = {"codebook": found.name, "revision": found.commit, "subfolder": found.subfolder}
+    codebook.source = {key: value for key, value in source.items() if value}
+    return codebook
+
+
+def _mean_bits(config: VecInferConfig) -> float:
+    """Return the bits per element that "auto" comes closest to: the mean of those asked for, or 2."""
+    asked = [parse_format(bits).bits_per_element for bits in (config.key_bits, config.value_bits) if bits is not None]
+    return sum(asked) / len(asked) if asked else 2
 
 
 def _modified(name: str, subfolder: str | None) -> int | None:
