@@ -14,6 +14,7 @@ from transformers import CompileConfig
 
 import vecinfer_hf
 from vecinfer_hf import CacheStateError, VecInferCache, enable
+from vecinfer_hf.integration.attention_switch import use_vecinfer_attention
 from vecinfer_hf.integration.compat import cache_argument, returned_cache
 from vecinfer_hf.ops import reference
 
