@@ -294,6 +294,10 @@ def test_a_copy_of_an_enabled_model_is_enabled_by_itself(how):
     model = tiny_model("llama")
     model.set_attn_implementation("eager")
     before = state(model)
+    try:
+        COPIES[how](model)
+    except (AttributeError, pickle.PicklingError) as error:
+        pytest.skip(f"this transformers cannot {how} a model that is not enabled ({error})")
     enable(model, random_codebook(model.config), **OPTIONS)
     copied = COPIES[how](model)
     caches = [used_cache(each) for each in (model, copied)]
