@@ -21,8 +21,8 @@ from edge_cases import (
 from tiny_models import tiny_inputs
 from transformers import GenerationConfig, Phi3Config, Phi3ForCausalLM
 
-import vecinfer_hf
 from vecinfer_hf import VecInferCache, VecInferConfig
+from vecinfer_hf.integration.compat import cache_argument
 
 
 @pytest.fixture
@@ -143,7 +143,7 @@ def test_a_model_that_replaces_its_cache_in_a_forward_pass(how, warnings):
         enabled(model)
         result = right_or_refused(lambda: cache_of(model))
     else:
-        result = right_or_refused(lambda: cache_of(model, **vecinfer_hf.cache_argument(new_cache(model.config))))
+        result = right_or_refused(lambda: cache_of(model, **cache_argument(new_cache(model.config))))
     told = [message for message in warnings if "vecinfer" in message.lower()]
     assert result is REFUSED or told
 
