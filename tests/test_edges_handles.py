@@ -7,6 +7,13 @@ import torch
 from edge_cases import new_cache, tiny_model
 from tiny_models import tiny_inputs
 
+from vecinfer_hf.integration.compat import cache_argument
+
+<<<<<<< HEAD
+=======
+from vecinfer_hf.integration.compat import cache_argument
+
+>>>>>>> oracle
 
 def handles():
     """Return the handles that a cache gives to a model with vecinfer attention."""
