@@ -129,22 +129,21 @@ def _before_storing(layer: CacheLayerMixin, tokens: int) -> Callable[[], None]:
     """
     state = {name: value for name, value in vars(layer).items() if name not in ("keys", "values")}
     state = {name: value.clone() if isinstance(value, torch.Tensor) else value for name, value in state.items()}
-    held, grows = layer.keys.shape[2] if layer.keys.dim() == 4 else 0, isinstance(layer, DynamicSlidingWindowLayer)
-    lost = (
-        held if not grows else 0 if layer.record_past else min(max(held + tokens - layer.sliding_window + 1, 0), held)
-    )
+    # An initialized layer without tokens has empty tensors of one dimension.
+    held = layer.keys.shape[2] if layer.keys.dim() == 4 else 0
+    grows, lost = isinstance(layer, DynamicSlidingWindowLayer), held
+    if grows:
+        lost = 0 if layer.record_past else min(max(held + tokens - layer.sliding_window + 1, 0), held)
     with torch.no_grad():
-        copies = [states[:, :, :lost].clone() for states in (layer.keys, layer.values)] if held else None
+        copies = [states[:, :, :lost].clone() if held else states for states in (layer.keys, layer.values)]
 
     def restore() -> None:
-        if not held:
-            layer.reset()
-        for name, states in zip(("keys", "values"), copies or (), strict=False):
+        for name, states in zip(("keys", "values"), copies, strict=True):
             present = getattr(layer, name)
-            if grows:
-                setattr(layer, name, torch.cat([states, present[:, :, : held - lost]], dim=2))
-            else:
+            if not grows:
                 present.copy_(states)  # compiled steps know the tensor by its address
+            else:
+                setattr(layer, name, torch.cat([states, present[:, :, : held - lost]], dim=2) if held else states)
         for name, value in state.items():
             present = getattr(layer, name, None)
             if isinstance(value, torch.Tensor) and isinstance(present, torch.Tensor):
