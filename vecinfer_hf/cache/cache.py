@@ -130,6 +130,11 @@ class VecInferCache(QuantizedCache):
                 has room for; nothing was stored.
             CacheStateError: if an earlier pass ended midway, so that layers hold different tokens.
         """
+        if layer_idx >= len(self.layers):
+            raise UnsupportedCallError(
+                f"The model has a layer {layer_idx}, but this cache was made for {len(self.layers)} layers; make it "
+                "from the config of the model that runs."
+            )
         layer = self.layers[layer_idx]
         if torch.compiler.is_compiling() or not self.forward_pass.quantized:
             return super().update(key_states, value_states, layer_idx, *args, **kwargs)
