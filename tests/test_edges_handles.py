@@ -9,11 +9,6 @@ from tiny_models import tiny_inputs
 
 from vecinfer_hf.integration.compat import cache_argument
 
-<<<<<<< HEAD
-=======
-from vecinfer_hf.integration.compat import cache_argument
-
->>>>>>> oracle
 
 def handles():
     """Return the handles that a cache gives to a model with vecinfer attention."""
