@@ -18,7 +18,7 @@ from pathlib import Path
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from vecinfer_hf import Codebook, VecInferConfig, calibrate
+from vecinfer_hf import CalibrationConfig, Codebook, VecInferConfig, calibrate
 
 
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -35,7 +35,7 @@ arguments = parser.parse_args()
 # 1. Make a codebook: the model reads the text, its keys and values are clustered.
 tokenizer = AutoTokenizer.from_pretrained(arguments.model)
 model = AutoModelForCausalLM.from_pretrained(arguments.model, dtype="auto")
-config = VecInferConfig(
+config = CalibrationConfig(
     key_bits=arguments.bits,
     value_bits=arguments.bits,
     num_tokens=arguments.tokens,

@@ -10,7 +10,7 @@ import pytest
 import typer
 
 from vecinfer_hf.cli.app import app
-from vecinfer_hf.codebook.codebook import shipped_codebooks
+from vecinfer_hf.codebook.shipped import shipped_codebooks
 
 
 ROOT = Path(__file__).parent.parent

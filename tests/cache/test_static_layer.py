@@ -165,7 +165,7 @@ def test_layers_out_of_order_do_not_take_old_lengths():
     codebook = random_codebook(model.config)
     cache = VecInferCache(model.config, codebook, residual_length=WINDOW, static=True, max_cache_len=300)
     use_vecinfer_attention(model)
-    heads, dim = codebook.head_shape(0)
+    heads, dim, _ = codebook.head_shape(0)
 
     def step(layer, tokens):
         handle, _ = cache.layers[layer].update(*(torch.randn(2, heads, tokens, dim) for _ in range(2)))

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from vecinfer_hf.codebook.codebook import shipped_codebooks
+from vecinfer_hf.codebook.shipped import shipped_codebooks
 from vecinfer_hf.evaluation.plots import main, plot_peers, plot_quality
 
 

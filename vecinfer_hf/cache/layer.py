@@ -92,11 +92,13 @@ class VecInferLayer(CacheLayerMixin):
     def lazy_initialization(self, key_states: torch.Tensor, value_states: torch.Tensor) -> None:
         """Allocate empty buffers for the batch, heads, dtype and device of `key_states` `[B, Hkv, T, D]`."""
         batch, heads, _, head_dim = key_states.shape
-        expected = self.codebook.head_shape(self.layer_idx)
-        if (heads, head_dim) != expected or value_states.shape[-1] != head_dim:
+        expected, value_dim = self.codebook.head_shape(self.layer_idx), value_states.shape[-1]
+        if (heads, head_dim, value_dim) != expected or value_dim != head_dim:
             raise ValueError(
-                f"Layer {self.layer_idx} caches {heads} heads of size {head_dim} (values {value_states.shape[-1]}), "
-                f"but its codebook is for {expected[0]} heads of size {expected[1]}; use one made for this model."
+                f"Layer {self.layer_idx} caches {heads} heads of size {head_dim} (values {value_dim}), but its "
+                f"codebook is for {expected.num_key_value_heads} heads of size {expected.key_head_dim} (values "
+                f"{expected.value_head_dim}); use one made for this model. Values of another size than keys are not "
+                "supported yet."
             )
         self.dtype, self.device = key_states.dtype, key_states.device
         config = self.shared.model_config

@@ -20,7 +20,7 @@ from transformers.utils import logging
 from ..calibration_config import CANDIDATE_BITS, CalibrationConfig
 from ..codebook.codebook import Codebook
 from ..errors import UnsupportedModelError
-from ..model_info import full_attention_layers, model_identity, text_config, unsupported_model_reason
+from ..model_info import full_attention_layers, head_shapes, model_identity, text_config, unsupported_model_reason
 from ..quantization.formats import parse_format
 from ..version import __version__
 from . import steps
@@ -143,7 +143,9 @@ def _check_formats(model: PreTrainedModel, config: CalibrationConfig, num_layers
         formats = [(parse_format(bits), parse_format(bits)) for bits in CANDIDATE_BITS]
     for pair in formats:
         for code_format in pair:
-            code_format.num_subvectors(model_identity(model.config)["head_dim"])
+            for shape in head_shapes(model.config).values():
+                code_format.num_subvectors(shape.key_head_dim)
+                code_format.num_subvectors(shape.value_head_dim)
 
 
 def _with_a_possible_recipe(config: CalibrationConfig, length: int) -> CalibrationConfig:
