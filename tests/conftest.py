@@ -63,10 +63,10 @@ def _no_deprecated_calls():
 
 @pytest.fixture(scope="session")
 def smollm2_path():
-    """The directory of SmolLM2-135M-Instruct (Q4_1 weights), converted once into the user's cache."""
-    from vecinfer_hf import assets
+    """The directory of SmolLM2-135M-Instruct (Q4_1 weights), converted once into `models` or `$VECINFER_MODELS`."""
+    from examples.assets import SMOLLM2, model_directory
 
-    return assets.smollm2_directory()
+    return model_directory(SMOLLM2)
 
 
 @pytest.fixture(scope="session")

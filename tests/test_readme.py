@@ -1,50 +1,49 @@
 # SPDX-FileCopyrightText: 2026 The vecinfer_hf authors
 # SPDX-License-Identifier: Apache-2.0
-"""README says what is true: its code runs, its commands and options exist, its links lead somewhere."""
+"""The pages say what is true: code runs, commands and options exist, links lead somewhere."""
 
 import re
-import shlex
-from pathlib import Path
 
 import pytest
 import typer
+from pages import ROOT, commands, page, steps
 
+from examples.benchmarks.__main__ import app as benchmarks
+from examples.research.ablation import argument_parser
+from examples.research.evaluate import app as evaluate
 from vecinfer_hf.cli.app import app
-from vecinfer_hf.codebook.shipped import shipped_codebooks
 
 
-ROOT = Path(__file__).parent.parent
-PAGES = {name: (ROOT / name).read_text(encoding="utf-8") for name in ("README.md", "METHOD.md", "CONTRIBUTING.md")}
+PAGES = {
+    name: page(name)
+    for name in (
+        "README.md",
+        "METHOD.md",
+        "CONTRIBUTING.md",
+        "quant_configs/README.md",
+        "examples/research/README.md",
+        "examples/research/MEASURES.md",
+    )
+}
 README = PAGES["README.md"]
 
 
-def blocks(page, language):
-    """Return (line of the end, content) of the fenced blocks of a language."""
-    found = []
-    for match in re.finditer(rf"^```{language}\n(.*?)^```", page, re.MULTILINE | re.DOTALL):
-        found.append((page[: match.end()].count("\n") + 1, match.group(1)))
-    return found
-
-
-def commands(program):
-    """Return the words after `program` in every bash block and in-line code of all pages."""
-    lines = [line for page in PAGES.values() for _, block in blocks(page, "bash") for line in block.splitlines()]
-    lines += [code for page in PAGES.values() for code in re.findall(r"`([^`\n]+)`", page)]
-    words = [shlex.split(line, comments=True) for line in lines if line.split()[:1] == [program]]
-    return sorted({tuple(command[1:]) for command in words if len(command) > 1})
+def all_commands(*program):
+    """Return the words after `program` of all pages' commands."""
+    return sorted(set().union(*(commands(text, *program) for text in PAGES.values())))
 
 
 def test_first_python_block_is_short_and_early():
-    end, block = blocks(README, "python")[0]
-    assert end <= 40
-    assert len(block.splitlines()) <= 12
+    block = next(step for step in steps(README) if step.language == "python")
+    assert block.line <= 40
+    assert len(block.text.splitlines()) <= 12
 
 
 def test_first_python_block_runs(smollm2_path, capsys):
-    _, block = blocks(README, "python")[0]
+    block = next(step.text for step in steps(README) if step.language == "python")
     name = "HuggingFaceTB/SmolLM2-135M-Instruct"
     codebook = re.search(r'"(SmolLM2-135M-Instruct/[^"]+)"', block).group(1)
-    assert (shipped_codebooks() / codebook / "config.json").is_file()
+    assert (ROOT / "quant_configs" / codebook / "config.json").is_file()
     assert name in block
     block = block.replace(name, str(smollm2_path)).replace("max_new_tokens=50", "max_new_tokens=5")
     exec(compile(block, "README.md", "exec"), {})
@@ -53,29 +52,76 @@ def test_first_python_block_runs(smollm2_path, capsys):
     assert len(printed) > len("Once upon a time\n")
 
 
-@pytest.mark.parametrize("command", commands("vecinfer"), ids=" ".join)
-def test_every_vecinfer_command_parses(command):
+def accepts(command, words):
+    """Whether a click command takes these words; those without options are a command's name in a sentence."""
+    options = {name for parameter in command.params for name in parameter.opts}
+    assert {word for word in words if word.startswith("-") and word != "-"} <= options
+    if any(word.startswith("-") for word in words):
+        command.make_context(command.name, list(words))
+
+
+@pytest.mark.parametrize("words", all_commands("vecinfer"), ids=" ".join)
+def test_every_vecinfer_command_parses(words):
     group = typer.main.get_command(app)
-    assert command[0] in group.commands
-    options = {name for parameter in group.commands[command[0]].params for name in parameter.opts}
-    assert {word for word in command[1:] if word.startswith("-")} <= options
-    if "-" in "".join(word[:1] for word in command[1:]):  # a whole command line: its arguments must be accepted too
-        group.commands[command[0]].make_context(command[0], list(command[1:]))
+    assert words[0] in group.commands
+    accepts(group.commands[words[0]], words[1:])
 
 
-@pytest.mark.parametrize("command", commands("make"), ids=" ".join)
-def test_every_make_target_exists(command):
-    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
-    assert re.search(rf"^{re.escape(command[0])}:", makefile, re.MULTILINE)
+@pytest.mark.parametrize("words", all_commands("python", "-m"), ids=" ".join)
+def test_every_module_of_the_examples_parses(words):
+    module, *rest = words
+    known = {"examples.research.evaluate": evaluate, "examples.benchmarks": benchmarks}
+    if module in known:
+        accepts(typer.main.get_command(known[module]), rest)
+    elif module == "examples.research.ablation" and rest:
+        argument_parser().parse_args([*rest, "--text", "x", "--output", "x"])
+    else:
+        assert module in ("examples.assets", "examples.research.ablation", "examples.research.plots")
+        assert module != "examples.research.plots" or len(rest) == 2
+
+
+def test_commands_are_found():
+    assert len(all_commands("vecinfer")) > 10
+    assert len(all_commands("python", "-m")) > 10
+
+
+@pytest.mark.parametrize("words", all_commands("make"), ids=" ".join)
+def test_every_make_target_exists(words):
+    makefile = page("Makefile")
+    assert re.search(rf"^{re.escape(words[0])}:", makefile, re.MULTILINE)
 
 
 def test_ci_runs_the_test_command_of_the_readme():
-    assert any(command[0] == "test" for command in commands("make"))
-    assert "make_here test " in (ROOT / ".ci" / "run").read_text(encoding="utf-8")
+    assert any(words[0] == "test" for words in commands(README, "make"))
+    assert "make_here test " in page(".ci/run")
 
 
-@pytest.mark.parametrize("page", PAGES)
-def test_links_to_files_lead_somewhere(page):
-    targets = re.findall(r"\]\((?!https?:|#)([^)#]+)", PAGES[page])
-    missing = [target for target in targets if not (ROOT / target).exists()]
-    assert not missing
+def anchors(text):
+    """The anchors of a page's headings, as GitHub makes them."""
+    headings = re.findall(r"^#+ (.+)$", text, re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_links_to_files_and_headings_lead_somewhere(name):
+    folder = (ROOT / name).parent
+    for target in re.findall(r"\]\((?!https?:)([^)]+)\)", PAGES[name]):
+        path, _, anchor = target.partition("#")
+        file = folder / path if path else ROOT / name
+        assert file.exists(), target
+        assert not anchor or anchor in anchors(file.read_text(encoding="utf-8")), target
+
+
+def test_marks_hold_for_a_block_or_for_a_line():
+    text = "```bash\n# in a checkout\none \\\n  --more\n```\n```bash\ntwo  # on a GPU, in a checkout: x\nthree\n```\n"
+    assert [(step.text.split()[0], sorted(step.marks), step.line) for step in steps(text)] == [
+        ("one", ["in a checkout"], 3),
+        ("two", ["in a checkout", "on a GPU"], 7),
+        ("three", [], 8),
+    ]
+
+
+def test_what_is_marked_as_in_a_checkout_needs_one():
+    marked = [step.text for step in steps(README) if "in a checkout" in step.marks]
+    assert marked
+    assert not [text for text in marked if not re.search(r"\bmake\b|\bexamples\b|\bmodels/", text)]

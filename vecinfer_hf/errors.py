@@ -1,6 +1,18 @@
 # SPDX-FileCopyrightText: 2026 The vecinfer_hf authors
 # SPDX-License-Identifier: Apache-2.0
-"""The errors of this package: one base class and its kinds. Each message names the value, the rule and the remedy."""
+"""The errors of this package: one base class and its kinds. Each message names the value, the rule and the remedy.
+
+Also which errors of others mean that the Hub did not answer: codebooks (hub) and kernels (ops) are downloaded.
+"""
+
+import importlib
+from contextlib import suppress
+
+from huggingface_hub.errors import OfflineModeIsEnabled
+
+
+TRANSIENT = (408, 429, 500, 502, 503, 504)
+"""HTTP statuses that may be gone at the next try."""
 
 
 class VecInferError(Exception):
@@ -37,3 +49,34 @@ class CodebookError(VecInferError, ValueError):
 
 class CodebookHubError(VecInferError, OSError):
     """A codebook could not be moved to or from the Hub."""
+
+
+def transport_errors() -> tuple[type[Exception], ...]:
+    """Return the exception types of a connection that failed; huggingface_hub changed its HTTP library at 2.0."""
+    found: list[type[Exception]] = [OfflineModeIsEnabled]
+    for name in ("httpx2", "httpx"):
+        with suppress(ImportError):
+            found.append(importlib.import_module(name).TransportError)
+    return tuple(found)
+
+
+def status_of(error: BaseException | None) -> int | None:
+    """Return the HTTP status behind an exception or the causes of it, if there is one."""
+    while error is not None:
+        response = getattr(error, "response", None)
+        if response is not None:
+            return response.status_code
+        error = error.__cause__
+    return None
+
+
+def unreachable(error: BaseException | None) -> bool:
+    """Return whether the Hub did not answer, or answered that it cannot now."""
+    status = status_of(error)
+    if status is not None:
+        return status in TRANSIENT
+    while error is not None:
+        if isinstance(error, transport_errors()):
+            return True
+        error = error.__cause__
+    return False

@@ -12,7 +12,7 @@ import torch
 from kernels import get_kernel
 
 
-kernel = get_kernel("vecinfer/vecinfer-attention", version=1, trust_remote_code=["vecinfer/vecinfer-attention"])
+kernel = get_kernel("vecinfer/vecinfer-attention", version=2, trust_remote_code=["vecinfer/vecinfer-attention"])
 
 batch, query_heads, heads, tokens, head_dim = 1, 32, 8, 4096, 128
 make = {"device": "cuda", "dtype": torch.bfloat16}
@@ -28,12 +28,12 @@ read = (None, smooth_scale, centroids, scale, None, None, centroids, scale)
 
 numbers = torch.tensor([[0], [tokens], [0]], dtype=torch.int32, device="cuda")
 codes = torch.zeros(batch, heads, tokens // 32, 32 * 2 * head_dim // 4, dtype=torch.uint8, device="cuda")
-kernel.quantize(keys, values, codes, *numbers, *write)
+kernel.quantize(keys, values, codes, None, *numbers, *write)
 
 nothing = torch.empty(batch, heads, 0, head_dim, **make)
 exact = (nothing, nothing, nothing, nothing)
 lengths = numbers[1]
-output, _ = kernel.decode_attention(query, codes, *exact, lengths, lengths, *read, 128, head_dim**-0.5)
+output, _ = kernel.decode_attention(query, codes, None, *exact, lengths, lengths, *read, head_dim**-0.5)
 
 reference = torch.nn.functional.scaled_dot_product_attention(query, keys, values, enable_gqa=True)
 print(f"{keys.nbytes + values.nbytes:,} bytes became {codes.nbytes:,}")

@@ -5,11 +5,12 @@
 import pytest
 import torch
 from cache_oracle import EPS, attend, stored_tokens
+from filling import put
 from tiny_codebooks import random_codebook
 from tiny_models import tiny_config
 
-from vecinfer_hf.attention import chunked_prefill as module
-from vecinfer_hf.cache.handle import SharedState
+from vecinfer_hf.attention import chunked_prefill, later_tokens
+from vecinfer_hf.cache.forward_pass import ForwardPass
 from vecinfer_hf.cache.layer import VecInferLayer
 
 
@@ -19,15 +20,21 @@ SINKS, WINDOW, HEADS, DIM = 2, 8, 2, 16
 def filled_layer(stored, codebook, batch=2, crop=0):
     """A layer that holds `stored` random tokens a row, of which `crop` were taken away again."""
     generator = torch.Generator().manual_seed(stored)
-    config = tiny_config("llama")
-    layer = VecInferLayer(0, codebook, WINDOW, SINKS, "small_values", "reference", SharedState(config))
+    layer = VecInferLayer(0, codebook, 2 * HEADS, WINDOW, SINKS, "small_values", "reference", ForwardPass())
     states = torch.randn(2, batch, HEADS, stored + crop, DIM, generator=generator)
-    layer.update(*states)
+    put(layer, *states)
     layer.crop(-crop)
     return layer
 
 
-def oracle(query, layer, keys, values, scaling, s_aux=None):
+def attend_to(query, layer, keys, values, scaling, sink_logits=None):
+    """The attention of new tokens to a layer that does not hold them yet."""
+    _, tokens, quantized = layer.read_lengths()
+    rest = layer.buffers, layer.layer_codebook, layer.ops, None, scaling, None, sink_logits
+    return later_tokens.attend_before_storing(query, keys, values, tokens, quantized, *rest)
+
+
+def oracle(query, layer, keys, values, scaling, sink_logits=None):
     """Float64 attention token by token, and a bound on a float32 answer's error."""
     codebook, group = layer.layer_codebook, query.shape[1] // HEADS
     output = torch.zeros(query.shape, dtype=torch.float64)
@@ -43,7 +50,7 @@ def oracle(query, layer, keys, values, scaling, s_aux=None):
             largest_value = max(largest_value, both[1].norm(dim=1).max().item())
             for t in range(query.shape[2]):
                 seen = len(old[0]) + t + 1
-                sink = None if s_aux is None else s_aux[head]
+                sink = None if sink_logits is None else sink_logits[head]
                 output[row, head, t], _ = attend(
                     query[row, head, t], both[0][:seen], both[1][:seen], scaling, 0.0, sink
                 )
@@ -53,28 +60,28 @@ def oracle(query, layer, keys, values, scaling, s_aux=None):
 
 
 @pytest.mark.parametrize("stored", [1, 5, 10, 11, 43, 100])
-@pytest.mark.parametrize(("group", "s_aux"), [(1, False), (2, True), (4, False)])
-def test_against_the_oracle(stored, group, s_aux, monkeypatch):
+@pytest.mark.parametrize(("group", "sink_logits"), [(1, False), (2, True), (4, False)])
+def test_against_the_oracle(stored, group, sink_logits, monkeypatch):
     # Small blocks, so that every kind of part occurs several times.
-    monkeypatch.setattr(module, "CODE_BLOCK", 32)
-    monkeypatch.setattr(module, "QUERY_BLOCK", 7)
+    monkeypatch.setattr(later_tokens, "CODE_BLOCK", 32)
+    monkeypatch.setattr(chunked_prefill, "QUERY_BLOCK", 7)
     layer = filled_layer(stored, random_codebook(tiny_config("llama"), mean=True))
     generator = torch.Generator().manual_seed(7)
     query = torch.randn(2, HEADS * group, 17, DIM, generator=generator)
     keys, values = torch.randn(2, 2, HEADS, 17, DIM, generator=generator)
-    sinks = torch.randn(HEADS * group, generator=generator) if s_aux else None
+    sinks = torch.randn(HEADS * group, generator=generator) if sink_logits else None
     expected, bound = oracle(query, layer, keys, values, 0.3, sinks)
-    found = module.chunked_prefill_attention(query, layer, keys, values, 0.3, sinks)
+    found = attend_to(query, layer, keys, values, 0.3, sinks)
     assert (found - expected).abs().max() <= bound
 
 
 def test_after_a_crop_the_window_is_shorter(monkeypatch):
-    monkeypatch.setattr(module, "CODE_BLOCK", 32)
+    monkeypatch.setattr(later_tokens, "CODE_BLOCK", 32)
     layer = filled_layer(90, random_codebook(tiny_config("llama")), crop=5)
-    assert layer.lengths[0] - SINKS - layer.quantized_lengths[0] == WINDOW - 5
+    assert layer.read_lengths().tokens[0] - SINKS - layer.read_lengths().quantized[0] == WINDOW - 5
     query, keys, values = torch.randn(3, 2, HEADS, 20, DIM, generator=torch.Generator().manual_seed(1))
     expected, bound = oracle(query, layer, keys, values, 0.3)
-    assert (module.chunked_prefill_attention(query, layer, keys, values, 0.3) - expected).abs().max() <= bound
+    assert (attend_to(query, layer, keys, values, 0.3) - expected).abs().max() <= bound
 
 
 def test_views_are_read_as_they_lie():
@@ -83,15 +90,24 @@ def test_views_are_read_as_they_lie():
     # Models hand over [B, T, H, D] transposed.
     query = torch.randn(2, 20, 2 * HEADS, DIM, generator=generator).transpose(1, 2)
     keys, values = torch.randn(2, 2, 20, HEADS, DIM, generator=generator).transpose(2, 3)
-    found = module.chunked_prefill_attention(query, layer, keys, values, 0.3)
-    again = module.chunked_prefill_attention(query.contiguous(), layer, keys.contiguous(), values.contiguous(), 0.3)
+    found = attend_to(query, layer, keys, values, 0.3)
+    again = attend_to(query.contiguous(), layer, keys.contiguous(), values.contiguous(), 0.3)
     assert torch.equal(found, again)
 
 
-def test_what_it_cannot_serve_goes_elsewhere():
+def test_what_flash_attention_cannot_serve_goes_elsewhere():
+    query, keys = torch.zeros(2, HEADS, 20, DIM), torch.zeros(2, HEADS, 20, DIM)
+    assert chunked_prefill.serves_chunks(query, keys, keys)
+    assert not chunked_prefill.serves_chunks(query, keys, torch.zeros(2, HEADS, 20, DIM // 2))
+    assert not chunked_prefill.serves_chunks(query.requires_grad_(), keys, keys)
+    with torch.no_grad():
+        assert chunked_prefill.serves_chunks(query, keys, keys)
+
+
+@pytest.mark.parametrize("served", [True, False])
+def test_both_ways_reach_the_oracle(served, monkeypatch):
+    monkeypatch.setattr(later_tokens, "serves_chunks", lambda *_: served)
     layer = filled_layer(43, random_codebook(tiny_config("llama")))
-    query = torch.zeros(2, HEADS, 20, DIM)
-    assert module.supports(query, layer, None)
-    assert not module.supports(query, layer, 5.0)
-    layer.lengths = [43, 40]
-    assert not module.supports(query, layer, None)
+    query, keys, values = torch.randn(3, 2, HEADS, 20, DIM, generator=torch.Generator().manual_seed(1))
+    expected, bound = oracle(query, layer, keys, values, 0.3)
+    assert (attend_to(query, layer, keys, values, 0.3) - expected).abs().max() <= bound

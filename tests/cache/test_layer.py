@@ -10,11 +10,14 @@ import weakref
 import pytest
 import torch
 from cache_oracle import stored_tokens
+from filling import put
 from tiny_codebooks import random_codebook
 from tiny_models import tiny_config
 from transformers.cache_utils import DynamicLayer
 
-from vecinfer_hf.cache.handle import CacheHandle, SharedState
+from vecinfer_hf import UnsupportedCallError
+from vecinfer_hf.cache.forward_pass import ForwardPass
+from vecinfer_hf.cache.handle import CacheHandle
 from vecinfer_hf.cache.layer import VecInferLayer
 from vecinfer_hf.cache.sinks import FIRST, SMALL_VALUES
 
@@ -22,11 +25,9 @@ from vecinfer_hf.cache.sinks import FIRST, SMALL_VALUES
 HEADS, DIM = 2, 16
 
 
-def make_layer(residual=8, sinks=4, attention="sdpa", choice=FIRST, **codebook):
-    config = tiny_config("llama")
-    config._attn_implementation = attention
-    shared = SharedState(config)
-    return VecInferLayer(0, random_codebook(config, **codebook), residual, sinks, choice, "reference", shared)
+def make_layer(residual=8, sinks=4, choice=FIRST, **codebook):
+    codebook = random_codebook(tiny_config("llama"), **codebook)
+    return VecInferLayer(0, codebook, 2 * HEADS, residual, sinks, choice, "reference", ForwardPass())
 
 
 def new_states(batch, tokens, dtype=torch.float32):
@@ -36,8 +37,8 @@ def new_states(batch, tokens, dtype=torch.float32):
 def feed(layers, batch, pieces, dtype=torch.float32):
     for tokens in pieces:
         states = new_states(batch, tokens, dtype)
-        results = [layer.update(*states) for layer in layers]
-    return results
+        for layer in layers:
+            put(layer, *states) if isinstance(layer, VecInferLayer) else layer.update(*states)
 
 
 def assert_same_content(layer, stock):
@@ -54,11 +55,9 @@ def assert_same_content(layer, stock):
 @pytest.mark.parametrize("pieces", [[1], [40], [3, 1, 1, 1], [40, 1, 1, 20, 1], [2, 30, 17, 16], [90, 1]], ids=str)
 def test_with_a_long_window_it_is_the_stock_layer(pieces, sinks, choice, dtype):
     layer, stock = make_layer(128, sinks, choice=choice), DynamicLayer()
-    results = feed([layer, stock], 2, pieces, dtype)
+    feed([layer, stock], 2, pieces, dtype)
     assert_same_content(layer, stock)
-    for ours, theirs in zip(*results, strict=True):
-        assert torch.equal(ours, theirs)
-        assert ours.dtype == dtype
+    assert layer.read()[0].dtype == dtype
 
 
 def test_before_the_first_token_it_is_empty_and_every_call_is_harmless():
@@ -86,7 +85,7 @@ def test_crop_is_the_stock_crop(removed, choice):
     if removed < 40:
         assert_same_content(layer, stock)
     else:
-        assert layer.lengths == [0, 0]
+        assert layer.read_lengths().tokens == [0, 0]
     if removed < 40:
         feed([layer, stock], 2, [1, 25])
         assert_same_content(layer, stock)
@@ -99,19 +98,19 @@ def test_crop_into_the_codes_keeps_the_codes(removed):
     before = layer.read(40)
     layer.crop(-removed)
     left = 40 - removed
-    assert layer.lengths == layer.buffers.lengths.tolist() == [left]
-    assert layer.quantized_lengths == layer.buffers.quantized_lengths.tolist() == [min(28, max(left - 4, 0))]
+    assert layer.read_lengths().tokens == layer.buffers.lengths.tolist() == [left]
+    assert layer.read_lengths().quantized == layer.buffers.quantized_lengths.tolist() == [min(28, max(left - 4, 0))]
     for old, new in zip(before, layer.read(left), strict=True):
         assert torch.equal(old[:, :, :left], new)
     # The next tokens change nothing but the tokens that leave the window, which are coded now.
     states = new_states(1, 6)
     for token in range(6):
-        layer.update(*states[:, :, :, token : token + 1])
+        put(layer, *states[:, :, :, token : token + 1])
     keys, values = layer.read(left + 6)
-    assert layer.quantized_lengths == [max(min(28, max(left - 4, 0)), left + 6 - 12)]
+    assert layer.read_lengths().quantized == [max(min(28, max(left - 4, 0)), left + 6 - 12)]
     for index in range(left):
         same = torch.equal(keys[:, :, index], before[0][:, :, index])
-        assert same == (not 32 <= index < 4 + layer.quantized_lengths[0]), index
+        assert same == (not 32 <= index < 4 + layer.read_lengths().quantized[0]), index
     assert torch.equal(keys[:, :, left:], states[0])
     assert torch.equal(values[:, :, left:], states[1])
 
@@ -136,7 +135,7 @@ def test_select_and_reorder_move_whole_rows(indices, residual):
         new_keys, new_values = changed.read(42)
         assert torch.equal(new_keys, keys[indices])
         assert torch.equal(new_values, values[indices])
-        assert changed.buffers.lengths.tolist() == changed.lengths == [42] * len(indices)
+        assert changed.buffers.lengths.tolist() == changed.read_lengths().tokens == [42] * len(indices)
     assert torch.equal(layer.read(42)[0], keys)
 
 
@@ -157,8 +156,8 @@ def test_repeat_interleave_repeats_rows(residual):
     assert torch.equal(layer.read(40)[0], keys.repeat_interleave(3, 0))
     assert torch.equal(layer.read(40)[1], values.repeat_interleave(3, 0))
     # The rows are separate now.
-    layer.update(*new_states(6, 1))
-    assert layer.lengths == [41] * 6
+    put(layer, *new_states(6, 1))
+    assert layer.read_lengths().tokens == [41] * 6
 
 
 def test_reset_forgets_and_the_layer_can_be_used_again_with_another_batch():
@@ -177,10 +176,10 @@ def test_reset_forgets_and_the_layer_can_be_used_again_with_another_batch():
 def test_copies_are_independent(clone):
     layer = make_layer()
     feed([layer], 2, [40])
-    before = [tensor.clone() for tensor in layer.buffers]
+    before = [tensor.clone() for tensor in layer.buffers if tensor is not None]
     copied = clone(layer)
     feed([copied], 2, [1, 20, 1])
-    for old, now in zip(before, layer.buffers, strict=True):
+    for old, now in zip(before, [x for x in layer.buffers if x is not None], strict=True):
         assert torch.equal(old, now)
     assert layer.get_seq_length() == 40
     assert copied.get_seq_length() == 62
@@ -190,7 +189,7 @@ def test_what_is_read_is_what_the_oracle_decodes():
     """Sinks and window to the bit; coded tokens from their bytes, each in its own column."""
     layer = make_layer(residual=8, sinks=4, mean=True)
     states = new_states(2, 45)
-    layer.update(*states)
+    put(layer, *states)
     keys, values = layer.read(45)
     for row in range(2):
         for head in range(HEADS):
@@ -213,14 +212,14 @@ def test_one_call_chunks_and_tokens_store_the_same_bytes(sinks, residual):
     for pieces in ([75], [40, 35], [16] * 4 + [11], [1] * 75, [5, 60, 1, 9]):
         layer, at = make_layer(residual, sinks), 0
         for tokens in pieces:
-            layer.update(*states[:, :, :, at : at + tokens])
+            put(layer, *states[:, :, :, at : at + tokens])
             at += tokens
         layers.append(layer)
     first = layers[0]
-    formats = max(first.quantized_lengths)
+    formats = max(first.read_lengths().quantized)
     for layer in layers[1:]:
-        assert layer.lengths == first.lengths
-        assert layer.quantized_lengths == first.quantized_lengths
+        assert layer.read_lengths().tokens == first.read_lengths().tokens
+        assert layer.read_lengths().quantized == first.read_lengths().quantized
         tiles = -(-formats // 32)
         assert torch.equal(layer.buffers.codes[:, :, :tiles], first.buffers.codes[:, :, :tiles])
         assert torch.equal(layer.read(75)[0], first.read(75)[0])
@@ -233,13 +232,11 @@ def test_rows_of_different_length_are_stored_compactly():
     real = torch.tensor([[0] * 10 + [1] * 30, [1] * 40, [0] * 37 + [1] * 3, [0, 1] * 20]).bool()
     states = new_states(4, 40)
     layer = make_layer()
-    layer.lazy_initialization(*states)
-    layer.cumulative_length = 40
-    layer.store(*states, real)
-    assert layer.lengths == [30, 40, 3, 20]
+    put(layer, *states, real)
+    assert layer.read_lengths().tokens == [30, 40, 3, 20]
     for row in range(4):
         alone = make_layer()
-        alone.update(*states[:, row : row + 1, :, real[row]])
+        put(alone, *states[:, row : row + 1, :, real[row]])
         count = int(real[row].sum())
         for ours, theirs in zip(
             stored_tokens(layer.buffers, layer.layer_codebook, 8, row, 1),
@@ -250,8 +247,18 @@ def test_rows_of_different_length_are_stored_compactly():
             assert torch.equal(ours, theirs)
 
 
-def test_handles_are_given_only_to_the_attention_that_understands_them():
-    layer = make_layer(attention="vecinfer")
+@pytest.mark.parametrize(
+    ("use", "words"),
+    [
+        (lambda handle: handle.shape, "reads 'shape'"),
+        (lambda handle: handle[0], "indexes"),
+        (lambda handle: torch.cat([handle, torch.ones(1)]), "calls cat"),
+        (lambda handle: torch.nn.functional.scaled_dot_product_attention(*[handle] * 3), "calls scaled_dot_product"),
+    ],
+    ids=["attribute", "index", "cat", "sdpa"],
+)
+def test_a_handle_refuses_every_other_use_with_its_sentence(use, words):
+    layer = make_layer()
     keys, values = new_states(1, 5)
     first, second = layer.update(keys, values)
     assert isinstance(first, CacheHandle)
@@ -259,34 +266,18 @@ def test_handles_are_given_only_to_the_attention_that_understands_them():
     assert first.layer is layer
     assert first.states is keys
     assert second.states is values
-    with pytest.raises(AttributeError, match=r"'shape'.*stock cache"):
-        first.shape  # noqa: B018
-
-
-def test_without_codes_attention_gets_exact_first_prompt_then_dequantized_history():
-    layer = make_layer(residual=8, sinks=4)
-    prompt = new_states(1, 40)
-    keys, values = layer.update(*prompt)
-    assert torch.equal(keys, prompt[0])
-    assert torch.equal(values, prompt[1])
-    token = new_states(1, 1)
-    keys, values = layer.update(*token)
-    assert keys.shape == (1, HEADS, 41, DIM)
-    assert torch.equal(keys[:, :, -1:], token[0])
-    assert torch.equal(keys[:, :, :4], prompt[0][:, :, :4])
-    assert not torch.equal(keys[:, :, 4:28], prompt[0][:, :, 4:28])
-    chunk = new_states(1, 30)
-    keys, values = layer.update(*chunk)
-    # The chunk attends to itself exactly, though most of it is coded afterwards.
-    assert torch.equal(keys[:, :, 41:], chunk[0])
-    assert torch.equal(values[:, :, 41:], chunk[1])
+    with pytest.raises(UnsupportedCallError, match=f"(?s){words}.*enable"):
+        use(first)
+    assert layer.get_seq_length() == 0
+    assert copy.copy(first) == first
+    assert not hasattr(first, "anything")
 
 
 def test_a_model_of_another_shape_is_refused_with_both_shapes():
     layer = make_layer()
-    with pytest.raises(ValueError, match=r"3 heads of size 16.*2 heads of size 16"):
-        layer.update(*torch.randn(2, 1, 3, 4, 16))
-    with pytest.raises(ValueError, match=r"values 8"):
+    with pytest.raises(ValueError, match=r"3 heads with keys of size 16.*2 heads of sizes 16 and 16"):
+        put(layer, *torch.randn(2, 1, 3, 4, 16))
+    with pytest.raises(ValueError, match=r"values of size 8"):
         layer.update(torch.randn(1, 2, 4, 16), torch.randn(1, 2, 4, 8))
     assert not layer.is_initialized
 
@@ -295,7 +286,11 @@ def test_nbytes_is_what_is_allocated():
     layer = make_layer()
     assert layer.nbytes == layer.codebook.layers[0].nbytes
     feed([layer], 2, [100, 1, 1])
-    storages = {tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes() for tensor in layer.buffers}
+    storages = {
+        tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes()
+        for tensor in layer.buffers
+        if tensor is not None
+    }
     assert layer.nbytes == sum(storages.values()) + layer.codebook.layers[0].nbytes
 
 
@@ -305,9 +300,9 @@ def test_growth_is_geometric_and_bounded():
     feed([layer], 1, [200])
     copies, pointer = 0, layer.buffers.codes.data_ptr()
     for token in range(600):
-        layer.update(*new_states(1, 1))
+        put(layer, *new_states(1, 1))
         tiles = layer.buffers.codes.shape[2]
-        needed = -(-layer.quantized_lengths[0] // 32)
+        needed = -(-layer.read_lengths().quantized[0] // 32)
         assert needed <= tiles <= max(needed + 1, needed * 1.125 + 1), token
         copies += layer.buffers.codes.data_ptr() != pointer
         pointer = layer.buffers.codes.data_ptr()
@@ -321,9 +316,9 @@ def test_no_given_tensor_is_kept_alive_or_written():
     original = keys.clone()
     references = [weakref.ref(tensor) for tensor in (keys, values)]
     storage = keys.untyped_storage().data_ptr()
-    layer.update(keys, values)
+    put(layer, keys, values)
     assert torch.equal(keys, original)
-    assert all(tensor.untyped_storage().data_ptr() != storage for tensor in layer.buffers)
+    assert all(tensor.untyped_storage().data_ptr() != storage for tensor in layer.buffers if tensor is not None)
     del keys, values
     gc.collect()
     assert [reference() for reference in references] == [None, None]

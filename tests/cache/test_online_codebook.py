@@ -2,8 +2,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """The online codebook: fitted when the first token is coded, better than nothing, never saved."""
 
+import copy
+
 import pytest
 import torch
+from filling import put
 from tiny_codebooks import random_codebook
 from tiny_models import FAMILIES, tiny_inputs, tiny_model
 
@@ -36,13 +39,12 @@ def test_any_model_generates_without_calibration(family, length):
     output = generate(model, {"input_ids": ids * mask, "attention_mask": mask})
     assert output.sequences.shape == (2, length + 30)
     for layer in returned_cache(output).quantized_layers:
-        assert not layer.codebook.needs_fit(layer.layer_idx)
-        assert max(layer.quantized_lengths) == length + 29 - 4 - 16
+        assert max(layer.read_lengths().quantized) == length + 29 - 4 - 16
 
 
 def prompt_error(cache, states):
     layer = cache.layers[0]
-    layer.update(*states)
+    put(layer, *states)
     read = layer.read(states[0].shape[2])
     return sum(
         ((old - new).square().mean() / old.square().mean()).item() for old, new in zip(states, read, strict=True)
@@ -76,6 +78,21 @@ def test_two_caches_do_not_share_a_fit():
     codebooks = [cache.codebook for cache in caches]
     assert codebooks[0] is not codebooks[1]
     assert not torch.equal(codebooks[0].layers[0].key_centroids, codebooks[1].layers[0].key_centroids)
+
+
+def test_a_layer_without_codes_is_fitted_anew_and_copies_keep_their_own():
+    cache = VecInferCache(tiny_model("llama").config, "online", residual_length=16)
+    layer = cache.layers[0]
+    states = [torch.randn(2, 1, 2, 100, 16) * scale for scale in (1, 30)]
+    put(layer, *states[0])
+    first = layer.codebook.layers[0]
+    copied = copy.deepcopy(cache)
+    kept = copied.layers[0].read()[0]
+    layer.reset()
+    put(layer, *states[1])
+    assert not torch.equal(layer.codebook.layers[0].key_centroid_scale, first.key_centroid_scale)
+    assert copied.layers[0].codebook.layers[0] is first
+    assert torch.equal(copied.layers[0].read()[0], kept)
 
 
 def test_it_is_not_saved_and_not_static(tmp_path):

@@ -25,7 +25,7 @@ def test_no_mask_means_all_real():
     padding = Padding()
     assert padding.observe(None, 2, 0, 5) is None
     assert padding.columns is None
-    assert padding.real_tokens(1, 4, 2) == [3, 3]
+    assert padding.valid_tokens(1, 4, 2) == [3, 3]
 
 
 def test_left_padding_is_read_and_remembered():
@@ -33,8 +33,8 @@ def test_left_padding_is_read_and_remembered():
     real = padding.observe(causal_mask(LEFT, 5), 3, 0, 5)
     assert real.tolist() == torch.tensor(LEFT).bool().tolist()
     assert padding.columns.tolist() == real.tolist()
-    assert padding.real_tokens(0, 5, 3) == [3, 5, 1]
-    assert padding.real_tokens(3, 5, 3) == [2, 2, 1]
+    assert padding.valid_tokens(0, 5, 3) == [3, 5, 1]
+    assert padding.valid_tokens(3, 5, 3) == [2, 2, 1]
 
 
 def test_later_columns_that_are_all_real_need_no_mention():
@@ -43,7 +43,7 @@ def test_later_columns_that_are_all_real_need_no_mention():
     longer = [row + [1, 1] for row in LEFT]
     assert padding.observe(causal_mask(longer, 2), 3, 5, 2) is None
     assert padding.columns.shape == (3, 7)
-    assert padding.real_tokens(5, 7, 3) == [2, 2, 2]
+    assert padding.valid_tokens(5, 7, 3) == [2, 2, 2]
 
 
 @pytest.mark.parametrize("cut", [1, 2, 3, 4])
@@ -53,7 +53,7 @@ def test_padding_may_go_on_into_a_second_chunk(cut):
     new = padding.observe(causal_mask(LEFT, 5 - cut), 3, cut, 5 - cut)
     wanted = torch.tensor(LEFT)[:, cut:].bool()
     assert (new is None and wanted.all()) or torch.equal(new, wanted)
-    assert padding.real_tokens(0, 5, 3) == [3, 5, 1]
+    assert padding.valid_tokens(0, 5, 3) == [3, 5, 1]
 
 
 def test_right_padding_of_a_first_forward_is_read():
@@ -73,7 +73,7 @@ def test_one_row_stands_for_all_rows():
     padding = Padding()
     real = padding.observe(causal_mask([[0, 1, 1]], 3), 4, 0, 3)
     assert real.shape == (4, 3)
-    assert padding.real_tokens(0, 3, 4) == [2] * 4
+    assert padding.valid_tokens(0, 3, 4) == [2] * 4
 
 
 def test_a_padding_querys_own_row_may_hold_anything():
@@ -192,22 +192,22 @@ def test_crop_select_repeat_and_copy():
     padding.observe(causal_mask(LEFT, 5), 3, 0, 5)
     copied = copy.deepcopy(padding)
     padding.repeat(2)
-    assert padding.real_tokens(0, 5, 6) == [3, 3, 5, 5, 1, 1]
+    assert padding.valid_tokens(0, 5, 6) == [3, 3, 5, 5, 1, 1]
     padding.select(torch.tensor([5, 0, 2]))
-    assert padding.real_tokens(0, 5, 3) == [1, 3, 5]
+    assert padding.valid_tokens(0, 5, 3) == [1, 3, 5]
     padding.crop(4)
-    assert padding.real_tokens(0, 4, 3) == [0, 2, 4]
+    assert padding.valid_tokens(0, 4, 3) == [0, 2, 4]
     padding.select(torch.tensor([2]))
     padding.crop(3)
     assert padding.columns is None
-    assert copied.real_tokens(0, 5, 3) == [3, 5, 1]
+    assert copied.valid_tokens(0, 5, 3) == [3, 5, 1]
 
 
 def test_select_by_a_boolean_mask():
     padding = Padding()
     padding.observe(causal_mask(LEFT, 5), 3, 0, 5)
     padding.select(torch.tensor([True, False, True]))
-    assert padding.real_tokens(0, 5, 2) == [3, 1]
+    assert padding.valid_tokens(0, 5, 2) == [3, 1]
 
 
 def test_the_same_mask_again_after_a_crop_is_read_again():
@@ -217,4 +217,4 @@ def test_the_same_mask_again_after_a_crop_is_read_again():
     padding.observe(mask, 3, 0, 5)
     padding.crop(0)
     assert padding.observe(mask, 3, 0, 5).sum(1).tolist() == [3, 5, 1]
-    assert padding.real_tokens(0, 5, 3) == [3, 5, 1]
+    assert padding.valid_tokens(0, 5, 3) == [3, 5, 1]

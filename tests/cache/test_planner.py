@@ -11,7 +11,7 @@ from tiny_models import tiny_config, tiny_inputs, tiny_model
 from transformers import AutoModelForCausalLM
 from transformers.cache_utils import DynamicCache
 
-from vecinfer_hf import VecInferCache, VecInferConfig
+from vecinfer_hf import CalibrationConfig, VecInferCache
 from vecinfer_hf.cache.planner import stock_plan, vecinfer_plan, weight_bytes
 from vecinfer_hf.cli.app import main
 from vecinfer_hf.cli.plan import parse_memory
@@ -27,13 +27,14 @@ WINDOW, SINKS = 16, 4
 @pytest.mark.parametrize("bits", [4, 2, 1.5, 1.25, 1])
 def test_vecinfer_bytes_equal_the_allocated_ones(family, bits):
     model = tiny_model(family)
+    model.set_attn_implementation("vecinfer")
     codebook = random_codebook(model.config, bits, bits)
     # A whole number of tiles, because the last one is allocated as a whole.
     tokens = SINKS + WINDOW + 3 * TILE
     cache = VecInferCache(model.config, codebook, residual_length=WINDOW, sink_length=SINKS)
     with torch.no_grad():
         model(tiny_inputs(2, tokens), **cache_argument(cache))
-    formats = VecInferConfig(key_bits=bits, value_bits=bits).formats(len(full_attention_layers(model.config)))
+    formats = CalibrationConfig(key_bits=bits, value_bits=bits).formats(len(full_attention_layers(model.config)))
     plan = vecinfer_plan(model.config, formats, WINDOW, SINKS, torch.float32)
     # A stock sliding layer is a view of the whole prompt until the next token; count what it refers to.
     sliding = [layer for layer in cache.layers if layer not in cache.quantized_layers]
@@ -62,7 +63,7 @@ def test_weights_are_counted_once_when_tied():
 
 def test_longest_context_and_largest_batch_are_the_last_that_fit():
     config = tiny_config("llama")
-    plan = vecinfer_plan(config, VecInferConfig().formats(2), WINDOW, SINKS, torch.bfloat16)
+    plan = vecinfer_plan(config, CalibrationConfig().formats(2), WINDOW, SINKS, torch.bfloat16)
     tokens = plan.longest_context(10**7, batch_size=3)
     assert plan.nbytes(tokens, 3) <= 10**7 < plan.nbytes(tokens + 1, 3)
     batch = plan.largest_batch(10**7, 1000)

@@ -4,16 +4,18 @@
 
 import pytest
 import torch
+from filling import put
 from tiny_codebooks import random_codebook
 from tiny_models import tiny_config, tiny_inputs, tiny_model
 
 from vecinfer_hf import VecInferCache
-from vecinfer_hf.cache.handle import SharedState
+from vecinfer_hf.cache.forward_pass import ForwardPass
 from vecinfer_hf.cache.layer import VecInferLayer
 from vecinfer_hf.cache.sinks import CANDIDATES, FIRST, SMALL_VALUES, choose_sinks, sinks_to_front
 from vecinfer_hf.cache.static_layer import VecInferStaticLayer
-from vecinfer_hf.calibration import simulated_loss
-from vecinfer_hf.evaluation import evaluate_perplexity, own_method
+from vecinfer_hf.calibration import quantization_loss
+from vecinfer_hf.calibration.fake_quantization import LayerFakeQuantizer
+from vecinfer_hf.evaluation import evaluate_perplexity
 from vecinfer_hf.integration.compat import cache_argument
 
 
@@ -28,9 +30,8 @@ def states(batch, tokens, small=(), seed=0):
 
 
 def make_layer(choice=SMALL_VALUES, static=None, residual=WINDOW):
-    config = tiny_config("llama")
-    config._attn_implementation = "sdpa"
-    arguments = (0, random_codebook(config), residual, SINKS, choice, "reference", SharedState(config))
+    codebook = random_codebook(tiny_config("llama"))
+    arguments = (0, codebook, 2 * HEADS, residual, SINKS, choice, "reference", ForwardPass())
     return VecInferLayer(*arguments) if static is None else VecInferStaticLayer(*arguments, max_cache_len=static)
 
 
@@ -70,7 +71,7 @@ def test_rows_that_end_early_choose_among_their_own_tokens():
 def test_the_chosen_tokens_stay_exact_and_everything_is_read_in_order(tokens, static):
     layer, small = make_layer(static=static), [2, 17, 40, 67]
     keys, values = states(2, tokens, small)
-    layer.update(keys, values)
+    put(layer, keys, values)
     exact = exact_places(layer, keys, tokens)
     expected = torch.zeros(tokens, dtype=torch.bool)
     expected[small] = True
@@ -82,7 +83,7 @@ def test_the_chosen_tokens_stay_exact_and_everything_is_read_in_order(tokens, st
     read = layer.read(tokens)[0]
     coded = (~expected).nonzero().flatten()
     first = make_layer(FIRST, static)
-    first.update(keys, values)
+    put(first, keys, values)
     assert torch.equal(read[:, :, coded[coded > 67]], first.read(tokens)[0][:, :, coded[coded > 67]])
     both = coded[(coded >= 4) & (coded < 60)]
     torch.testing.assert_close(read[:, :, both], first.read(tokens)[0][:, :, both], rtol=0, atol=1e-6)
@@ -103,10 +104,10 @@ def test_a_left_padded_row_is_stored_as_it_is_alone():
         return cache.layers[1]
 
     together, alone = run(ids, mask), run(ids[1:, 30:], mask[1:, 30:])
-    assert torch.equal(together.sink_order[1:], alone.sink_order)
+    assert torch.equal(together.sinks.order[1:], alone.sinks.order)
     for name in ("sink_keys", "sink_values"):
         torch.testing.assert_close(getattr(together.buffers, name)[1:], getattr(alone.buffers, name))
-    tokens = alone.lengths[0]
+    tokens = alone.read_lengths().tokens[0]
     torch.testing.assert_close(together.read(120)[0][1:, :, 30:], alone.read(tokens)[0], rtol=1e-4, atol=1e-4)
 
 
@@ -141,10 +142,8 @@ def ragged_layer(counts, tokens, small, static=None, residual=WINDOW):
     layer = make_layer(static=static, residual=residual)
     keys, values = states(len(counts), tokens, small)
     real = torch.arange(tokens) >= tokens - torch.tensor(counts)[:, None]
-    layer.shared.padding.columns = real
-    layer.lazy_initialization(keys, values)
-    layer.cumulative_length += tokens
-    layer.store(keys, values, real)
+    layer.forward_pass.padding.columns = real
+    put(layer, keys, values, real)
     return layer, keys, values, real
 
 
@@ -154,21 +153,21 @@ def test_the_longest_row_may_go(static):
     before = layer.read(120)
     rows = torch.tensor([1]) if static is None else torch.tensor([1, 1])
     layer.batch_select_indices(rows)
-    layer.shared.padding.columns = real[rows]
+    layer.forward_pass.padding.columns = real[rows]
     assert torch.equal(layer.read(120)[0], before[0][rows])
     layer.crop(-3)
-    assert layer.host_lengths()[0] == [17] * len(rows)
+    assert layer.read_lengths().tokens == [17] * len(rows)
 
 
 def test_a_crop_behind_a_rows_candidates_leaves_them_alone():
     layer, _, _, real = ragged_layer([30, 20], 30, [20, 21, 22, 23])
     more = states(2, 9, [1, 2, 3], seed=1)
-    layer.shared.padding.columns = torch.cat([real, torch.ones(2, 9, dtype=torch.bool)], dim=1)
+    layer.forward_pass.padding.columns = torch.cat([real, torch.ones(2, 9, dtype=torch.bool)], dim=1)
     for token in range(9):
-        layer.update(*(part[:, :, token : token + 1] for part in more))
-    before, quantized = layer.read(38), list(layer.quantized_lengths)
+        put(layer, *(part[:, :, token : token + 1] for part in more))
+    before, quantized = layer.read(38), list(layer.read_lengths().quantized)
     layer.crop(-1)
-    assert layer.quantized_lengths == quantized
+    assert layer.read_lengths().quantized == quantized
     for old, new in zip(before, layer.read(38), strict=True):
         assert torch.equal(old, new)
 
@@ -177,8 +176,8 @@ def test_sinks_stay_sinks_in_a_crop_among_the_candidates():
     for seed in range(5):
         layer = make_layer()
         keys, values = states(1, 150, seed=seed)
-        layer.update(keys, values)
-        sinks = layer.sink_order[0, :, :SINKS]
+        put(layer, keys, values)
+        sinks = layer.sinks.order[0, :, :SINKS]
         layer.crop(60 - 150)
         exact = exact_places(layer, keys, 60)[0]
         for head in range(HEADS):
@@ -191,11 +190,9 @@ def test_rows_shorter_than_the_candidates():
     keys, values = states(2, 80, [60, 61, 62, 63])
     real = torch.ones(2, 80, dtype=torch.bool)
     real[1, :60] = False
-    layer.shared.padding.columns = real
-    layer.lazy_initialization(keys, values)
-    layer.cumulative_length = 80
-    layer.store(keys, values, real)
-    assert layer.lengths == [80, 20]
+    layer.forward_pass.padding.columns = real
+    put(layer, keys, values, real)
+    assert layer.read_lengths().tokens == [80, 20]
     read = layer.read(80)[0]
     assert torch.equal(read[:, :, 60:64], keys[:, :, 60:64])
     assert torch.equal(read[1, :, 72:], keys[1, :, 72:])
@@ -207,11 +204,11 @@ def test_rows_shorter_than_the_candidates():
 def test_a_crop_among_the_candidates_keeps_what_is_known(left, static):
     layer = make_layer(static=static)
     keys, values = states(2, 150, [2, 17, 40, 67])
-    layer.update(keys, values)
+    put(layer, keys, values)
     before = layer.read(150)
     layer.crop(left - 150)
     assert int(layer.get_seq_length()) == left
-    assert layer.host_lengths()[0] == [left, left]
+    assert layer.read_lengths().tokens == [left, left]
     exact = exact_places(layer, keys, left)
     for place in (2, 17, 40):
         assert place >= left or exact[:, :, place].all()
@@ -221,11 +218,11 @@ def test_a_crop_among_the_candidates_keeps_what_is_known(left, static):
         error = (new - old[:, :, :left]).norm(dim=-1)
         assert error.max() <= (old[:, :, :left] - keys[:, :, :left]).norm(dim=-1).max() + old.norm(dim=-1).max() * 1e-5
     more = states(2, 100, seed=1)
-    layer.update(*more)
+    put(layer, *more)
     assert int(layer.get_seq_length()) == left + 100
     assert torch.equal(layer.read(left + 100)[0][:, :, -WINDOW:], more[0][:, :, -WINDOW:])
     layer.crop(-left - 100)
-    assert layer.host_lengths()[0] == [0, 0]
+    assert layer.read_lengths().tokens == [0, 0]
 
 
 @pytest.mark.parametrize("static", [None, 300])
@@ -234,7 +231,7 @@ def test_rows_take_their_order_along(static):
     keys, values = states(2, 100)
     values[0, :, [3, 9, 33, 50]] *= 0.01
     values[1, :, [1, 2, 44, 66]] *= 0.01
-    layer.update(keys, values)
+    put(layer, keys, values)
     before = layer.read(100)
     layer.reorder_cache(torch.tensor([1, 0]))
     assert torch.equal(layer.read(100)[0], before[0].flip(0))
@@ -244,7 +241,7 @@ def test_rows_take_their_order_along(static):
         layer.batch_select_indices(torch.tensor([3]))
         assert torch.equal(layer.read(100)[0], before[0][:1])
     layer.reset()
-    assert layer.sink_order is None
+    assert layer.sinks.order is None
 
 
 @pytest.mark.parametrize("family", ["llama", "qwen2"])
@@ -266,9 +263,10 @@ def test_the_simulation_is_the_real_cache(choice):
     windows = tiny_inputs(1, 200)
     options = {"residual_length": SINKS + CANDIDATES, "sink_length": SINKS, "sink_choice": choice}
     real = evaluate_perplexity(model, windows, codebook, chunk_length=1, **options)
-    simulated = simulated_loss(model, own_method(model, codebook).layers, windows, **options)
-    other = simulated_loss(
-        model, own_method(model, codebook).layers, windows,
+    layers = {index: LayerFakeQuantizer(layer) for index, layer in codebook.layers.items()}
+    simulated = quantization_loss(model, layers, windows, **options)
+    other = quantization_loss(
+        model, layers, windows,
         **{**options, "sink_choice": SMALL_VALUES if choice == FIRST else FIRST},
     )  # fmt: skip
     # A recent sink leaves its place in the window to an older token, in the real cache only.

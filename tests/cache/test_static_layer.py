@@ -13,7 +13,7 @@ from tiny_models import tiny_inputs, tiny_model
 from transformers import CompileConfig
 
 import vecinfer_hf
-from vecinfer_hf import VecInferCache
+from vecinfer_hf import CacheStateError, VecInferCache
 from vecinfer_hf.integration.compat import cache_argument, returned_cache
 from vecinfer_hf.integration.registration import use_vecinfer_attention
 from vecinfer_hf.ops import reference
@@ -156,7 +156,7 @@ def test_a_forward_looks_at_the_device_once_however_many_layers_there_are(static
             assert len(looks) == (1 if static and start else 0), (start, looks)
     assert operators  # the operators' looks are seen, so the package's would be
     for layer in cache.quantized_layers:
-        assert layer.host_lengths() == ([160] * 2, [160 - WINDOW - codebook.config.sink_length] * 2)
+        assert layer.read_lengths()[1:] == ([160] * 2, [160 - WINDOW - codebook.config.sink_length] * 2)
 
 
 def test_layers_out_of_order_do_not_take_old_lengths():
@@ -168,10 +168,12 @@ def test_layers_out_of_order_do_not_take_old_lengths():
     heads, dim, _ = codebook.head_shape(0)
 
     def step(layer, tokens):
-        handle, _ = cache.layers[layer].update(*(torch.randn(2, heads, tokens, dim) for _ in range(2)))
-        past = cache.layers[layer].past_columns(tokens)
-        cache.layers[layer].store(handle.states, handle.states)
-        return past
+        each = cache.layers[layer]
+        states = torch.randn(2, heads, tokens, dim)
+        each.update(states, states)
+        before = cache.forward_pass.lengths_before(each)
+        each.store(states, states, before=before)
+        return before.columns
 
     def compiled_step(layer, tokens):  # what a replayed graph does to a layer
         cache.layers[layer].cumulative_length.add_(tokens)
@@ -190,10 +192,12 @@ def test_layers_out_of_order_do_not_take_old_lengths():
         cache.reset()
 
 
-def test_a_pass_that_ends_in_the_midst_leaves_layers_to_read_for_themselves():
+@pytest.mark.parametrize("static", [True, False])
+def test_a_pass_that_ended_midway_is_noticed_and_a_crop_repairs_it(static):
     model = tiny_model("llama", num_hidden_layers=3)
-    cache = VecInferCache(
-        model.config, random_codebook(model.config), residual_length=WINDOW, static=True, max_cache_len=300
+    options = {"static": True, "max_cache_len": 300} if static else {}
+    cache, other = (
+        VecInferCache(model.config, random_codebook(model.config), residual_length=WINDOW, **options) for _ in range(2)
     )
     use_vecinfer_attention(model)
     ids, fails = tiny_inputs(1, 90), [True]
@@ -203,14 +207,20 @@ def test_a_pass_that_ends_in_the_midst_leaves_layers_to_read_for_themselves():
             raise torch.OutOfMemoryError("none left")
 
     with torch.no_grad():
-        model(ids[:, :60], **cache_argument(cache))
+        for each in (cache, other):
+            model(ids[:, :60], **cache_argument(each))
         model.model.layers[1].mlp.register_forward_hook(out_of_memory)
+        # Few enough for the window to hold what it held: a crop then leaves no trace.
         with pytest.raises(torch.OutOfMemoryError):
-            model(ids[:, 60:], **cache_argument(cache))
-        assert [layer.host_lengths()[0] for layer in cache.layers] == [[90], [90], [60]]
+            model(ids[:, 60:61], **cache_argument(cache))
+        assert [layer.read_lengths().tokens for layer in cache.layers] == [[61], [61], [60]]
+        with pytest.raises(CacheStateError, match=r"60 to 61 columns.*crop\(-1\)"):
+            model(ids[:, 61:62], **cache_argument(cache))
+        cache.crop(-1)
+        assert [layer.read_lengths().tokens for layer in cache.layers] == [[60]] * 3
+        assert [int(layer.get_seq_length()) for layer in cache.layers] == [60] * 3
         model(ids[:, 60:], **cache_argument(cache))
-    assert [layer.host_lengths()[0] for layer in cache.layers] == [[120], [120], [90]]
-    assert [int(layer.cumulative_length) for layer in cache.layers] == [120, 120, 90]
+    assert [layer.read_lengths().tokens for layer in cache.layers] == [[90]] * 3
 
 
 def test_layers_that_are_compiled_beside_layers_that_are_not():

@@ -7,7 +7,7 @@ import torch
 import transformers
 from tiny_models import FAMILIES, tiny_inputs, tiny_model
 
-from vecinfer_hf import VecInferConfig, calibrate
+from vecinfer_hf import CalibrationConfig, calibrate
 from vecinfer_hf.calibration import recompute
 from vecinfer_hf.calibration.attention import attention_function
 from vecinfer_hf.calibration.gradients import _leaf_attention, record_gradients
@@ -61,10 +61,10 @@ def test_gradients_are_the_same(family, calls, monkeypatch):
 
 def test_refinement_is_the_same(calls, monkeypatch):
     options = {"num_iterations": 2, "num_samples": 256, "key_bits": 1, "value_bits": 1, **LENGTHS}
-    config = VecInferConfig(sequence_length=160, **options)
+    config = CalibrationConfig(sequence_length=160, refine_steps=3, **options)
 
     def refined():
-        return calibrate(tiny_model(), WINDOWS, None, config, refine_steps=3, progress=False)
+        return calibrate(tiny_model(), WINDOWS, config=config, progress=False)
 
     once = refined()
     assert not calls
@@ -114,7 +114,6 @@ def test_the_estimate_covers_what_a_pass_keeps(family, dtype):
     weights = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
     kept = sum(size for pointer, (size, _) in saved.items() if pointer not in weights)
     estimate = activation_bytes(model, 1, 768, dtype.itemsize)
-    print(family, dtype, kept / estimate)
     # The estimate may be a few times as much (sliding layers keep less), but no less.
     assert 0.2 * estimate <= kept <= estimate
 

@@ -1,33 +1,21 @@
 # SPDX-FileCopyrightText: 2026 The vecinfer_hf authors
 # SPDX-License-Identifier: Apache-2.0
-"""Special tokens in calibration text: where they stand, which ones, and who reads them."""
-
-import sys
+"""special_tokens.py: where special tokens are put, how many, and which ones they are."""
 
 import pytest
 import torch
-from tiny_models import tiny_model
+from calibration_texts import CharacterTokenizer
 from transformers import AutoTokenizer
 
-from vecinfer_hf import VecInferConfig
-from vecinfer_hf.calibration.mixture import text_mixture
-from vecinfer_hf.calibration.special_tokens import SHARE, separator_ids, with_separators
-
-
-class Tokenizer:
-    """A tokenizer with a token for every character and three special tokens, two of them the same."""
-
-    bos_token_id, eos_token_id, pad_token_id, unk_token_id = None, 90, 91, 90
-
-    def __call__(self, text, **_):
-        return {"input_ids": [ord(letter) % 89 for letter in text]}
+from vecinfer_hf.calibration.special_tokens import separator_ids, with_separators
+from vecinfer_hf.errors import ConfigError
 
 
 WINDOWS = torch.full((200, 2048), 5)
 IDS = [90, 91]
 
 
-def test_a_share_of_the_windows_has_one_kind_of_separator_each():
+def test_a_fraction_of_the_windows_has_one_kind_of_separator_each():
     separated = with_separators(WINDOWS, IDS, 0.25, seed=3)
     assert (WINDOWS == 5).all(), "the given windows have changed"
     changed = [row for row in separated if (row != 5).any()]
@@ -44,7 +32,7 @@ def test_a_share_of_the_windows_has_one_kind_of_separator_each():
 
 
 @pytest.mark.parametrize("count", [1, 2, 4, 5, 7, 8, 16, 37])
-def test_any_number_of_windows_has_its_share(count):
+def test_any_number_of_windows_has_its_fraction(count):
     numbers = [
         sum(bool((row != 5).any()) for row in with_separators(WINDOWS[:count], IDS, 0.25, seed)) for seed in range(60)
     ]
@@ -66,24 +54,24 @@ def test_short_windows_have_one_at_their_end():
     assert (separated[:, 7] >= 90).all()
 
 
-def test_no_share_and_no_ids_leave_text_as_it_is():
+def test_no_fraction_and_no_ids_leave_text_as_it_is():
     for ids, share in ((IDS, 0), ([], 1)):
         assert torch.equal(with_separators(WINDOWS, ids, share), WINDOWS)
 
 
 @pytest.mark.parametrize("share", [-0.1, 1.1])
-def test_a_share_out_of_range_is_refused(share):
+def test_a_fraction_out_of_range_is_refused(share):
     for ids in (IDS, []):
-        with pytest.raises(ValueError, match=f"separators is {share}; it is a share of the windows, from 0 to 1"):
+        with pytest.raises(ConfigError, match=f"separator_fraction is {share}; it must be a number from 0 to 1"):
             with_separators(WINDOWS, ids, share)
 
 
 def test_only_ids_that_the_model_has_count():
-    class Odd(Tokenizer):
+    class Odd(CharacterTokenizer):
         eos_token_id, pad_token_id, unk_token_id = [7, 8], 97, 3
 
-    assert separator_ids(Tokenizer(), 97) == [90, 91]
-    assert separator_ids(Odd(), 97) == [3]
+    assert separator_ids(CharacterTokenizer(), 97) == [1, 90, 91]
+    assert separator_ids(Odd(), 97) == [1, 3]
     assert separator_ids(None, 97) == []
 
 
@@ -92,64 +80,3 @@ def test_the_separators_of_a_real_tokenizer(smollm2_path):
     tokenizer = AutoTokenizer.from_pretrained(smollm2_path)
     ids = separator_ids(tokenizer, 49152)
     assert tokenizer.convert_ids_to_tokens(ids) == ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
-
-
-def test_everything_that_is_read_has_its_share():
-    text = text_mixture(WINDOWS[:16], Tokenizer(), 0.5, 0, IDS, 0.25)
-
-    def share(rows):
-        return sum(bool((row >= 90).any()) for row in rows) / len(rows)
-
-    assert share(text.all_windows()) == share(text.some_windows(8)) == share(text.some_pieces(12)) == 0.25
-    draw = text.drawing(4, seed=1)
-    batches = [draw(step) for step in range(60)]
-    assert all(share(batch) == 0.25 for batch in batches if len(batch) == 4)
-    places = {int((batch >= 90).any(1).nonzero()[0]) for batch in batches if len(batch) == 4}
-    assert len(places) == 4, "always the same row of a batch"
-    assert text_mixture(WINDOWS[:16], Tokenizer(), 0.5, 0, [], 0.25).separators == 0
-
-
-OPTIONS = {"sequence_length": 256, "residual_length": 16, "key_bits": 1, "value_bits": 1, "num_samples": 256,
-           "num_iterations": 1}  # fmt: skip
-
-
-@pytest.mark.parametrize(
-    ("recipe", "separators", "share"),
-    [("default", None, SHARE), ("default", 0.0, 0.0), ("paper", None, 0.0), ("paper", 1.0, 1.0)],
-)
-def test_calibration_reads_its_share_of_separators(monkeypatch, recipe, separators, share):
-    module, read = sys.modules["vecinfer_hf.calibration.calibrate"], []
-    name = "record_gradients" if recipe == "default" else "record_states"
-    record = getattr(module, name)
-
-    def recording(model, windows, *args, **options):
-        read.append(windows)
-        return record(model, windows, *args, **options)
-
-    monkeypatch.setattr(module, name, recording)
-    codebook = module.calibrate(
-        tiny_model(),
-        Tokenizer(),
-        "abc " * 1024,
-        VecInferConfig(recipe=recipe, **OPTIONS),
-        separators=separators,
-        progress=False,
-    )
-    assert codebook.provenance["separators"] == share
-    (windows,) = read
-    assert len(windows) == 16
-    assert sum(bool((row >= 89).any()) for row in windows) == 16 * share
-
-
-@pytest.mark.parametrize("source", ["ids", "no special tokens"])
-def test_separators_that_cannot_be_are_announced(monkeypatch, source):
-    class Plain(Tokenizer):
-        eos_token_id = pad_token_id = unk_token_id = None
-
-    module, said = sys.modules["vecinfer_hf.calibration.calibrate"], []
-    monkeypatch.setattr(module.logger, "warning_once", said.append)
-    text = "abc " * 1024
-    given = (torch.tensor(Tokenizer()(text)["input_ids"]), None) if source == "ids" else (Plain(), text)
-    codebook = module.calibrate(tiny_model(), *given, VecInferConfig(**OPTIONS), separators=0.5, progress=False)
-    assert codebook.provenance["separators"] == 0
-    assert any("separators=0.5 has no effect" in line for line in said)

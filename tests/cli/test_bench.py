@@ -1,36 +1,76 @@
 # SPDX-FileCopyrightText: 2026 The vecinfer_hf authors
 # SPDX-License-Identifier: Apache-2.0
-"""`vecinfer bench` runs the kernels' benchmarks, or says what is missing."""
+"""`vecinfer bench`: a table, JSON, and what it refuses."""
+
+import json
 
 import pytest
 import torch
+from command_line import error_line
+from tiny_models import tiny_config
 
-from vecinfer_hf.cli.app import main
-from vecinfer_hf.cli.bench import OPERATORS, benchmarks_folder
-
-
-def test_every_operator_has_its_script():
-    assert all((benchmarks_folder() / f"benchmark_{operator}.py").is_file() for operator in OPERATORS)
+from vecinfer_hf.cli.bench import numbers
+from vecinfer_hf.evaluation.speed import CACHES
 
 
-def test_unknown_operator(capsys):
-    with pytest.raises(SystemExit) as stopped:
-        main(["bench", "sort"])
-    assert stopped.value.code == 2
-    assert "no benchmark of 'sort'" in capsys.readouterr().err
+@pytest.fixture
+def shape(tmp_path):
+    """A directory with nothing but the config of a tiny model."""
+    tiny_config("llama").save_pretrained(tmp_path)
+    return tmp_path
+
+
+SMALL = ("--contexts", "60,30", "--new-tokens", 10, "--device", "cpu")
+
+
+def test_the_table_has_a_line_for_each_cache_and_length(vecinfer, shape):
+    code, out, err = vecinfer("bench", shape, *SMALL)
+    assert code == 0
+    assert "float32, 2 bits; cpu" in " ".join(out.split())
+    lines = [line.split() for line in out.splitlines()]
+    for name in CACHES:
+        for length in ("60", "30"):
+            assert any(line[: len(name.split()) + 1] == [*name.split(), length] for line in lines), (name, length)
+    assert "... vecinfer static, 30 tokens" in err
+
+
+def test_json(vecinfer, shape):
+    code, out, _ = vecinfer("bench", shape, *SMALL, "--batch-size", 3, "--dtype", "bfloat16", "--bits", 4, "--json")
+    assert code == 0
+    report = json.loads(out)
+    assert (report["bits"], report["dtype"], report["device"]) == ("4", "bfloat16", "cpu")
+    assert [(row["cache"], row["context"]) for row in report["rows"]] == [(n, c) for n in CACHES for c in (60, 30)]
+    assert all(row["tokens_per_second"] > 0 and row["batch_size"] == 3 for row in report["rows"])
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
-def test_without_a_gpu(capsys):
-    with pytest.raises(SystemExit) as stopped:
-        main(["bench"])
-    assert stopped.value.code == 2
-    assert "need a CUDA device" in capsys.readouterr().err
+def test_the_large_default_needs_a_gpu_or_insistence(vecinfer):
+    assert "insist with --device cpu" in error_line(vecinfer("bench"))
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (("--contexts", "4k"), "'4k' is no list of lengths"),
+        (("--bits", "3"), "3"),
+        (("--dtype", "float7"), "--dtype is 'float7'"),
+        (("--new-tokens", 5), "new_tokens is 5"),
+    ],
+)
+def test_what_cannot_be_measured_is_refused(vecinfer, shape, given, message):
+    assert message in vecinfer("bench", shape, *SMALL, *given)[2]
+
+
+def test_lists_of_lengths():
+    assert numbers("4096, 8192,") == [4096, 8192]
+    with pytest.raises(ValueError, match="write whole numbers"):
+        numbers("4k")
+    with pytest.raises(ValueError, match="length below 1"):
+        numbers("0")
 
 
 @pytest.mark.gpu
-def test_on_a_gpu(capfd):
-    with pytest.raises(SystemExit) as stopped:
-        main(["bench", "append"])
-    assert stopped.value.code == 0
-    assert "| d4b8 |" in capfd.readouterr().out
+def test_on_a_gpu_memory_is_counted_too(vecinfer, shape):
+    code, out, _ = vecinfer("bench", shape, "--contexts", "60", "--json")
+    assert code == 0
+    assert all(row["peak_nbytes"] > row["cache_nbytes"] for row in json.loads(out)["rows"])

@@ -17,7 +17,7 @@ def command(warm, token):
     """Run `vecinfer` with these words in another process: (exit status, standard output, standard error)."""
 
     def run(*words, token=token):
-        done = warm.run(f"from vecinfer_hf.cli import main; main({[str(w) for w in words]!r})", HF_TOKEN=token)
+        done = warm.run(f"from vecinfer_hf.cli.app import main; main({[str(w) for w in words]!r})", HF_TOKEN=token)
         return done.code, done.stdout, done.stderr
 
     return run

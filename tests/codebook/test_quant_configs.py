@@ -10,8 +10,9 @@ import pytest
 from safetensors import deserialize
 
 from vecinfer_hf import Codebook
-from vecinfer_hf.calibration import simulated_loss
-from vecinfer_hf.calibration.simulate import LayerSimulator
+from vecinfer_hf.calibration import quantization_loss
+from vecinfer_hf.calibration.fake_quantization import LayerFakeQuantizer
+from vecinfer_hf.calibration.text import load_text
 from vecinfer_hf.codebook.shipped import shipped_codebooks
 from vecinfer_hf.evaluation import text_windows
 
@@ -103,10 +104,8 @@ def test_each_card_has_measured_quality(name):
 # Held out from calibration; the limits are twice the KL divergence per token that was measured on 8 longer windows.
 @pytest.mark.parametrize(("name", "limit"), [("2bit", 0.03), pytest.param("4bit", 0.01, marks=pytest.mark.slow)])
 def test_quality_on_held_out_text(smollm2, smollm2_tokenizer, name, limit):
-    data = Path(__file__).resolve().parents[2] / "vecinfer_hf" / "data"
-    text = (data / "persuasion-excerpt.txt").read_text(encoding="utf-8")
-    windows = text_windows(smollm2_tokenizer, text, 400, 1)
+    windows = text_windows(smollm2_tokenizer, load_text("persuasion-excerpt"), 400, 1)
     codebook = Codebook.from_pretrained(f"SmolLM2-135M-Instruct/{name}")
-    layers = {index: LayerSimulator(layer) for index, layer in codebook.layers.items()}
-    loss = simulated_loss(smollm2, layers, windows, from_start=False)
+    layers = {index: LayerFakeQuantizer(layer) for index, layer in codebook.layers.items()}
+    loss = quantization_loss(smollm2, layers, windows, from_start=False)
     assert 0 < loss.kl < limit

@@ -33,6 +33,7 @@ def test_vecinfer_cache_says_what_is_allocated():
 
 def test_a_hidden_copy_of_the_keys_would_be_counted():
     model = tiny_model("llama")
+    model.set_attn_implementation("vecinfer")
     cache = VecInferCache(model.config, random_codebook(model.config), residual_length=16)
     with torch.no_grad():
         model(tiny_inputs(1, 40), **cache_argument(cache))

@@ -13,8 +13,8 @@ from tiny_codebooks import random_codebook
 from tiny_models import FAMILIES, tiny_config, tiny_inputs, tiny_model
 from transformers.cache_utils import DynamicCache
 
-from vecinfer_hf import VecInferCache
-from vecinfer_hf.cache.padding import UnsupportedMaskError
+from vecinfer_hf import UnsupportedMaskError, VecInferCache
+from vecinfer_hf.attention import later_tokens
 from vecinfer_hf.integration.compat import cache_argument
 from vecinfer_hf.integration.forward import vecinfer_attention_forward
 
@@ -148,8 +148,7 @@ def attention_call(layer_cache, query, keys, values, mask=None, scaling=0.25, **
 @pytest.mark.parametrize("queries", [1, 5, 16, 17, 40])
 def test_attention_over_codes_is_the_oracles(queries, with_sinks, softcap):
     """Short queries run over the stored tokens, long ones over what was stored before and themselves exactly."""
-    config = tiny_config("llama")
-    config._attn_implementation = "vecinfer"
+    config = tiny_config("llama", num_hidden_layers=1)
     codebook = random_codebook(config, mean=True)
     cache = VecInferCache(
         config, codebook, residual_length=16, sink_length=4, sink_choice="first", ops_backend="reference"
@@ -172,8 +171,8 @@ def test_attention_over_codes_is_the_oracles(queries, with_sinks, softcap):
         buffers = empty_buffers(layer, 2, 4, residual, 60)
         buffers = buffers._replace(codes=old.codes, sink_keys=old.sink_keys, sink_values=old.sink_values)
         for n in range(40, 56 + queries):
-            buffers.window_keys[:, :, n % residual] = keys[:, :, n + 4]
-            buffers.window_values[:, :, n % residual] = values[:, :, n + 4]
+            buffers.ring_keys[:, :, n % residual] = keys[:, :, n + 4]
+            buffers.ring_values[:, :, n % residual] = values[:, :, n + 4]
         buffers.lengths.fill_(60 + queries)
         buffers.quantized_lengths.fill_(40)
     wanted, _, bound, _ = oracle(query, buffers, layer, residual, 0.25, softcap or 0.0, sinks)
@@ -181,12 +180,11 @@ def test_attention_over_codes_is_the_oracles(queries, with_sinks, softcap):
 
 
 def test_long_queries_may_be_cut_anywhere(monkeypatch):
-    from vecinfer_hf.integration import forward as attention
-
     model, ids = tiny_model("llama"), tiny_inputs(2, 200)
     model.set_attn_implementation("vecinfer")
+    monkeypatch.setattr(later_tokens, "serves_chunks", lambda *_: False)
     whole = run(model, ids, vecinfer_cache(model, 8), [50, 150])
-    monkeypatch.setattr(attention, "SCORE_ELEMENTS", 1)
+    monkeypatch.setattr(later_tokens, "SCORE_ELEMENTS", 1)
     pieces = run(model, ids, vecinfer_cache(model, 8), [50, 150])
     assert (whole - pieces).abs().max() <= LOGIT_NOISE
 
@@ -204,10 +202,9 @@ def test_codes_change_the_answer_but_not_wildly():
 
 def test_a_sliding_window_over_codes_is_refused():
     config = tiny_config("llama")
-    config._attn_implementation = "vecinfer"
     cache = VecInferCache(config, random_codebook(config), ops_backend="reference")
     states = torch.randn(2, 1, 2, 3, 16)
-    with pytest.raises(ValueError, match=r"sliding window of 24.*stock cache"):
+    with pytest.raises(ValueError, match=r"sliding window of 24.*default cache"):
         attention_call(cache, torch.randn(1, 4, 3, 16), *states, sliding_window=24)
 
 
@@ -243,7 +240,7 @@ def test_a_float_mask_of_causal_attention_is_honoured():
         cache = vecinfer_cache(model, 8)
         with torch.no_grad():
             logits = model(ids, attention_mask=each, position_ids=positions, **cache_argument(cache)).logits
-        assert cache.layers[0].lengths == [30, 24]
+        assert cache.layers[0].read_lengths().tokens == [30, 24]
         results.append(logits[mask.bool()])
     assert (results[0] - results[1]).abs().max() <= LOGIT_NOISE
 
@@ -320,8 +317,8 @@ def test_rows_of_a_padded_cache_keep_their_padding_and_their_length(name):
     cache = vecinfer_cache(model, 8)
     run(model, ids, cache, [60], mask)
     cache = operate(cache) or cache
-    assert cache.layers[0].lengths == cache.layers[0].buffers.lengths.tolist()
-    assert cache.layers[0].quantized_lengths == cache.layers[0].buffers.quantized_lengths.tolist()
+    assert cache.layers[0].read_lengths().tokens == cache.layers[0].buffers.lengths.tolist()
+    assert cache.layers[0].read_lengths().quantized == cache.layers[0].buffers.quantized_lengths.tolist()
 
     def go_on(cache, mask):
         logits = []
@@ -359,8 +356,8 @@ def test_a_reset_cache_has_no_padding():
         cache.reset()
         with torch.no_grad():
             model(ids, attention_mask=causal, **cache_argument(cache))
-        assert cache.layers[0].lengths == [30, 21]
-        assert cache.shared.padding.real_tokens(0, 30, 2) == [30, 21]
+        assert cache.layers[0].read_lengths().tokens == [30, 21]
+        assert cache.forward_pass.padding.valid_tokens(0, 30, 2) == [30, 21]
 
 
 def test_holes_in_a_later_chunk_are_honoured():

@@ -115,7 +115,7 @@ def test_codes_are_really_used(codebooks):
     output = greedy(model, 60, input_ids=ids, return_dict_in_generate=True, **with_vecinfer(codebooks(model), SHORT))
     assert not torch.equal(greedy(model, 60, input_ids=ids), output.sequences)
     # 60 + 60 - 1 tokens, of which 4 sinks and 16 recent ones are exact.
-    assert returned_cache(output).layers[0].quantized_lengths == [119 - 20]
+    assert returned_cache(output).layers[0].read_lengths().quantized == [119 - 20]
     assert model.config._attn_implementation == "vecinfer"
 
 
@@ -399,7 +399,7 @@ def test_low_precision_models_generate(family, dtype, codebooks):
         model, 40, **padded_batch(), return_dict_in_generate=True, **with_vecinfer(codebooks(model), SHORT)
     )
     layer = returned_cache(output).quantized_layers[0]
-    assert layer.buffers.window_keys.dtype == dtype
+    assert layer.buffers.ring_keys.dtype == dtype
     assert output.sequences.shape == (3, 70)
 
 

@@ -2,13 +2,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """SmolLM2 on a GPU: the compiled kernels generate what the torch operators generate, and as well."""
 
+import copy
 import math
 
 import pytest
 import torch
 
 from vecinfer_hf import VecInferCache
-from vecinfer_hf.assets import load_text
+from vecinfer_hf.calibration.text import load_text
 from vecinfer_hf.evaluation import text_windows
 from vecinfer_hf.integration.compat import cache_argument, returned_cache
 from vecinfer_hf.integration.registration import use_vecinfer_attention
@@ -82,10 +83,18 @@ def test_greedy_tokens_agree_or_differ_within_rounding(model, text_ids):
     candidates = reference[outputs[0][0, first]], reference[outputs[1][0, first]]
     print(f"first difference at token {first - 512}: gap {candidates[0] - candidates[1]:.4f}, rounding {rounding:.4f}")
     assert abs(candidates[0] - candidates[1]) <= 2 * rounding
-    # Rounding moves some keys across the border of two centroids, but it must stay below what quantizing does at all.
-    with torch.no_grad():
-        stock = model(common).logits[0, -1].float().log_softmax(-1)
-    assert (ours - reference).square().mean() < 0.5 * (reference - stock).square().mean()
+
+
+def test_scores_err_no_more_than_twice_as_much_as_torch_in_bfloat16(model, text_ids):
+    """The yardstick is the same model and cache in float32; codes that rounding moved are in both errors."""
+    scores = {}
+    for name, backend in (("kernels", "cuda"), ("torch", "reference"), ("float32", "reference")):
+        runs = copy.deepcopy(model).float() if name == "float32" else model
+        cache = VecInferCache(runs, CODEBOOK, ops_backend=backend)
+        scores[name] = torch.cat(list(teacher_forced_scores(runs, text_ids[:, :1024], cache, 512)), dim=1)
+    errors = {name: (scores[name] - scores["float32"]).square().mean().sqrt().item() for name in ("kernels", "torch")}
+    print(f"root mean square error of log-probabilities in bfloat16: {errors}")
+    assert errors["kernels"] <= 2 * errors["torch"]
 
 
 def test_perplexity_agrees(model, windows):
@@ -98,7 +107,7 @@ def test_perplexity_agrees(model, windows):
             parts.append(-scores[:, : targets.shape[1]].gather(-1, targets).squeeze(-1))
             start += scores.shape[1]
         losses.append(torch.cat(parts, dim=1).double())
-        assert cache.quantized_layers[0].quantized_lengths == [2048 - 4 - 128] * len(windows)
+        assert cache.quantized_layers[0].read_lengths().quantized == [2048 - 4 - 128] * len(windows)
     ours, reference = losses
     ratio, spread = math.exp((ours - reference).mean()), (ours - reference).std() / ours.numel() ** 0.5
     print(
@@ -120,8 +129,8 @@ def test_generate_uses_the_kernels_by_itself(model, text_ids):
         return_dict_in_generate=True,
     )
     layer = returned_cache(output).quantized_layers[0]
-    assert layer.ops.__name__ == "vecinfer_hf.ops.kernels"
-    assert layer.buffers.quantized_lengths.tolist() == layer.quantized_lengths
+    assert layer.ops.name == "cuda"
+    assert layer.buffers.quantized_lengths.tolist() == layer.read_lengths().quantized
 
 
 def test_static_cache_compiles_and_agrees(model, text_ids):

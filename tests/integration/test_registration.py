@@ -63,7 +63,7 @@ def test_without_the_hook_a_users_cache_still_works():
     cache = VecInferCache(model.config, random_codebook(model.config), residual_length=8, ops_backend="reference")
     output = model.generate(tiny_inputs(1, 40), max_new_tokens=10, do_sample=False, **cache_argument(cache))
     assert output.shape == (1, 50)
-    assert cache.layers[0].quantized_lengths == [49 - 12]
+    assert cache.layers[0].read_lengths().quantized == [49 - 12]
 
 
 @pytest.mark.usefixtures("_installed_again")

@@ -10,7 +10,7 @@ from tiny_codebooks import random_codebook
 from tiny_models import tiny_config
 
 from vecinfer_hf import Codebook, CodebookError
-from vecinfer_hf.codebook.codebook import shipped_codebooks, shipped_names
+from vecinfer_hf.codebook.shipped import shipped_codebooks, shipped_names
 from vecinfer_hf.integration.resolve import load_codebook
 
 

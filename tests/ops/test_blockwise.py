@@ -101,7 +101,7 @@ def test_blocks_of_a_cache_name_every_token_once(monkeypatch, coded):
         read.append((start, length))
         return torch.zeros(3, 1, length, 16), torch.zeros(3, 1, length, 16)
 
-    blocks = list(cache_blocks(buffers, 8, read_codes, coded))
+    blocks = list(cache_blocks(buffers, read_codes, coded))
     assert all(block.keys.shape[2] == block.token_index.shape[1] for block in blocks)
     assert read == [(start, min(7, coded - start)) for start in range(0, coded, 7)]
     index = torch.cat([block.token_index.expand(3, -1) for block in blocks], dim=1)
@@ -117,5 +117,5 @@ def test_a_ring_that_is_still_growing(capacity):
         torch.zeros(1, 1, 0, 1, dtype=torch.uint8), *torch.zeros(2, 1, 1, 0, 16), *torch.zeros(2, 1, 1, capacity, 16),
         torch.tensor([capacity], dtype=torch.int32), torch.tensor([0], dtype=torch.int32),
     )  # fmt: skip
-    (block,) = cache_blocks(buffers, 8, None, 0)
+    (block,) = cache_blocks(buffers, None, 0)
     assert block.token_index.tolist() == [list(range(capacity))]

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The vecinfer_hf authors
 # SPDX-License-Identifier: Apache-2.0
-"""ops/store.py: every token in its place, however it came, quantized once, and nobody else's place touched."""
+"""ops/placement.py: every token in its place, however it came, quantized once, and nobody else's place touched."""
 
 import pytest
 import torch
@@ -43,8 +43,8 @@ def check_places(buffers, keys, values, lengths, quantized, sinks, residual, cod
                 assert torch.equal(unpacked[0][row, :, n], wanted[0][row, :, i]), f"row {row}, code slot {n}"
                 assert torch.equal(unpacked[1][row, :, n], wanted[1][row, :, i]), f"row {row}, code slot {n}"
             else:
-                assert torch.equal(buffers.window_keys[row, :, n % residual], keys[row, :, i])
-                assert torch.equal(buffers.window_values[row, :, n % residual], values[row, :, i])
+                assert torch.equal(buffers.ring_keys[row, :, n % residual], keys[row, :, i])
+                assert torch.equal(buffers.ring_values[row, :, n % residual], values[row, :, i])
 
 
 class Quantizes:
@@ -53,11 +53,11 @@ class Quantizes:
     def __init__(self):
         self.written = {}
 
-    def __call__(self, keys, values, codes, starts, counts, first, codebook):
+    def __call__(self, keys, values, buffers, starts, counts, first, codebook):
         for row, (start, count) in enumerate(zip(starts.tolist(), counts.tolist(), strict=True)):
             for slot in range(start, start + count):
                 self.written[row, slot] = self.written.get((row, slot), 0) + 1
-        reference.quantize(keys, values, codes, starts, counts, first, codebook)
+        reference.quantize(keys, values, buffers, starts, counts, first, codebook)
 
 
 def store_in_pieces(keys, values, pieces, sinks, residual, codebook, quantize=reference.quantize, fill=0):
@@ -76,7 +76,7 @@ def store_in_pieces(keys, values, pieces, sinks, residual, codebook, quantize=re
             place, source = slice(first[row], first[row] + count), slice(lengths[row], lengths[row] + count)
             part_keys[row, :, place], part_values[row, :, place] = keys[row, :, source], values[row, :, source]
         lengths, quantized = store_tokens(
-            part_keys, part_values, first, list(counts), lengths, quantized, buffers, codebook, residual, quantize
+            part_keys, part_values, first, list(counts), lengths, quantized, buffers, codebook, quantize
         )
     return buffers, lengths, quantized
 
@@ -137,7 +137,7 @@ def test_append_is_store_with_equal_counts(tokens):
     new = [
         torch.stack([states[row, :, at : at + tokens] for row, at in enumerate(start)]) for states in (keys, values)
     ]
-    reference.append(*new, by_append, codebook, 8)
+    reference.append(*new, by_append, codebook)
     for field, first, second in zip(by_append._fields, by_append, by_store, strict=True):
         assert torch.equal(first, second), field
 
@@ -147,7 +147,7 @@ def test_a_code_never_changes_after_it_is_written():
     keys, values = torch.randn(2, 1, 2, 90, 16)
     buffers, seen = empty_buffers(codebook, 1, 2, 8, 90), []
     for token in range(90):
-        reference.append(keys[:, :, token : token + 1], values[:, :, token : token + 1], buffers, codebook, 8)
+        reference.append(keys[:, :, token : token + 1], values[:, :, token : token + 1], buffers, codebook)
         coded = int(buffers.quantized_lengths[0])
         codes = packing.unpack(buffers.codes, *[implied_format(codebook.key_centroids.shape)] * 2, 16)
         now = [side[:, :, :coded].clone() for side in codes]
@@ -170,7 +170,7 @@ def test_after_a_crop_into_the_codes_tokens_go_on_behind_them():
     for count in (1, 6, 1, 22):
         part = slice(lengths[0] - 35, lengths[0] - 35 + count)
         lengths, quantized = store_tokens(
-            new_keys[:, :, part], new_values[:, :, part], [0], [count], lengths, quantized, buffers, codebook, 8,
+            new_keys[:, :, part], new_values[:, :, part], [0], [count], lengths, quantized, buffers, codebook,
             reference.quantize,
         )  # fmt: skip
         assert quantized == [max(31, lengths[0] - 4 - 8)]
@@ -184,7 +184,7 @@ def test_a_row_without_new_tokens_is_left_alone():
     before = [tensor[1].clone() for tensor in buffers]
     new_keys, new_values = torch.randn(2, 2, 2, 25, 16)
     store_tokens(
-        new_keys, new_values, [0, 0], [25, 0], lengths, quantized, buffers, codebook, 8, reference.quantize
+        new_keys, new_values, [0, 0], [25, 0], lengths, quantized, buffers, codebook, reference.quantize
     )  # fmt: skip
     for field, old, new in zip(buffers._fields, before, (tensor[1] for tensor in buffers), strict=True):
         assert torch.equal(old, new), field

@@ -18,14 +18,12 @@ def states(batch, heads, tokens, dim, dtype=torch.float32):
     return torch.randn(2, batch, heads, tokens, dim).to(dtype)
 
 
-def compare(query, buffers, codebook, residual, scale=0.25, softcap=0.0, attention_sinks=None):
-    output, lse = reference.decode_attention(
-        query, buffers, codebook, residual, scale, softcap=softcap, attention_sinks=attention_sinks
-    )
-    wanted, wanted_lse, bound, lse_bound = oracle(query, buffers, codebook, residual, scale, softcap, attention_sinks)
+def compare(query, buffers, codebook, residual, scale=0.25, softcap=0.0, sink_logits=None):
+    output, lse = reference.decode_attention(query, buffers, codebook, scale, softcap=softcap, sink_logits=sink_logits)
+    wanted, wanted_lse, bound, lse_bound = oracle(query, buffers, codebook, residual, scale, softcap, sink_logits)
     assert output.dtype == query.dtype
     assert lse.dtype == torch.float32
-    assert output.shape == query.shape
+    assert output.shape == (*query.shape[:3], buffers.ring_values.shape[3])
     assert lse.shape == query.shape[:3]
     error = (output.double() - wanted).abs().max().item()
     # The result is rounded once to the query's dtype.
@@ -75,13 +73,36 @@ def test_transforms_and_means(kind, value_kind, mean):
     compare(torch.randn(2, 4, 2, 16), buffers, codebook, 8)
 
 
+@pytest.mark.parametrize(
+    ("key_dim", "value_dim", "key", "value"),
+    [
+        (64, 32, "d4b8", "d4b8"),
+        (16, 80, "d8b8", "d4b8x2"),
+        (96, 64, "d4b8", "d8b12"),
+        (80, 96, "d2b8", "d8b8"),
+    ],
+)
+@pytest.mark.parametrize("value_kind", [None, "smooth_scale", "matrix"])
+def test_values_of_another_head_size(key_dim, value_dim, key, value, value_kind):
+    codebook = random_layer(2, key_dim, key, value, mean=True, value_kind=value_kind, value_dim=value_dim)
+    keys, values = torch.randn(2, 2, 49, key_dim), torch.randn(2, 2, 49, value_dim)
+    buffers = filled_buffers(codebook, keys, values, [49, 20], 4, 8)
+    # The last tokens come one call after the other, so that some leave the ring.
+    for token in range(3):
+        new = torch.randn(2, 2, 1, key_dim), torch.randn(2, 2, 1, value_dim)
+        reference.append(*new, buffers, codebook)
+        assert torch.equal(buffers.ring_values[:, :, (49 - 4 + token) % 8][0], new[1][0, :, 0])
+    assert buffers.quantized_lengths.tolist() == [40, 11]
+    compare(torch.randn(2, 4, 2, key_dim), buffers, codebook, 8, scale=key_dim**-0.5)
+
+
 @pytest.mark.parametrize("softcap", [0.0, 0.7, 50.0])
 @pytest.mark.parametrize("with_sinks", [False, True])
-def test_softcap_and_attention_sinks(softcap, with_sinks):
+def test_softcap_and_sink_logits(softcap, with_sinks):
     codebook = random_layer(2, 16)
     buffers = filled_buffers(codebook, *states(2, 2, 45, 16), [45, 0], 4, 8)
     sinks = torch.tensor([3.0, -2.0, 0.0, 40.0]) if with_sinks else None
-    compare(torch.randn(2, 4, 1, 16), buffers, codebook, 8, softcap=softcap, attention_sinks=sinks)
+    compare(torch.randn(2, 4, 1, 16), buffers, codebook, 8, softcap=softcap, sink_logits=sinks)
 
 
 @pytest.mark.parametrize("queries", [1, 4])
@@ -125,16 +146,16 @@ def test_what_lies_past_the_end_is_never_read():
     codebook = random_layer(1, 16)
     buffers = filled_buffers(codebook, *states(1, 1, 20, 16), [20], 4, 8)
     query = torch.randn(1, 2, 1, 16)
-    before = reference.decode_attention(query, buffers, codebook, 8, 0.25)
+    before = reference.decode_attention(query, buffers, codebook, 0.25)
     buffers.codes[:, :, 0] = buffers.codes[:, :, 0].clone()
     spoiled = buffers._replace(codes=torch.cat([buffers.codes, torch.full_like(buffers.codes, 255)], dim=2))
     longer = filled_buffers(codebook, *states(1, 1, 6, 16), [6], 4, 8)
-    longer.window_keys[:, :, 2:] = float("inf")
-    longer.window_values[:, :, 2:] = 1e30
-    longer.window_keys[:, :, 2:] = 1e30
-    for first, second in zip(before, reference.decode_attention(query, spoiled, codebook, 8, 0.25), strict=True):
+    longer.ring_keys[:, :, 2:] = float("inf")
+    longer.ring_values[:, :, 2:] = 1e30
+    longer.ring_keys[:, :, 2:] = 1e30
+    for first, second in zip(before, reference.decode_attention(query, spoiled, codebook, 0.25), strict=True):
         assert torch.equal(first, second)
-    assert reference.decode_attention(query, longer, codebook, 8, 0.25)[0].abs().max() < 1e3
+    assert reference.decode_attention(query, longer, codebook, 0.25)[0].abs().max() < 1e3
 
 
 @pytest.mark.parametrize(("start", "length"), [(0, 1), (0, 70), (5, 3), (31, 2), (32, 32), (33, 37), (64, 6), (7, 0)])
@@ -142,7 +163,7 @@ def test_what_lies_past_the_end_is_never_read():
 def test_dequantize_reads_any_range(kind, start, length):
     codebook = random_layer(2, 16, "d8b12", "d4b8x2", kind=kind, value_kind=kind, mean=True)
     buffers = filled_buffers(codebook, *states(2, 2, 70, 16), [70, 70], 0, 0)
-    keys, values = reference.dequantize(buffers.codes, codebook, start, length, torch.float32)
+    keys, values = reference.dequantize(buffers, codebook, start, length, torch.float32)
     assert keys.shape == values.shape == (2, 2, length, 16)
     for row in range(2):
         for head in range(2):
@@ -158,8 +179,8 @@ def test_dequantize_reads_any_range(kind, start, length):
 def test_dequantize_rounds_once(dtype):
     codebook = random_layer(2, 16)
     buffers = filled_buffers(codebook, *states(1, 2, 40, 16), [40], 0, 0)
-    exact = reference.dequantize(buffers.codes, codebook, 0, 40, torch.float32)
-    for low, high in zip(reference.dequantize(buffers.codes, codebook, 0, 40, dtype), exact, strict=True):
+    exact = reference.dequantize(buffers, codebook, 0, 40, torch.float32)
+    for low, high in zip(reference.dequantize(buffers, codebook, 0, 40, dtype), exact, strict=True):
         assert torch.equal(low, high.to(dtype))
 
 
@@ -168,16 +189,16 @@ def test_quantize_writes_only_its_own_slots(name):
     codebook = random_layer(2, 16, name, name)
     keys, values = states(3, 2, 50, 16)
     buffers = filled_buffers(codebook, keys, values, [50] * 3, 0, 0)
-    before = [reference.dequantize(buffers.codes, codebook, 0, 50, torch.float32)]
+    before = [reference.dequantize(buffers, codebook, 0, 50, torch.float32)]
     reference.quantize(
         *states(3, 2, 9, 16),
-        buffers.codes,
+        buffers,
         torch.tensor([30, 0, 7], dtype=torch.int32),
         torch.tensor([4, 0, 9], dtype=torch.int32),
         torch.tensor([5, 3, 0], dtype=torch.int32),
         codebook,
     )
-    after = reference.dequantize(buffers.codes, codebook, 0, 50, torch.float32)
+    after = reference.dequantize(buffers, codebook, 0, 50, torch.float32)
     changed = torch.zeros(3, 50, dtype=torch.bool)
     changed[0, 30:34] = changed[2, 7:16] = True
     for old, new in zip(before[0], after, strict=True):
@@ -189,11 +210,11 @@ def test_quantize_writes_only_its_own_slots(name):
 def test_quantize_takes_the_tokens_it_is_told():
     codebook = random_layer(2, 16)
     keys, values = states(1, 2, 12, 16)
-    codes = empty_buffers(codebook, 1, 0, 0, 32).codes
-    other = codes.clone()
+    buffers = empty_buffers(codebook, 1, 0, 0, 32)
+    other = buffers._replace(codes=buffers.codes.clone())
     place = [torch.tensor([number], dtype=torch.int32) for number in (3, 5, 6)]
-    reference.quantize(keys, values, codes, *place, codebook)
+    reference.quantize(keys, values, buffers, *place, codebook)
     place[2].zero_()
     reference.quantize(keys[:, :, 6:], values[:, :, 6:], other, *place, codebook)
-    assert torch.equal(codes, other)
-    assert codes.any()
+    assert torch.equal(buffers.codes, other.codes)
+    assert buffers.codes.any()

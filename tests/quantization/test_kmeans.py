@@ -5,7 +5,9 @@
 import pytest
 import torch
 
-from vecinfer_hf.quantization.kmeans import assign, kmeans, residual_kmeans, round_to_int8, seed_centroids
+from vecinfer_hf.errors import ConfigError
+from vecinfer_hf.quantization.kmeans import kmeans
+from vecinfer_hf.quantization.seeding import seed_centroids
 
 
 def clusters(problems=3, size=16, dim=4, per_cluster=20, spread=0.0, seed=0):
@@ -15,6 +17,11 @@ def clusters(problems=3, size=16, dim=4, per_cluster=20, spread=0.0, seed=0):
     centres[..., 0] = torch.arange(size) * 11.0
     points = centres.repeat_interleave(per_cluster, dim=1)
     return centres, points + spread * torch.randn(points.shape, generator=generator)
+
+
+def squared_distance(points, centroids):
+    """Squared distance of every point to its nearest centroid, float64 `[P, N]`."""
+    return torch.cdist(points.double(), centroids.double()).square().amin(-1)
 
 
 def test_separate_clusters_are_found_exactly():
@@ -35,8 +42,7 @@ def test_errors_never_rise_and_beat_the_seeding():
     rise = (result.errors[1:] - result.errors[:-1]) / result.errors[:-1]
     assert rise.max() <= 1e-6
     assert (result.errors[-1] < 0.9 * result.errors[0]).all()
-    _, distance = assign(points, result.centroids)
-    assert (distance.double().mean(-1) <= result.errors[-1] * (1 + 1e-6)).all()
+    assert (squared_distance(points, result.centroids).mean(-1) <= result.errors[-1] * (1 + 1e-6)).all()
 
 
 def test_same_seed_same_bits_other_seed_other_bits():
@@ -53,19 +59,6 @@ def test_problems_are_independent():
     for p in range(3):
         alone = kmeans(points[p : p + 1], 16, initial=initial[p : p + 1]).centroids
         assert torch.equal(together[p], alone[0])
-
-
-def test_assign_returns_the_nearest_and_the_lowest_on_ties():
-    points = torch.randn(2, 5000, 4)
-    centroids = torch.randn(2, 50, 4)
-    index, distance = assign(points, centroids)
-    exact = torch.cdist(points.double(), centroids.double()).square()
-    reached = exact.gather(2, index.unsqueeze(-1)).squeeze(-1)
-    # Two centroids whose distances agree to float32 rounding may be exchanged.
-    torch.testing.assert_close(reached, exact.amin(-1), rtol=0, atol=1e-4)
-    torch.testing.assert_close(distance.double(), reached, rtol=0, atol=1e-4)
-    doubled = centroids[:, :1].expand(-1, 7, -1)
-    assert (assign(points, doubled)[0] == 0).all()
 
 
 def test_weights_move_the_centroids():
@@ -100,48 +93,13 @@ def test_fewer_points_than_centroids(count):
     points = torch.randn(2, count, 4)
     result = kmeans(points, 8, num_iterations=3)
     assert torch.isfinite(result.centroids).all()
-    assert assign(points, result.centroids)[1].max() <= 1e-5
+    # Every point is a centroid.
+    assert squared_distance(points, result.centroids).max() <= 1e-12
 
 
 def test_equal_points():
     result = kmeans(torch.ones(1, 50, 2), 4, num_iterations=3)
     assert torch.equal(result.centroids, torch.ones(1, 4, 2))
-
-
-def test_many_centroids_are_seeded_with_different_points():
-    points = torch.randn(1, 5000, 8)
-    seeds = seed_centroids(points, 2048)
-    assert seeds.unique(dim=1).shape[1] == 2048
-
-
-def test_int8_is_off_by_half_a_step_at_most():
-    centroids = torch.randn(3, 2, 256, 4) * torch.tensor([1e-3, 1.0, 1e3]).view(3, 1, 1, 1)
-    codes, scale = round_to_int8(centroids)
-    assert codes.dtype == torch.int8
-    assert codes.abs().amax((1, 2, 3)).tolist() == [127] * 3
-    error = (codes.float() * scale.view(3, 1, 1, 1) - centroids).abs().amax((1, 2, 3))
-    assert (error <= scale * 0.5 * (1 + 1e-5)).all()
-    again = round_to_int8(codes.float() * scale.view(3, 1, 1, 1))
-    assert torch.equal(again[0], codes)
-    assert round_to_int8(torch.zeros(1, 4))[1].item() == 1
-
-
-def test_a_second_level_cuts_the_error():
-    points = torch.randn(2, 4000, 4)
-
-    def error(centroids):
-        rest = points
-        for level in range(centroids.shape[1]):
-            codes, _ = assign(rest, centroids[:, level])
-            rest = rest - centroids[:, level].gather(1, codes.unsqueeze(-1).expand(-1, -1, 4))
-        return rest.square().sum(-1).mean(-1)
-
-    one = residual_kmeans(points, 1, 32, num_iterations=8)
-    two = residual_kmeans(points, 2, 32, num_iterations=8)
-    assert one.shape == (2, 1, 32, 4)
-    assert two.shape == (2, 2, 32, 4)
-    # 5 more bits for 4 Gaussian elements are worth a factor of 2 ** (2 * 5 / 4) = 5.7 at best; half of it is enough.
-    assert (error(two) < error(one) / 2.8).all()
 
 
 @pytest.mark.parametrize(
@@ -156,13 +114,32 @@ def test_a_second_level_cuts_the_error():
     ],
 )
 def test_bad_input_is_refused(points, options, message):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(ConfigError, match=message):
         kmeans(points, 2, **options)
 
 
 def test_no_centroids_are_refused():
-    with pytest.raises(ValueError, match="num_centroids is 0"):
+    with pytest.raises(ConfigError, match="num_centroids is 0"):
         kmeans(torch.zeros(1, 5, 4), 0)
+
+
+def test_an_iteration_is_lloyds():
+    """One update by plain loops in float64: the nearest centroid, then the weighted mean of its points."""
+    points, weights = torch.randn(2, 300, 4), torch.rand(2, 300)
+    initial = points[:, :16].clone()
+    found = kmeans(points, 16, weights=weights, initial=initial, num_iterations=1).centroids
+    for p in range(2):
+        codes = torch.cdist(points[p].double(), initial[p].double()).argmin(-1)
+        for k in range(16):
+            own = weights[p, codes == k].double()
+            mean = (points[p, codes == k].double() * own.unsqueeze(1)).sum(0) / own.sum()
+            torch.testing.assert_close(found[p, k].double(), mean, rtol=1e-5, atol=1e-5)
+
+
+def test_progress_counts_problems_and_iterations():
+    done = []
+    kmeans(torch.randn(3, 50, 4), 4, num_iterations=2, progress=done.append)
+    assert sum(done) == 6
 
 
 @pytest.mark.gpu

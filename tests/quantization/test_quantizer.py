@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The vecinfer_hf authors
 # SPDX-License-Identifier: Apache-2.0
-"""quantizer.py: the nearest centroid, exactly, level by level."""
+"""quantizer.py: the nearest centroid, exactly, level by level, and centroids as int8."""
 
 import pytest
 import torch
@@ -8,7 +8,7 @@ from tiny_codebooks import random_layer
 
 from vecinfer_hf.quantization import quantizer
 from vecinfer_hf.quantization.formats import parse_format
-from vecinfer_hf.quantization.quantizer import dequantize, quantize
+from vecinfer_hf.quantization.quantizer import dequantize, nearest_centroids, quantize, round_to_int8
 
 
 FORMATS = ["d2b8", "d4b8", "d4b8x2", "d8b8", "d8b10", "d8b12"]
@@ -27,8 +27,12 @@ def distinct_centroids(fmt, heads=2, seed=0):
     for head in range(heads):
         for level in range(fmt.num_codes):
             span = 255 if fmt.num_codes == 1 else (15, 8)[level]
-            # A plain enumeration of a grid, then shuffled: distinct by construction.
-            number = torch.randperm(min(span**fmt.subvector_dim, 1 << 24), generator=generator)[: fmt.codebook_size]
+            # Different places of a grid, shuffled: distinct by construction.
+            number = torch.randint(
+                min(span**fmt.subvector_dim, 1 << 24), (4 * fmt.codebook_size,), generator=generator
+            )
+            number = number.unique()
+            number = number[torch.randperm(len(number), generator=generator)[: fmt.codebook_size]]
             digits = torch.stack([number // span**i % span for i in range(fmt.subvector_dim)], -1)
             if fmt.num_codes == 1:
                 table = digits - 127
@@ -128,10 +132,62 @@ def test_the_result_does_not_depend_on_how_the_search_is_cut(monkeypatch):
     table, scale = centroids_of("d4b8x2")
     vectors = torch.randn(2, 2, 33, 64)
     whole = quantize(vectors, table, scale)
-    monkeypatch.setattr(quantizer, "_CHUNK_ELEMENTS", 2 * 256 * 7)
+    monkeypatch.setattr(quantizer, "_BATCHED_SCORES", 0)
+    one_by_one = quantize(vectors, table, scale)
+    monkeypatch.setattr(quantizer, "_CPU_SCORES", 256 * 7)
     pieces = quantize(vectors, table, scale)
-    assert torch.equal(dequantize(whole, table, scale), dequantize(pieces, table, scale))
+    assert torch.equal(whole, one_by_one)
     assert torch.equal(whole, pieces)
+
+
+@pytest.mark.parametrize("count", [0, 1, 5000])
+def test_scores_give_the_distance_to_the_nearest(count):
+    points, centroids = torch.randn(2, count, 4), torch.randn(2, 50, 4)
+    index, score = nearest_centroids(points, centroids)
+    assert (index.shape, index.dtype, score.shape) == ((2, count), torch.int64, (2, count))
+    distance = torch.cdist(points.double(), centroids.double()).square()
+    reached = distance.gather(2, index.unsqueeze(-1)).squeeze(-1)
+    # |x|^2 - 2 score is a sum of terms below 2**6 for these points, a dozen roundings each.
+    tolerance = 2**6 * 12 * EPS
+    torch.testing.assert_close((points.square().sum(-1) - 2 * score).double(), reached, rtol=0, atol=tolerance)
+    if count:
+        torch.testing.assert_close(reached, distance.amin(-1), rtol=0, atol=tolerance)
+
+
+def test_the_search_holds_a_bounded_number_of_scores(monkeypatch):
+    formed = []
+    product = torch.baddbmm
+
+    def counting(*args):
+        formed.append(product(*args))
+        return formed[-1]
+
+    monkeypatch.setattr(torch, "baddbmm", counting)
+    nearest_centroids(torch.randn(3, 10_000, 2), torch.randn(3, 256, 2))
+    assert max(scores.numel() for scores in formed) <= 1 << 20
+    assert sum(scores.numel() for scores in formed) == 3 * 10_000 * 256
+
+
+@pytest.mark.gpu
+def test_a_gpu_finds_what_a_cpu_finds():
+    table, scale = centroids_of("d4b8x2")
+    vectors = torch.randn(2, 2, 500, 64)
+    expected = quantize(vectors, table, scale)
+    found = quantize(vectors.cuda(), table.cuda(), scale.cuda()).cpu()
+    # Two centroids may be equally near to a rounding.
+    assert (found != expected).float().mean() < 1e-3
+
+
+def test_int8_is_off_by_half_a_step_at_most():
+    centroids = torch.randn(3, 2, 256, 4) * torch.tensor([1e-3, 1.0, 1e3]).view(3, 1, 1, 1)
+    codes, scale = round_to_int8(centroids)
+    assert codes.dtype == torch.int8
+    assert codes.abs().amax((1, 2, 3)).tolist() == [127] * 3
+    error = (codes.float() * scale.view(3, 1, 1, 1) - centroids).abs().amax((1, 2, 3))
+    assert (error <= scale * 0.5 * (1 + 1e-5)).all()
+    again = round_to_int8(codes.float() * scale.view(3, 1, 1, 1))
+    assert torch.equal(again[0], codes)
+    assert round_to_int8(torch.zeros(1, 4))[1].item() == 1
 
 
 def test_quantizing_what_was_dequantized_changes_nothing():

@@ -19,6 +19,7 @@ from vecinfer_hf.quantization.packing import bytes_per_tile
 EPS = torch.finfo(torch.float32).eps
 
 
+@lru_cache(maxsize=8)
 def hadamard(dim: int) -> torch.Tensor:
     """Block Walsh-Hadamard matrix from the sign rule (-1)**popcount(i & j), float64."""
     block = dim & -dim
@@ -54,12 +55,14 @@ def _read_code(tile: list[int], base: int, place: int, plane_size: int, bits: in
     return code
 
 
-def coded_token(tile: list[int], token: int, codebook, head: int, head_dim: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Key and value of one coded token of a tile in the model's own space, float64 `[D]`."""
+def coded_token(
+    tile: list[int], token: int, codebook, head: int, key_dim: int, value_dim: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Key and value of one quantized token of a tile in the model's own space, float64 `[Dk]` and `[Dv]`."""
     base, result = 0, []
-    for side, centroids, scale in (
-        ("key", codebook.key_centroids, codebook.key_centroid_scale),
-        ("value", codebook.value_centroids, codebook.value_centroid_scale),
+    for side, centroids, scale, head_dim in (
+        ("key", codebook.key_centroids, codebook.key_centroid_scale, key_dim),
+        ("value", codebook.value_centroids, codebook.value_centroid_scale, value_dim),
     ):
         fmt = implied_format(centroids.shape)
         subs = head_dim // fmt.subvector_dim
@@ -74,12 +77,12 @@ def coded_token(tile: list[int], token: int, codebook, head: int, head_dim: int)
         result.append(vector)
     key, value = result
     transform = codebook.query_transform[head].double()
-    key = transform @ key if transform.dim() == 2 else (hadamard(head_dim) @ key) * transform
+    key = transform @ key if transform.dim() == 2 else (hadamard(key_dim) @ key) * transform
     if codebook.key_mean is not None:
         key = key + codebook.key_mean[head].double()
     if codebook.output_transform is not None:
         transform = codebook.output_transform[head].double()
-        value = value @ transform if transform.dim() == 2 else (hadamard(head_dim) @ value) * transform
+        value = value @ transform if transform.dim() == 2 else (hadamard(value_dim) @ value) * transform
     if codebook.value_mean is not None:
         value = value + codebook.value_mean[head].double()
     return key, value
@@ -88,45 +91,50 @@ def coded_token(tile: list[int], token: int, codebook, head: int, head_dim: int)
 def stored_tokens(buffers, codebook, residual_length: int, row: int, head: int) -> tuple[torch.Tensor, torch.Tensor]:
     """Everything a row of one head has stored, in the order of its own tokens: float64 `[length, D]` twice."""
     length, coded = int(buffers.lengths[row]), int(buffers.quantized_lengths[row])
-    sinks, head_dim = buffers.sink_keys.shape[2], buffers.sink_keys.shape[3]
+    sinks, key_dim, value_dim = buffers.sink_keys.shape[2], buffers.sink_keys.shape[3], buffers.sink_values.shape[3]
     keys, values = [], []
     for index in range(length):
         n = index - sinks
         if n < 0:
             key, value = buffers.sink_keys[row, head, index].double(), buffers.sink_values[row, head, index].double()
         elif n < coded:
-            key, value = coded_token(buffers.codes[row, head, n // 32].tolist(), n % 32, codebook, head, head_dim)
+            block, tile = row, n // 32
+            if buffers.block_table is not None:
+                page, tile = divmod(tile, buffers.codes.shape[2])
+                block = int(buffers.block_table[row, page])
+            tile = buffers.codes[block, head, tile].tolist()
+            key, value = coded_token(tile, n % 32, codebook, head, key_dim, value_dim)
         else:
             slot = n % residual_length
-            key, value = buffers.window_keys[row, head, slot].double(), buffers.window_values[row, head, slot].double()
+            key, value = buffers.ring_keys[row, head, slot].double(), buffers.ring_values[row, head, slot].double()
         keys.append(key)
         values.append(value)
-    empty = torch.zeros(0, head_dim, dtype=torch.float64)
-    return (torch.stack(keys), torch.stack(values)) if keys else (empty, empty)
+    empty = (torch.zeros(0, dim, dtype=torch.float64) for dim in (key_dim, value_dim))
+    return (torch.stack(keys), torch.stack(values)) if keys else tuple(empty)
 
 
 def attend(query, keys, values, scale, softcap=0.0, sink=None) -> tuple[torch.Tensor, float]:
-    """Attention of one query `[D]` over `[N, D]`: float64 `[D]` and the log-sum-exp."""
+    """Attention of one query `[Dk]` over `[N, Dk]` and `[N, Dv]`: float64 `[Dv]` and the log-sum-exp."""
     logits = []
     for key in keys:
         score = float(query.double() @ key) * scale
         logits.append(softcap * math.tanh(score / softcap) if softcap else score)
     weightless = logits + ([float(sink)] if sink is not None else [])
     if not weightless:
-        return torch.zeros(query.shape[-1], dtype=torch.float64), -math.inf
+        return torch.zeros(values.shape[1], dtype=torch.float64), -math.inf
     top = max(weightless)
     total = sum(math.exp(logit - top) for logit in weightless)
-    output = torch.zeros(query.shape[-1], dtype=torch.float64)
+    output = torch.zeros(values.shape[1], dtype=torch.float64)
     for logit, value in zip(logits, values, strict=True):
         output += math.exp(logit - top) / total * value
     return output, top + math.log(total)
 
 
-def decode_attention(query, buffers, codebook, residual_length, scale, softcap=0.0, attention_sinks=None):
-    """The oracle of the operator: float64 `[B, Hq, Tq, D]`, `[B, Hq, Tq]`, and bounds on a float32 answer's errors."""
+def decode_attention(query, buffers, codebook, residual_length, scale, softcap=0.0, sink_logits=None):
+    """The operator in float64, `[B, Hq, Tq, Dv]` and `[B, Hq, Tq]`, and bounds on a float32 answer's errors."""
     batch, query_heads, queries, head_dim = query.shape
     group = query_heads // buffers.sink_keys.shape[1]
-    output = torch.zeros(query.shape, dtype=torch.float64)
+    output = torch.zeros(*query.shape[:3], buffers.sink_values.shape[3], dtype=torch.float64)
     lse = torch.zeros(query.shape[:3], dtype=torch.float64)
     largest_key = largest_value = 1.0
     for row in range(batch):
@@ -138,7 +146,7 @@ def decode_attention(query, buffers, codebook, residual_length, scale, softcap=0
                 largest_value = max(largest_value, values.norm(dim=1).max().item())
             for t in range(queries):
                 seen = max(length - queries + t + 1, 0)
-                sink = None if attention_sinks is None else attention_sinks[head]
+                sink = None if sink_logits is None else sink_logits[head]
                 output[row, head, t], lse[row, head, t] = attend(
                     query[row, head, t], keys[:seen], values[:seen], scale, softcap, sink
                 )
@@ -151,15 +159,16 @@ def decode_attention(query, buffers, codebook, residual_length, scale, softcap=0
     return output, lse, (2 * score + (tokens + 4 * head_dim) * EPS) * largest_value, score + (tokens + 8) * EPS
 
 
-def empty_buffers(codebook, batch, sinks, residual_length, tokens, dtype=torch.float32, fill=0):
+def empty_buffers(codebook, batch, sinks, residual_length, tokens, dtype=torch.float32, fill=0, value_dim=None):
     """Buffers with room for `tokens` tokens a row; `fill` in the code bytes shows what reads past the end."""
-    heads, head_dim = codebook.key_transform.shape[0], codebook.key_transform.shape[-1]
+    heads, dim = codebook.key_transform.shape[0], codebook.key_transform.shape[-1]
+    dims = dim, dim if value_dim is None else value_dim
     formats = implied_format(codebook.key_centroids.shape), implied_format(codebook.value_centroids.shape)
     tiles = -(-tokens // 32)
     return CacheBuffers(
-        torch.full((batch, heads, tiles, bytes_per_tile(*formats, head_dim)), fill, dtype=torch.uint8),
-        *(torch.zeros(batch, heads, sinks, head_dim, dtype=dtype) for _ in range(2)),
-        *(torch.zeros(batch, heads, residual_length, head_dim, dtype=dtype) for _ in range(2)),
+        torch.full((batch, heads, tiles, bytes_per_tile(*formats, *dims)), fill, dtype=torch.uint8),
+        *(torch.zeros(batch, heads, sinks, dim, dtype=dtype) for dim in dims),
+        *(torch.zeros(batch, heads, residual_length, dim, dtype=dtype) for dim in dims),
         *(torch.zeros(batch, dtype=torch.int32) for _ in range(2)),
     )
 
@@ -170,9 +179,8 @@ def filled_buffers(codebook, keys, values, lengths, sinks, residual_length):
     from vecinfer_hf.ops.placement import store_tokens
 
     batch = keys.shape[0]
-    buffers = empty_buffers(codebook, batch, sinks, residual_length, keys.shape[2], keys.dtype, fill=255)
+    value_dim = values.shape[3]
+    buffers = empty_buffers(codebook, batch, sinks, residual_length, keys.shape[2], keys.dtype, 255, value_dim)
     zeros = [0] * batch
-    store_tokens(
-        keys, values, zeros, list(lengths), zeros, zeros, buffers, codebook, residual_length, reference.quantize
-    )
+    store_tokens(keys, values, zeros, list(lengths), zeros, zeros, buffers, codebook, reference.quantize)
     return buffers

@@ -9,17 +9,18 @@ from __future__ import annotations
 
 import torch
 from transformers import PreTrainedConfig, PreTrainedModel
-from transformers.cache_utils import Cache, DynamicCache, QuantizedCache, StaticCache
+from transformers.cache_utils import Cache, CacheLayerMixin, DynamicCache, QuantizedCache, StaticCache
 from transformers.utils import logging
 
 from ..codebook.codebook import Codebook
 from ..codebook.sizes import bytes_per_token
 from ..config import VecInferConfig
-from ..errors import ConfigError, UnsupportedModelError
+from ..errors import CacheStateError, ConfigError, UnsupportedCallError, UnsupportedModelError
 from ..model_info import full_attention_layers, text_config, unsupported_model_reason, unsupported_reason
-from .layer import SharedState, VecInferLayer
-from .padding import Padding
+from .forward_pass import ForwardPass, Lengths
+from .layer import VecInferLayer
 from .static_layer import VecInferStaticLayer
+from .stored_rows import check_crop, check_layer_crop
 
 
 logger = logging.get_logger(__name__)
@@ -29,8 +30,8 @@ class VecInferCache(QuantizedCache):
     """A key/value cache that keeps old tokens as vector-quantization codes (https://arxiv.org/abs/2510.06175).
 
     Layers with full attention get a `VecInferLayer`; sliding-window and linear-attention layers, which do not grow
-    with the context, keep transformers' own. It works with any attention implementation; "vecinfer" attention, which
-    `generate` and `enable` switch on, is the one that computes on the codes.
+    with the context, keep transformers' own. Only "vecinfer" attention reads codes; `generate` and `enable`
+    switch on; with another implementation a forward pass is refused before anything is stored.
 
     Args:
         model_or_config: the model, or its config.
@@ -81,40 +82,96 @@ class VecInferCache(QuantizedCache):
         reason = unsupported_model_reason(model_or_config) if is_model else unsupported_reason(config)
         if reason:
             raise UnsupportedModelError(f"No VecInfer cache for this model: {reason}.")
-        codebook, options = resolve(model_or_config, codebook, **given)
+        self.codebook, options = resolve(model_or_config, codebook, **given)
+        if options.static and options.max_cache_len is None:
+            raise ConfigError("A static cache needs max_cache_len, the tokens it has room for.")
+        Cache.__init__(self, layers=self._make_layers(config, options))
+
+    def _make_layers(self, config: PreTrainedConfig, options: VecInferConfig) -> list[CacheLayerMixin]:
+        """Return transformers' layers for this config, with a layer of codes in place of each one that grows."""
         inner = text_config(config)
-        quantized = set(full_attention_layers(config))
-        shared = SharedState(inner, tuple(sorted(quantized)))
+        quantized = full_attention_layers(config)
         if not quantized:
             logger.warning_once(
                 f"vecinfer: {inner.model_type} has no layer with full attention, so nothing is quantized: all its "
-                "layers keep the stock cache."
+                "layers keep the default cache."
             )
+        made = self.codebook.config
         arguments = (
-            codebook,
-            _first(options.residual_length, codebook.config.residual_length),
-            _first(options.sink_length, codebook.config.sink_length),
-            _first(options.sink_choice, codebook.config.sink_choice),
-            _first(options.ops_backend, "auto"),
-            shared,
+            inner.num_attention_heads,
+            _first(options.residual_length, made.residual_length),
+            _first(options.sink_length, made.sink_length),
+            _first(options.sink_choice, made.sink_choice),
+            options.ops_backend or "auto",
         )
         if options.static:
-            size = options.max_cache_len
-            if size is None:
-                raise ConfigError("A static cache needs max_cache_len, the tokens it has room for.")
-            layers = [
-                VecInferStaticLayer(index, *arguments, max_cache_len=size) if index in quantized else layer
-                for index, layer in enumerate(StaticCache(config=inner, max_cache_len=size).layers)
-            ]
+            make, size = VecInferStaticLayer, {"max_cache_len": options.max_cache_len}
+            layers = StaticCache(config=inner, **size).layers
         else:
-            layers = [
-                VecInferLayer(index, *arguments) if index in quantized else layer
-                for index, layer in enumerate(DynamicCache(config=inner).layers)
-            ]
-        # QuantizedCache's own constructor only knows transformers' backends and refuses sliding layers.
-        Cache.__init__(self, layers=layers)
-        self.codebook = codebook
-        self.shared = shared
+            make, size = VecInferLayer, {}
+            layers = DynamicCache(config=inner).layers
+        order = [index for index, layer in enumerate(layers) if isinstance(layer, CacheLayerMixin)]
+        self.forward_pass = ForwardPass(tuple(order), tuple(quantized))
+        for index in quantized:
+            layers[index] = make(index, self.codebook, *arguments, self.forward_pass, **size)
+        return layers
+
+    def update(self, key_states: torch.Tensor, value_states: torch.Tensor, layer_idx: int, *args, **kwargs):
+        """Take new keys `[B, Hkv, T, Dk]` and values `[B, Hkv, T, Dv]` of one layer.
+
+        The first layer of a forward pass checks the call before any layer stores anything.
+
+        Returns:
+            Two `CacheHandle` for a layer of codes, for "vecinfer" attention; else what transformers' layer returns.
+
+        Raises:
+            UnsupportedCallError: for another number of rows than the cache holds, or more tokens than a static cache
+                has room for; nothing was stored.
+            CacheStateError: if an earlier pass ended midway, so that layers hold different tokens.
+        """
+        layer = self.layers[layer_idx]
+        if torch.compiler.is_compiling() or not self.forward_pass.quantized:
+            return super().update(key_states, value_states, layer_idx, *args, **kwargs)
+        if layer_idx == self.forward_pass.order[0]:
+            self._begin_pass(key_states)
+        if isinstance(layer, VecInferLayer):
+            return super().update(key_states, value_states, layer_idx, *args, **kwargs)
+        self.forward_pass.remember(layer)
+        states = super().update(key_states, value_states, layer_idx, *args, **kwargs)
+        self.forward_pass.stored(layer_idx)
+        return states
+
+    def _begin_pass(self, key_states: torch.Tensor) -> None:
+        """Check a call by its first keys `[B, Hkv, T, Dk]`."""
+        torn = any(layer.storage.torn is not None for layer in self.quantized_layers)
+        if torn or not self.forward_pass.is_between_passes:
+            low, high = self._columns()
+            if torn or low != high:
+                raise CacheStateError(
+                    f"An earlier forward pass ended midway: layers hold {low} to {high} columns. "
+                    f"`cache.crop({low - high})` removes what it left, `cache.reset()` removes everything."
+                )
+        first = self.layers[self.forward_pass.quantized[0]]
+        before = None
+        if first.is_initialized:
+            rows = first.storage.batch_size
+            if rows != key_states.shape[0]:
+                raise UnsupportedCallError(
+                    f"The cache holds {rows} rows and the call has {key_states.shape[0]}. Repeat or select the "
+                    "cache's rows first (batch_repeat_interleave, batch_select_indices), or use a new cache."
+                )
+            if first.is_compileable:
+                before = first.read_lengths()
+        if first.is_compileable:
+            nothing = [0] * key_states.shape[0]
+            before = before or Lengths(0, nothing, nothing)
+            first.check_room(before, key_states.shape[2])
+        self.forward_pass.begin(before)
+
+    def _columns(self) -> tuple[int, int]:
+        """Return the least and the most columns that a layer has seen."""
+        columns = [int(self.layers[index].get_seq_length()) for index in self.forward_pass.order]
+        return min(columns), max(columns)
 
     @property
     def quantized_layers(self) -> list[VecInferLayer]:
@@ -139,7 +196,7 @@ class VecInferCache(QuantizedCache):
         bits = elements = 0
         for layer in self.quantized_layers:
             shape = layer.codebook.head_shape(layer.layer_idx)
-            bits += 8 * bytes_per_token(shape, (layer.key_format, layer.value_format))
+            bits += 8 * bytes_per_token(shape, layer.storage.formats)
             elements += shape.num_key_value_heads * (shape.key_head_dim + shape.value_head_dim)
         return bits / elements
 
@@ -152,9 +209,9 @@ class VecInferCache(QuantizedCache):
         total = 0
         for layer in self.layers:
             if isinstance(layer, VecInferLayer) and layer.is_initialized:
-                batch, heads, _, dim = layer.buffers.sink_keys.shape
-                item = (dtype or layer.dtype).itemsize
-                total += 2 * batch * heads * dim * item * int(layer.cumulative_length)
+                heads, *sizes = layer.codebook.head_shape(layer.layer_idx)
+                elements = layer.storage.batch_size * heads * sum(sizes) * int(layer.cumulative_length)
+                total += elements * (dtype or layer.dtype).itemsize
             elif not isinstance(layer, VecInferLayer):
                 tensors = (value for value in vars(layer).values() if isinstance(value, torch.Tensor))
                 total += sum(tensor.nbytes for tensor in tensors)
@@ -166,29 +223,55 @@ class VecInferCache(QuantizedCache):
         return self.stock_nbytes() / self.nbytes
 
     def crop(self, tokens_to_remove: int) -> None:
-        """Remove the last `|tokens_to_remove|` columns of every layer (0 or negative)."""
-        super().crop(tokens_to_remove)
-        self.shared.padding.crop(int(self.get_seq_length()))
+        """Remove the last `|tokens_to_remove|` columns (0 or negative).
+
+        After a forward pass that ended midway, columns are counted from the layer that has most, and layers that did
+        not store lose nothing.
+
+        Raises:
+            UnsupportedCallError: if a layer cannot go back that far; nothing was removed.
+        """
+        check_crop(tokens_to_remove)
+        if not self.forward_pass.quantized:
+            super().crop(tokens_to_remove)
+            return
+        left = max(self._columns()[1] + tokens_to_remove, 0)
+        self.forward_pass.abandon()
+        for layer in self.quantized_layers:
+            layer.settle()
+        excess = {}
+        for index, layer in enumerate(self.layers):
+            if index in self.forward_pass.order:
+                excess[index] = min(left - int(layer.get_seq_length()), 0)
+            else:
+                excess[index] = tokens_to_remove
+            check_layer_crop(layer, index, excess[index])
+        for index, layer in enumerate(self.layers):
+            # Transformers' sliding layers take crop(0) only while they record their past.
+            if excess[index] or getattr(layer, "record_past", False):
+                layer.crop(excess[index])
+        self.forward_pass.padding.crop(left)
+        self.forward_pass.begin(None)
 
     def reorder_cache(self, beam_idx: torch.LongTensor) -> None:
         """Keep the rows `beam_idx`, in that order."""
         super().reorder_cache(beam_idx)
-        self.shared.padding.select(beam_idx)
+        self.forward_pass.padding.select(beam_idx)
 
     def batch_select_indices(self, indices: torch.Tensor) -> None:
         """Keep the rows `indices`, in that order."""
         super().batch_select_indices(indices)
-        self.shared.padding.select(indices)
+        self.forward_pass.padding.select(indices)
 
     def batch_repeat_interleave(self, repeats: int) -> None:
         """Repeat every row `repeats` times."""
         super().batch_repeat_interleave(repeats)
-        self.shared.padding.repeat(repeats)
+        self.forward_pass.padding.repeat(repeats)
 
     def reset(self) -> None:
         """Forget everything."""
         super().reset()
-        self.shared.padding = Padding()
+        self.forward_pass.reset()
 
 
 def _first(given, default):

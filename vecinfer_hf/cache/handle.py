@@ -1,18 +1,15 @@
 # SPDX-FileCopyrightText: 2026 The vecinfer_hf authors
 # SPDX-License-Identifier: Apache-2.0
-"""What passes between a cache layer and the attention function, and what the layers of one cache share.
-
-Owns no storage: layer.py does.
-"""
+"""CacheHandle: what a layer's `update` returns instead of tensors, for the attention function "vecinfer"."""
 
 from __future__ import annotations
 
-import copy
-from typing import TYPE_CHECKING, NamedTuple
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 
-from .padding import Padding
+from ..errors import UnsupportedCallError
 
 
 if TYPE_CHECKING:
@@ -20,65 +17,50 @@ if TYPE_CHECKING:
 
 
 class CacheHandle(NamedTuple):
-    """What `update` returns when the model's attention is "vecinfer": new states, and the layer that keeps the rest.
+    """New states that are not stored yet, and the layer that stores them when it attends.
+
+    Only the attention function "vecinfer" can use it. Any other use, an attribute, an index or a torch function, is
+    refused with a sentence; the cache is then as it was before the call.
 
     Args:
         layer: the cache layer.
-        states: new keys or values, `[B, Hkv, T, D]`, not stored yet.
+        states: new keys or values, `[B, Hkv, T, D]`.
     """
 
     layer: VecInferLayer
     states: torch.Tensor
 
     def __getattr__(self, name: str):
-        raise AttributeError(
-            f"This model reads {name!r} of the cached keys or values before its attention function sees them, so its "
-            "attention cannot run on VecInfer codes. Use the stock cache for it, and report the model type."
-        )
+        if not name.startswith("__"):
+            self.layer.forward_pass.abandon()
+        raise _NoSuchAttribute(_sentence(f"reads {name!r} of"))
+
+    def __getitem__(self, index):
+        self.layer.forward_pass.abandon()
+        raise UnsupportedCallError(_sentence("indexes"))
+
+    @classmethod
+    def __torch_function__(cls, function, types, args=(), kwargs=None):
+        for handle in _handles((args, (kwargs or {}).values())):
+            handle.layer.forward_pass.abandon()
+        raise UnsupportedCallError(_sentence(f"calls {getattr(function, '__name__', function)} on"))
 
 
-class Lengths(NamedTuple):
-    """What a static cache holds before a forward pass, read from the device by the first layer for those behind it.
-
-    Args:
-        columns: columns seen, padding included.
-        real: each row's real tokens.
-        coded: each row's coded tokens.
-        left: the layers that have not come yet, in their order. The next of them may take this, and no other.
-    """
-
-    columns: int
-    real: list[int]
-    coded: list[int]
-    left: list[int]
+class _NoSuchAttribute(UnsupportedCallError, AttributeError):
+    """An AttributeError too, so that `hasattr` and `copy` find that a handle lacks the name."""
 
 
-class SharedState:
-    """What the layers of one cache share: the model's config, for its attention implementation, and the padding.
+def _handles(arguments: Iterable[Any]) -> Iterator[CacheHandle]:
+    for argument in arguments:
+        if isinstance(argument, CacheHandle):
+            yield argument
+        elif isinstance(argument, Iterable) and not isinstance(argument, (str, torch.Tensor)):
+            yield from _handles(argument)
 
-    Args:
-        model_config: config of the text model.
-        layers: indices of the layers that hold codes, in their order.
-    """
 
-    def __init__(self, model_config, layers: tuple[int, ...] = (0,)):
-        self.model_config = model_config
-        self.layers = layers
-        self.padding = Padding()
-        self.lengths: Lengths | None = None
-        """What the layers of the forward pass under way may take; None between passes."""
-        self.uneven = False
-        """Whether layers did not all come in their order, so that they may hold different tokens."""
-
-    def __deepcopy__(self, memo):
-        # The config stays the model's own: its attention implementation may change later.
-        shared = SharedState(self.model_config, self.layers)
-        shared.padding = copy.deepcopy(self.padding, memo)
-        shared.uneven = self.uneven or self.lengths is not None
-        memo[id(self)] = shared
-        return shared
-
-    @property
-    def handles_wanted(self) -> bool:
-        """Whether the model's attention function understands `CacheHandle`."""
-        return self.model_config._attn_implementation == "vecinfer"
+def _sentence(use: str) -> str:
+    return (
+        f'The model {use} the cached keys or values, but a VecInfer cache holds codes that only "vecinfer" attention '
+        "reads. Switch the model's attention with `vecinfer_hf.enable(model, codebook)` (generate does it by itself); "
+        "a model that computes its attention in another way needs the default cache."
+    )

@@ -2,10 +2,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """OnlineCodebook: for a model that nobody has calibrated, fitted to the first prompt's own keys and values.
 
-Owns when a layer is fitted; quantization/online_fit.py owns how.
+A cache layer says when it is fitted: before its first token is coded. quantization/online_fit.py owns how.
 """
 
 from __future__ import annotations
+
+import copy
 
 import torch
 from transformers import PreTrainedConfig
@@ -23,7 +25,7 @@ ONLINE = "online"
 
 
 class OnlineCodebook(Codebook):
-    """A codebook that belongs to one cache and is fitted when that cache first has a token to code.
+    """A codebook that belongs to one cache. Each layer is fitted anew whenever it holds no codes and is about to.
 
     Args:
         model_config: the model's config.
@@ -38,11 +40,13 @@ class OnlineCodebook(Codebook):
         # Nothing is coded before the fit, so the operators may be handed anything of the right shape.
         layers = {index: _placeholder(*shape, *pair) for index, pair in zip(indices, formats, strict=True)}
         super().__init__(config, model_identity(model_config), layers)
-        self._unfitted = set(indices)
 
-    def needs_fit(self, index: int) -> bool:
-        """Whether layer `index` has no codebook yet."""
-        return index in self._unfitted
+    def __deepcopy__(self, memo):
+        # A copied cache may be fitted anew after a crop or a reset, which must not change the original's codebook.
+        other = copy.copy(self)
+        other.layers, other._on_device = dict(self.layers), dict(self._on_device)
+        memo[id(self)] = other
+        return other
 
     def fit(
         self,
@@ -74,7 +78,6 @@ class OnlineCodebook(Codebook):
         )
         self.layers[index] = fitted
         self._on_device[index, key_states.device] = fitted.to(key_states.device)
-        self._unfitted.discard(index)
 
     def save_pretrained(self, save_directory) -> None:
         """Raise CodebookError: what fits one prompt is not worth keeping."""

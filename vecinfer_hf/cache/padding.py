@@ -108,8 +108,8 @@ class Padding:
         missing = end - self.columns.shape[1]
         return torch.nn.functional.pad(self.columns, (0, missing), value=True)
 
-    def real_tokens(self, start: int, end: int, batch: int) -> list[int]:
-        """Return how many of the columns `start .. end` are real tokens, for each of `batch` rows."""
+    def valid_tokens(self, start: int, end: int, batch: int) -> list[int]:
+        """Return how many of the columns `start .. end` are tokens, for each of `batch` rows."""
         if self.columns is None:
             return [end - start] * batch
         return self.columns_until(end)[:, start:].sum(1).tolist()
@@ -117,15 +117,17 @@ class Padding:
     def crop(self, columns: int) -> None:
         """Forget all but the first `columns` columns."""
         if self.columns is not None:
-            self.columns = self.columns[:, :columns]
-            if bool(self.columns.all()):
-                self.columns = None
+            self._keep(self.columns[:, :columns])
         self._last_mask = None
+
+    def _keep(self, columns: torch.Tensor) -> None:
+        """Remember `columns` bool `[B, columns seen]`; None stands for rows without padding."""
+        self.columns = None if bool(columns.all()) else columns
 
     def select(self, indices: torch.Tensor) -> None:
         """Keep the rows `indices` (int64, or bool `[B]`), in that order."""
         if self.columns is not None:
-            self.columns = self.columns[indices.cpu()]
+            self._keep(self.columns[indices.cpu()])
         self._last_mask = None
 
     def repeat(self, repeats: int) -> None:

@@ -1,22 +1,116 @@
 # SPDX-FileCopyrightText: 2026 The vecinfer_hf authors
 # SPDX-License-Identifier: Apache-2.0
-"""Which of a text's first tokens stay exact, when there is a choice.
+"""Which early tokens of a row stay in full precision, and where they are stored.
 
-A model parks attention it has no use for on a few tokens, whose values it makes small so that this changes nothing.
-They are often, not always, the very first ones: Qwen2.5-Coder-1.5B takes the first token that is no digit. Keys have
-their positions in them already, so a cache may store any tokens as its sinks and the others in their places.
-Owns the choice; layer.py stores by it, calibration/simulate.py simulates it.
+Attention sinks (arXiv 2309.17453): heads put surplus probability on a few early tokens with near-zero values. They are
+often, not always, the first ones: Qwen2.5-Coder-1.5B takes the first token that is no digit. Keys carry their
+positions, so a cache may store any tokens as its sinks and move the others to their places.
 """
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 
 from ..config import FIRST, SMALL_VALUES
+from ..ops.to_device import to_device
 
 
 CANDIDATES = 64
-"""Tokens besides the sinks themselves that a choice looks at: two tiles, so that the codes behind stay aligned."""
+"""Tokens besides the sinks that a choice looks at: two tiles, so that the codes behind stay aligned."""
+
+
+class Piece(NamedTuple):
+    """Tokens to store: of row `b` the `counts[b]` tokens from `first[b]` on.
+
+    Args:
+        keys: `[B, Hkv, T, Dk]`.
+        values: `[B, Hkv, T, Dv]`.
+        first: first token of each row.
+        counts: tokens of each row.
+    """
+
+    keys: torch.Tensor
+    values: torch.Tensor
+    first: list[int]
+    counts: list[int]
+
+
+class SinkOrder:
+    """In which order the first tokens of each row and head are stored: the sinks, then the others as they were.
+
+    Args:
+        sink_length: sinks per row.
+        sink_choice: "small_values" or "first".
+    """
+
+    def __init__(self, sink_length: int, sink_choice: str):
+        self.sink_length = sink_length
+        self.sink_choice = sink_choice
+        self.clear()
+
+    def clear(self) -> None:
+        """Forget the order: the next call is a row's first again."""
+        self.order: torch.Tensor | None = None
+        """int32 `[B, Hkv, n]`: which token of the text is stored at each place; None for the text's own order."""
+        self.ordered: list[int] = []
+        """Tokens of each row that the order covers."""
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the order."""
+        return 0 if self.order is None else self.order.nbytes
+
+    def sinks_first(self, piece: Piece, keep: torch.Tensor | None = None) -> list[Piece]:
+        """Return the first tokens of empty rows with the sinks in front, and the rest as it is.
+
+        Args:
+            piece: the first tokens of empty rows.
+            keep: int64 `[B, Hkv, S]`, tokens that are chosen whatever their values, or None.
+        """
+        keys, values, first, counts = piece
+        if self.sink_choice == FIRST or not max(counts) > self.sink_length > 0:
+            return [piece]
+        tokens = min(max(counts), self.sink_length + CANDIDATES)
+        place = torch.arange(tokens, device=keys.device)
+        if any(first):
+            place = to_device(first, keys.device)[:, None] + place
+        place = place.clamp_max(keys.shape[2] - 1).view(-1, 1, tokens, 1)
+        head_keys, head_values = (
+            states.gather(2, place.expand(*values.shape[:2], -1, states.shape[3])) for states in (keys, values)
+        )
+        own = to_device(counts, keys.device) if min(counts) < tokens else None
+        order = sinks_to_front(choose_sinks(head_values, self.sink_length, self.sink_choice, own, keep))
+        self.order = order.to(torch.int32)
+        self.ordered = covered = [min(count, tokens) for count in counts]
+        head_keys, head_values = (
+            states.gather(2, order.unsqueeze(-1).expand(-1, -1, -1, states.shape[3]))
+            for states in (head_keys, head_values)
+        )
+        pieces = [Piece(head_keys, head_values, [0] * len(counts), covered)]
+        if max(counts) > tokens:
+            rest = [count - done for count, done in zip(counts, covered, strict=True)]
+            pieces.append(
+                Piece(keys, values, [start + done for start, done in zip(first, covered, strict=True)], rest)
+            )
+        return pieces
+
+    def text_order(self, states: torch.Tensor) -> None:
+        """Put `states` `[B, Hkv, T + 1, D]`, as they are stored, into the text's order, in place.
+
+        The last place is spare. A row is no shorter than its own part of the order.
+        """
+        if self.order is None:
+            return
+        index = self.order[:, :, : states.shape[2] - 1].long().unsqueeze(-1).expand(-1, -1, -1, states.shape[3])
+        states.scatter_(2, index, states[:, :, : index.shape[2]].clone())
+
+    def select(self, rows: list[int], indices: torch.Tensor) -> None:
+        """Keep the rows `indices` int64 `[n]`, which are the host's `rows`."""
+        if self.order is not None:
+            self.order = self.order.index_select(0, indices)
+            self.ordered = [self.ordered[row] for row in rows]
 
 
 def choose_sinks(
@@ -26,23 +120,23 @@ def choose_sinks(
     counts: torch.Tensor | None = None,
     keep: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """Return which of a text's first tokens become sinks, bool `[B, Hkv, n]`, `n = min(T, sink_length + 64)`.
+    """Return which of a row's first tokens become sinks, bool `[B, Hkv, n]`, `n = min(T, sink_length + 64)`.
 
-    Each head chooses for itself.
+    Each head chooses its own.
 
     Args:
         values: `[B, Hkv, T, D]`, from the first token on.
         sink_length: tokens to choose.
         sink_choice: "small_values" for those with the smallest values, "first" for the first ones.
-        counts: int64 `[B]` on the device of `values`, the tokens each row has; default all.
-        keep: int64 `[B, Hkv, S]`, tokens that are chosen whatever their values, as far as there are such.
+        counts: int64 `[B]` on the device of `values`, the tokens of each row; default all.
+        keep: int64 `[B, Hkv, S]`, tokens that are chosen whatever their values, as far as they exist.
     """
     candidates = values[:, :, : sink_length + CANDIDATES]
     batch, heads, tokens, _ = candidates.shape
     place = torch.arange(tokens, device=values.device)
     if sink_choice == FIRST:
         return (place < sink_length).expand(batch, heads, -1)
-    # What is no number counts as large, like what is no token: earlier places win a tie.
+    # NaN and Inf count as large; earlier places win a tie.
     size = candidates.float().square().sum(-1).nan_to_num(torch.inf, torch.inf)
     if keep is not None:
         kept = size.new_zeros(batch, heads, tokens + 1).scatter_(2, keep.clamp_max(tokens), 1)
@@ -54,5 +148,5 @@ def choose_sinks(
 
 
 def sinks_to_front(chosen: torch.Tensor) -> torch.Tensor:
-    """Return the order of tokens that has the chosen ones first, both parts as they were, int64 `[B, Hkv, n]`."""
+    """Return the order of tokens with the chosen ones first, both parts as they were, int64 `[B, Hkv, n]`."""
     return (~chosen).to(torch.uint8).argsort(dim=-1, stable=True)

@@ -4,14 +4,16 @@
 
 from .allocate import allocate_bits, measure_sensitivity, predicted_sensitivity
 from .calibrate import calibrate
-from .refine import refine, simulated_loss
+from .loss import QuantizationLoss, quantization_loss
+from .refine import refine
 
 
 __all__ = [
+    "QuantizationLoss",
     "allocate_bits",
     "calibrate",
     "measure_sensitivity",
     "predicted_sensitivity",
+    "quantization_loss",
     "refine",
-    "simulated_loss",
 ]

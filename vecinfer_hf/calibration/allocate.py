@@ -13,11 +13,11 @@ import torch
 from transformers import PreTrainedModel
 
 from ..config import SMALL_VALUES
+from ..errors import ConfigError
 from ..ops.types import LayerCodebook
-from .fit import restore
+from .fake_quantization import LayerFakeQuantizer, fake_quantized_states
 from .gradients import GradientStates
-from .refine import simulated_loss, stock_states
-from .simulate import LayerSimulator
+from .loss import full_precision_states, quantization_loss
 
 
 _UNITS_PER_BIT = 4
@@ -42,8 +42,8 @@ def measure_sensitivity(
         candidates: bits -> layer index -> codebook.
         windows: int64 `[windows, T]`, text to measure on.
         sides: which sides to measure.
-        sink_length: exact early tokens.
-        residual_length: exact recent tokens.
+        sink_length: early tokens in full precision.
+        residual_length: recent tokens in full precision.
         sink_choice: see `VecInferConfig.sink_choice`.
         batch_size: windows per pass.
         progress: called with 1 after each measurement.
@@ -51,13 +51,13 @@ def measure_sensitivity(
     Returns:
         One dict per measurement: layer, side ("key" or "value"), bits, kl (nats per token).
     """
-    stock = stock_states(model, windows, batch_size)
+    full_precision = full_precision_states(model, windows, batch_size)
     rows = []
     for bits, codebooks in candidates.items():
         for index, codebook in codebooks.items():
             for side in sides:
-                layers = {index: LayerSimulator(codebook, (side,)).to(model.device)}
-                loss = simulated_loss(
+                layers = {index: LayerFakeQuantizer(codebook, (side,)).to(model.device).requires_grad_(False)}
+                loss = quantization_loss(
                     model,
                     layers,
                     windows,
@@ -66,7 +66,7 @@ def measure_sensitivity(
                     sink_choice=sink_choice,
                     batch_size=batch_size,
                     from_start=False,
-                    stock=stock,
+                    full_precision=full_precision,
                 )
                 rows.append({"layer": index, "side": side, "bits": bits, "kl": loss.kl})
                 if progress is not None:
@@ -84,7 +84,7 @@ def allocate_bits(sensitivity: Sequence[Mapping], average_bits: float) -> list[l
         average_bits: mean bits per element over all layers, keys and values.
 
     Raises:
-        ValueError: if even the fewest bits exceed the budget.
+        ConfigError: if even the fewest bits exceed the budget.
     """
     options: dict[tuple[int, int], dict[float, float]] = {}
     for row in sensitivity:
@@ -93,7 +93,7 @@ def allocate_bits(sensitivity: Sequence[Mapping], average_bits: float) -> list[l
     budget = int(average_bits * len(places) * _UNITS_PER_BIT + 1e-6)
     least = sum(min(options[place]) for place in places)
     if least * _UNITS_PER_BIT > budget:
-        raise ValueError(
+        raise ConfigError(
             f"A mean of {average_bits} bits is below the least, {least / len(places):g}; ask for that or more."
         )
     # best[b] = (cost, choices) of the places so far, spending at most b units.
@@ -138,8 +138,8 @@ def predicted_sensitivity(
     """Predict what `measure_sensitivity` measures, from recorded gradients and without another pass of the model.
 
     To second order the KL divergence of errors `e` in the keys or values of one layer is the mean over tokens of
-    `(sum over heads of g . e) ** 2 / 2`, errors of different tokens taken as independent: a window has as many coded
-    tokens as predictions that codes can influence.
+    `(sum over heads of g . e) ** 2 / 2`, errors of different tokens taken as independent: a window has as many
+    quantized tokens as predictions that codes can influence.
 
     Args:
         states: layer index -> what `record_gradients` kept.
@@ -152,10 +152,10 @@ def predicted_sensitivity(
     for bits, codebooks in candidates.items():
         for index, codebook in codebooks.items():
             own = states[index]
-            exact = own.keys.float(), own.values.float()
-            restored = restore(exact[0][None], exact[1][None], codebook.to(own.keys.device))
+            own_states = own.keys.float(), own.values.float()
+            restored = fake_quantized_states(*(side[None] for side in own_states), codebook.to(own.keys.device))
             gradients = own.key_gradients.float(), own.value_gradients.float()
-            for side, before, after, gradient in zip(("key", "value"), exact, restored, gradients, strict=True):
+            for side, before, after, gradient in zip(("key", "value"), own_states, restored, gradients, strict=True):
                 change = ((after[0] - before) * gradient).sum((0, 2))
                 kl = 0.5 * change.square().mean().item()
                 rows.append({"layer": index, "side": side, "bits": bits, "kl": kl})

@@ -1,12 +1,13 @@
 # SPDX-FileCopyrightText: 2026 The vecinfer_hf authors
 # SPDX-License-Identifier: Apache-2.0
-"""Run a model with another attention function for a while: how calibration sees and changes keys and values.
+"""Run a model with another attention function for a while, which reads and changes queries, keys and values.
 
-Owns the temporary registration. The function decides what to do; `full_precision_attention` is what it delegates to.
+Owns the temporary registration. Functions compute attention with `plain_attention`.
 """
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from contextlib import contextmanager
 
@@ -19,16 +20,21 @@ from ..model_info import text_config
 
 
 _NAME = "vecinfer-calibration"
+_LOCK = threading.RLock()
+"""Held while `_NAME` stands for a function: transformers has one registry for all models and threads."""
 
 
 @contextmanager
 def attention_function(model: PreTrainedModel, function: Callable):
     """Let every attention layer of `model` call `function` inside the `with` block, and its own attention afterwards.
 
+    Another thread waits until the block ends.
+
     Args:
         model: a model whose attention goes through transformers' attention interface.
-        function: `(module, query, key, value, attention_mask, scaling, **kwargs) -> [B, T, Hq, D]`, with queries
-            `[B, Hq, T, D]` and keys after RoPE, keys and values `[B, Hkv, T, D]`, a bool mask or None for causal.
+        function: `(module, query, key, value, attention_mask, scaling, **kwargs) -> [B, T, Hq, Dv]`, with queries
+            `[B, Hq, T, Dk]` and keys `[B, Hkv, T, Dk]` after RoPE, values `[B, Hkv, T, Dv]`, a bool mask or None for
+            causal.
     """
 
     def forward(module, query, key, value, attention_mask, scaling=None, dropout=0.0, **kwargs):
@@ -36,16 +42,24 @@ def attention_function(model: PreTrainedModel, function: Callable):
             scaling = query.shape[-1] ** -0.5
         return function(module, query, key, value, attention_mask, scaling, **kwargs), None
 
-    AttentionInterface.register(_NAME, forward)
-    AttentionMaskInterface.register(_NAME, sdpa_mask)
     config = text_config(model.config)
-    before = config._attn_implementation
     nested = [name for name in model.config.sub_configs if getattr(model.config, name, None) is config]
-    try:
-        model.set_attn_implementation(dict.fromkeys(nested, _NAME) if nested else _NAME)
-        yield
-    finally:
-        model.set_attn_implementation(dict.fromkeys(nested, before) if nested else before)
+    with _LOCK:
+        before, registered = config._attn_implementation, AttentionInterface().get(_NAME, _ended)
+        AttentionInterface.register(_NAME, forward)
+        AttentionMaskInterface.register(_NAME, sdpa_mask)
+        try:
+            model.set_attn_implementation(dict.fromkeys(nested, _NAME) if nested else _NAME)
+            yield
+        finally:
+            # Registered for good, `forward` would keep what its function holds.
+            AttentionInterface.register(_NAME, registered)
+            model.set_attn_implementation(dict.fromkeys(nested, before) if nested else before)
+
+
+def _ended(*args, **kwargs):
+    """Stand for `_NAME` outside every block."""
+    raise RuntimeError("A model still has calibration's attention; call model.set_attn_implementation with its own.")
 
 
 def plain_attention(
@@ -59,10 +73,34 @@ def plain_attention(
     s_aux: torch.Tensor | None = None,
     **kwargs,
 ) -> torch.Tensor:
-    """Return the unquantized attention output `[B, T, Hq, D]`."""
+    """Return attention in full precision, `[B, T, Hq, Dv]`; arguments as `attention_function` passes them."""
     return full_precision_attention(module, query, key, value, attention_mask, scaling, softcap, s_aux)
 
 
-def run_body(model: PreTrainedModel, input_ids: torch.Tensor) -> torch.Tensor:
-    """Return the last hidden state `[B, T, hidden]`; the logits, often the largest product of all, are not formed."""
-    return model.base_model(input_ids=input_ids.to(model.device), use_cache=False).last_hidden_state
+def run_body(
+    model: PreTrainedModel, input_ids: torch.Tensor, position_ids: torch.Tensor | None = None
+) -> torch.Tensor:
+    """Return the last hidden state `[B, T, hidden]`; the logits, often the largest product of all, are not formed.
+
+    Args:
+        model: the model.
+        input_ids: int64 `[B, T]`, on any device.
+        position_ids: int64 `[1, T]` on the model's device, or None to start at 0.
+    """
+    ids = input_ids.to(model.device)
+    return model.base_model(input_ids=ids, position_ids=position_ids, use_cache=False).last_hidden_state
+
+
+def shifted_positions(
+    length: int, max_position: int | None, generator: torch.Generator, device: torch.device
+) -> torch.Tensor:
+    """Return positions int64 `[1, length]` from a random start, so that they end before `max_position`.
+
+    Args:
+        length: tokens.
+        max_position: end of the range; None, or less than `length`, for a start at 0.
+        generator: draws the start, also where only one is possible.
+        device: device of the result.
+    """
+    start = int(torch.randint(max(1, (max_position or 0) - length + 1), (1,), generator=generator))
+    return torch.arange(start, start + length, device=device).unsqueeze(0)

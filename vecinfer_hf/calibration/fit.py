@@ -13,12 +13,14 @@ from typing import NamedTuple
 import torch
 
 from ..calibration_config import RECIPES
+from ..errors import ConfigError
 from ..ops.types import LayerCodebook
-from ..quantization import quantizer
 from ..quantization.formats import CodeFormat
-from ..quantization.kmeans import residual_kmeans, round_to_int8
+from ..quantization.quantizer import round_to_int8
+from ..quantization.residual_kmeans import residual_kmeans
 from ..quantization.smooth_scale import key_statistics
-from ..quantization.transforms import apply_transform, invert_transform, key_inverse
+from ..quantization.transforms import apply_transform
+from .fake_quantization import fake_quantized_states
 from .loss_transform import loss_transform, token_weights
 from .recorder import LayerStates
 
@@ -31,7 +33,13 @@ _GROUP_PROBLEMS = 96
 
 
 class SideTransform(NamedTuple):
-    """How the keys or the values of a layer are transformed: `mean`, `transform`, and what undoes it, or None."""
+    """How the keys or the values of a layer are transformed.
+
+    Args:
+        mean: float32 `[Hkv, D]`, subtracted first, or None.
+        transform: float32 `[Hkv, D]`, `[Hkv, D, D]` or None, see `apply_transform`.
+        inverse: what undoes it, of the same shape.
+    """
 
     mean: torch.Tensor | None
     transform: torch.Tensor | None
@@ -69,25 +77,23 @@ def fit_layers(
         progress: as for `kmeans`, with 1 per problem and iteration.
 
     Raises:
-        ValueError: for an unknown recipe, or weights without gradients.
+        ConfigError: for an unknown recipe, or weights without gradients.
     """
     if recipe not in RECIPES:
-        raise ValueError(f"recipe is {recipe!r}; use one of {RECIPES}.")
+        raise ConfigError(f"recipe is {recipe!r}; use one of {RECIPES}.")
     weighted = recipe == "default" if weighted is None else weighted
     if weighted and not all(hasattr(own, "key_gradients") for own in states.values()):
-        raise ValueError("Weights of tokens come from gradients; record the states with record_gradients.")
+        raise ConfigError("Weights of tokens come from gradients; record the states with record_gradients.")
     if transforms is None:
         transforms = {index: side_transforms(states[index], pair, recipe) for index, pair in formats.items()}
-    groups: dict[tuple[int, CodeFormat], list[int]] = {}
+    # Layers of a group have the same number of sub-vectors, so that their points can be stacked.
+    groups: dict[tuple[int, CodeFormat, int], list[int]] = {}
     for index, pair in formats.items():
         for side, code_format in enumerate(pair):
-            groups.setdefault((side, code_format), []).append(index)
+            groups.setdefault((side, code_format, states[index].side(side).shape[-1]), []).append(index)
     fitted: dict[tuple[int, int], tuple[torch.Tensor, torch.Tensor]] = {}
-    for (side, code_format), indices in groups.items():
-        heads = states[indices[0]].keys.shape[0]
-        step = max(1, _GROUP_PROBLEMS // heads)
-        for start in range(0, len(indices), step):
-            part = indices[start : start + step]
+    for (side, code_format, _), indices in groups.items():
+        for part in _parts(indices, [len(states[index].keys) for index in indices]):
             drawn = [
                 _drawn(states[index], side, transforms[index][side], code_format, weighted, seed) for index in part
             ]
@@ -101,7 +107,7 @@ def fit_layers(
                 seed=seed,
                 progress=progress,
             )
-            for index, own in zip(part, centroids.split(heads), strict=True):
+            for index, own in zip(part, centroids.split([len(points) for points, _ in drawn]), strict=True):
                 fitted[index, side] = round_to_int8(own)
     layers = {}
     for index, (key, value) in transforms.items():
@@ -116,7 +122,7 @@ def side_transforms(
     """Return the transforms of a layer's keys and values under a recipe.
 
     Raises:
-        ValueError: for an unknown recipe.
+        ConfigError: for an unknown recipe.
     """
     if recipe == "default":
         return (
@@ -127,12 +133,24 @@ def side_transforms(
     return SideTransform(mean, 1 / scale, scale), SideTransform(None, None, None)
 
 
+def _parts(indices: list[int], heads: list[int]) -> list[list[int]]:
+    """Split layers with so many heads into parts of at most `_GROUP_PROBLEMS` heads, or one layer."""
+    parts, taken = [], 0
+    for index, own in zip(indices, heads, strict=True):
+        if not parts or taken + own > _GROUP_PROBLEMS:
+            parts.append([])
+            taken = 0
+        parts[-1].append(index)
+        taken += own
+    return parts
+
+
 def _drawn(
     states: LayerStates, side: int, transform: SideTransform, code_format: CodeFormat, weighted: bool, seed: int
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """The sub-vectors of randomly drawn tokens, float32 `[Hkv, points, d]`, and their weights or None."""
-    vectors = states.values if side else states.keys
-    chosen = _drawn_tokens(vectors, code_format, seed)
+    """Return the sub-vectors of randomly drawn tokens, float32 `[Hkv, points, d]`, and their weights or None."""
+    vectors = states.side(side)
+    chosen = drawn_tokens(vectors, code_format, seed)
     points = apply_transform(vectors.index_select(1, chosen), transform.transform, transform.mean)
     points = points.reshape(points.shape[0], -1, code_format.subvector_dim)
     if not weighted:
@@ -142,8 +160,8 @@ def _drawn(
     return points, weights.repeat_interleave(points.shape[1] // weights.shape[1], 1)
 
 
-def _drawn_tokens(states: torch.Tensor, code_format: CodeFormat, seed: int) -> torch.Tensor:
-    """Indices of tokens drawn at random, enough for `MAX_POINTS` sub-vectors a head."""
+def drawn_tokens(states: torch.Tensor, code_format: CodeFormat, seed: int) -> torch.Tensor:
+    """Return int64 indices of tokens of `[Hkv, samples, D]` drawn at random, enough for `MAX_POINTS` sub-vectors."""
     order = torch.randperm(states.shape[1], generator=torch.Generator().manual_seed(seed))
     points = max(MAX_POINTS, 16 * code_format.codebook_size)
     count = max(1, points // code_format.num_subvectors(states.shape[-1]))
@@ -161,25 +179,8 @@ def layer_errors(states: LayerStates, codebook: LayerCodebook) -> dict[str, floa
     """Return the relative squared error of keys and values: `|x - x^|^2 / |x|^2` over all tokens in `states`."""
     keys, values = states.keys.float(), states.values.float()
     codebook = codebook.to(keys.device)
-    restored = restore(keys[None], values[None], codebook)
+    restored = fake_quantized_states(keys[None], values[None], codebook)
     return {
         name: ((states - back[0]).square().sum() / states.square().sum().clamp_min(1e-30)).item()
         for name, states, back in (("key", keys, restored[0]), ("value", values, restored[1]))
     }
-
-
-def restore(
-    key_states: torch.Tensor, value_states: torch.Tensor, codebook: LayerCodebook
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return what keys and values `[B, Hkv, T, D]` look like after quantization, float32, same shapes."""
-    key_vectors = apply_transform(key_states, codebook.key_transform, codebook.key_mean)
-    value_vectors = apply_transform(value_states, codebook.value_transform, codebook.value_mean)
-    keys, values = (
-        quantizer.dequantize(quantizer.quantize(vectors, centroids, scale), centroids, scale)
-        for vectors, centroids, scale in (
-            (key_vectors, codebook.key_centroids, codebook.key_centroid_scale),
-            (value_vectors, codebook.value_centroids, codebook.value_centroid_scale),
-        )
-    )
-    keys = invert_transform(keys, key_inverse(codebook.query_transform), codebook.key_mean)
-    return keys, invert_transform(values, codebook.output_transform, codebook.value_mean)

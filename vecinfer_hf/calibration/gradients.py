@@ -14,11 +14,17 @@ import torch
 from transformers import PreTrainedModel
 
 from ..config import SMALL_VALUES
-from .attention import attention_function
+from ..errors import ConfigError
+from .attention import attention_function, run_body, shifted_positions
+from .fake_quantization import doubled_attention
+from .loss import model_logits
+from .model_state import frozen_parameters
 from .recompute import recomputed_if_needed
-from .recorder import LayerStates, group_moment, sample_tokens
-from .refine import model_logits
-from .simulate import doubled_attention
+from .recorder import LayerStates, check_recorded, empty_states, group_moment, sample_tokens
+
+
+_LABEL_ROWS = 512
+"""Predictions whose logits are formed at once."""
 
 
 @dataclass
@@ -29,11 +35,12 @@ class GradientStates(LayerStates):
     or value costs `(g . e)^2 / 2` nats of KL divergence, summed over all predictions of its window, to second order.
 
     Args:
-        key_gradients: `[Hkv, samples, D]`, of the coded keys only: what sinks and the window read is exact.
-        value_gradients: `[Hkv, samples, D]`.
-        key_fisher: float32 `[Hkv, D, D]`, mean of `g g^T / |g|^2` over all tokens that are ever coded: the directions
-            that matter, every token counting alike, because a few have gradients larger by orders of magnitude.
-        value_fisher: float32 `[Hkv, D, D]`.
+        key_gradients: `[Hkv, samples, Dk]`, of the quantized form only: sinks and window are read in full precision.
+        value_gradients: `[Hkv, samples, Dv]`.
+        key_fisher: float32 `[Hkv, Dk, Dk]`, mean of `g g^T / |g|^2` over all tokens that are ever quantized: the
+            directions that matter, every token counting alike, because a few have gradients larger by orders of
+            magnitude.
+        value_fisher: float32 `[Hkv, Dv, Dv]`.
     """
 
     key_gradients: torch.Tensor
@@ -64,8 +71,8 @@ def record_gradients(
         model: the model, unchanged afterwards.
         windows: int64 `[windows, T]`, `T` more than `sink_length + residual_length`.
         layer_indices: the layers to record.
-        sink_length: exact early tokens.
-        residual_length: exact recent tokens.
+        sink_length: early tokens in full precision.
+        residual_length: recent tokens in full precision.
         sink_choice: see `VecInferConfig.sink_choice`; sinks among the kept tokens have gradients of 0.
         num_samples: tokens kept, at most.
         max_position: end of the position range; default no displacement.
@@ -73,35 +80,29 @@ def record_gradients(
         progress: called with the number of tokens after each window.
 
     Raises:
-        ValueError: if windows are too short to have coded tokens, or a layer never calls its attention.
+        ConfigError: if windows are too short to have quantized tokens.
+        UnsupportedModelError: if a layer never calls its attention.
     """
     count, length = windows.shape
     first = sink_length + residual_length
     eligible = length - first
     if eligible < 2:
-        raise ValueError(
-            f"Windows of {length} tokens have no coded ones after {sink_length} sinks and a window of "
+        raise ConfigError(
+            f"Windows of {length} tokens have no quantized ones after {sink_length} sinks and a window of "
             f"{residual_length}; use longer windows."
         )
     generator = torch.Generator().manual_seed(seed)
     picked = sample_tokens(count, eligible, num_samples, generator)
     states: dict[int, GradientStates] = {}
     attention, leaves = _leaf_attention(set(layer_indices), sink_length, residual_length, sink_choice)
-    frozen = [parameter for parameter in model.parameters() if parameter.requires_grad]
     device = model.device
     taken = 0
-    try:
-        for parameter in frozen:
-            parameter.requires_grad_(False)
+    with frozen_parameters(model):
         for row, tokens in enumerate(picked):
-            room = max(1, (max_position or 0) - length + 1)
-            offset = int(torch.randint(room, (1,), generator=generator))
-            positions = torch.arange(offset, offset + length, device=device).unsqueeze(0)
+            positions = shifted_positions(length, max_position, generator, device)
             leaves.clear()
-            element = model.dtype.itemsize
-            with attention_function(model, attention), recomputed_if_needed(model, 1, length, element):
-                ids = windows[row : row + 1].to(device)
-                hidden = model.base_model(input_ids=ids, position_ids=positions, use_cache=False).last_hidden_state
+            with attention_function(model, attention), recomputed_if_needed(model, 1, length, model.dtype.itemsize):
+                hidden = run_body(model, windows[row : row + 1], positions)
                 hidden.backward(_label_gradient(model, hidden.detach(), first, generator))
             slots, kept = slice(taken, taken + len(tokens)), tokens.to(device) + sink_length
             for index, (query, key, value, key_leaf, value_leaf) in leaves.items():
@@ -111,24 +112,20 @@ def record_gradients(
             taken += len(tokens)
             if progress is not None:
                 progress(length)
-    finally:
-        leaves.clear()
-        for parameter in frozen:
-            parameter.requires_grad_(True)
-    missing = sorted(set(layer_indices) - set(states))
-    if missing:
-        raise ValueError(
-            f"Layers {missing} of {type(model).__name__} never called their attention through transformers' attention "
-            "interface; this model is not supported."
-        )
+    check_recorded(model, layer_indices, states)
     return {index: states[index] for index in layer_indices}
 
 
 def _leaf_attention(wanted: set[int], sink_length: int, residual_length: int, sink_choice: str):
-    """Attention whose coded keys and values are the exact ones plus a zero that collects the gradient."""
+    """Return an attention function and its leaves: the quantized form is the token plus a zero that has a gradient.
+
+    Returns:
+        The function, and a dict it fills: layer index -> query `[1, Hq, T, Dk]`, key and zero `[1, Hkv, T, Dk]`, value
+        and zero `[1, Hkv, T, Dv]`, in the order query, key, value, zero of the key, zero of the value.
+    """
     leaves: dict[int, tuple[torch.Tensor, ...]] = {}
 
-    def coded(module, query, key, value):
+    def quantized(module, query, key, value):
         if module.layer_idx not in wanted:
             return None
         # A layer that is computed again (recompute.py) finds the zeros of the first time.
@@ -138,39 +135,72 @@ def _leaf_attention(wanted: set[int], sink_length: int, residual_length: int, si
         zeros = leaves[module.layer_idx][3:]
         return key + zeros[0], value + zeros[1]
 
-    return doubled_attention(coded, sink_length, residual_length, sink_choice=sink_choice), leaves
+    return doubled_attention(quantized, sink_length, residual_length, sink_choice=sink_choice), leaves
 
 
-def _label_gradient(model, hidden: torch.Tensor, first: int, generator: torch.Generator) -> torch.Tensor:
-    """Gradient of -log p(label), summed over the predictions codes can influence, labels drawn from the model."""
+def _label_gradient(
+    model: PreTrainedModel, hidden: torch.Tensor, first: int, generator: torch.Generator
+) -> torch.Tensor:
+    """Return the gradient of -log p(label), labels drawn from the model, summed over the predictions from `first` on.
+
+    Args:
+        model: the model.
+        hidden: `[1, T, hidden]`, last hidden states; the result has the same shape.
+        first: first prediction that quantized tokens can influence.
+        generator: draws the labels.
+    """
     gradient = torch.zeros_like(hidden)
-    for start in range(first, hidden.shape[1], 512):
-        rows = hidden[:, start : start + 512].clone().requires_grad_(True)
+    for start in range(first, hidden.shape[1], _LABEL_ROWS):
+        part = slice(start, start + _LABEL_ROWS)
+        rows = hidden[:, part].clone().requires_grad_(True)
         scores = model_logits(model, rows).log_softmax(-1)
         draws = torch.rand(scores.shape[:-1], generator=generator).to(scores.device)
         cumulative = scores.detach().exp().cumsum(-1)
         labels = torch.searchsorted(cumulative, (draws.unsqueeze(-1) * cumulative[..., -1:]))
         loss = -scores.gather(-1, labels.clamp_max(scores.shape[-1] - 1)).sum()
-        gradient[:, start : start + 512] = torch.autograd.grad(loss, rows)[0]
+        gradient[:, part] = torch.autograd.grad(loss, rows)[0]
     return gradient
 
 
 def _empty(key: torch.Tensor, value: torch.Tensor, samples: int) -> GradientStates:
-    heads, dim = key.shape[1], key.shape[-1]
-
-    def room() -> torch.Tensor:
-        return key.new_empty(heads, samples, dim)
-
-    def square() -> torch.Tensor:
-        return torch.zeros(heads, dim, dim, device=key.device)
-
+    """Return room for `samples` tokens of keys `[1, Hkv, T, Dk]` and values `[1, Hkv, T, Dv]`, moments 0."""
+    plain = empty_states(key, value, samples)
+    heads, value_dim = value.shape[1], value.shape[-1]
     return GradientStates(
-        room(), room(), torch.zeros(heads, dim, device=key.device), square(), room(), room(), square(), square()
-    )  # fmt: skip
+        **vars(plain),
+        key_gradients=torch.empty_like(plain.keys),
+        value_gradients=torch.empty_like(plain.values),
+        key_fisher=torch.zeros_like(plain.query_moment),
+        value_fisher=torch.zeros(heads, value_dim, value_dim, device=value.device),
+    )
 
 
-def _keep(states, query, key, value, key_grad, value_grad, slots, kept, first, count) -> None:
-    """Store the kept tokens of one window and add its moments."""
+def _keep(
+    states: GradientStates,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    key_grad: torch.Tensor,
+    value_grad: torch.Tensor,
+    slots: slice,
+    kept: torch.Tensor,
+    first: int,
+    count: int,
+) -> None:
+    """Store the kept tokens of one window and add its moments.
+
+    Args:
+        states: changed in place.
+        query: `[1, Hq, T, Dk]`.
+        key: `[1, Hkv, T, Dk]`.
+        value: `[1, Hkv, T, Dv]`.
+        key_grad: like `key`.
+        value_grad: like `value`.
+        slots: where the kept tokens go in `states`.
+        kept: int64 `[n]`, the kept tokens.
+        first: first token that counts for the moments.
+        count: windows in all.
+    """
     for target, source in (
         (states.keys, key),
         (states.values, value),
@@ -178,7 +208,7 @@ def _keep(states, query, key, value, key_grad, value_grad, slots, kept, first, c
         (states.value_gradients, value_grad),
     ):
         target[:, slots] = source[0].index_select(1, kept)
-    heads, tokens, dim = key.shape[1:]
+    heads, tokens = key.shape[1:3]
     torch.maximum(states.key_absmax, key[0, :, first:].float().abs().amax(1), out=states.key_absmax)
     states.query_moment.add_(group_moment(query[:, :, first:], heads), alpha=1 / count)
     for total, gradient in ((states.key_fisher, key_grad), (states.value_fisher, value_grad)):

@@ -1,8 +1,8 @@
 # SPDX-FileCopyrightText: 2026 The vecinfer_hf authors
 # SPDX-License-Identifier: Apache-2.0
-"""Backward passes that fit: where activations of all layers would not, each layer's are computed again.
+"""Gradient checkpointing of layers, where the activations of a backward pass would not fit into memory.
 
-Owns the estimate, the decision and the switch.
+Owns the estimate of the memory, the decision and the switch.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from ..model_info import text_config
 logger = logging.get_logger(__name__)
 
 _USABLE = 0.6
-"""Share of the free memory that activations may take; the rest is for logits, gradients and what fragments."""
+"""Fraction of the free memory that activations may take; the rest is for logits, gradients and fragmentation."""
 _HIDDEN_ARRAYS, _HEAD_ARRAYS, _MLP_ARRAYS = 10, 6, 4
 """Arrays of a layer that are kept for its backward pass, as wide as the hidden state, as all heads and as the MLP."""
 _SCORE_BYTES = {"softcap": 12, "sinks": 8}
@@ -32,7 +32,7 @@ _SCORE_BYTES = {"softcap": 12, "sinks": 8}
 
 
 def activation_bytes(model: PreTrainedModel, batch_size: int, tokens: int, bytes_per_element: int) -> int:
-    """Return about how much a forward pass of `[batch_size, tokens]` over doubled keys keeps for its backward pass."""
+    """Return roughly the bytes that a forward pass of `[batch_size, tokens]` over doubled keys keeps for backward."""
     config = text_config(model.config)
     heads, hidden = config.num_attention_heads, config.hidden_size
     head_dim = getattr(config, "head_dim", None) or hidden // heads
@@ -59,8 +59,7 @@ def recomputed_if_needed(model: PreTrainedModel, batch_size: int, tokens: int, b
     """Compute layers' activations a second time in a backward pass inside the block, if they would not fit.
 
     It takes a third more time and gives the same gradients. Both passes have to be inside the block, and inside the
-    same `attention_function`. Layers are those that transformers knows how to checkpoint; of a model without any,
-    nothing is computed twice.
+    same `attention_function`. Only transformers' `GradientCheckpointingLayer`s are computed twice.
 
     Args:
         model: the model, as it was afterwards.

@@ -1,19 +1,19 @@
 # SPDX-FileCopyrightText: 2026 The vecinfer_hf authors
 # SPDX-License-Identifier: Apache-2.0
-"""Sees the keys, values and queries of a model at work: a bounded random sample of tokens and second moments.
+"""Keys, values and queries of a running model, recorded: a bounded random sample of tokens, and second moments.
 
 Owns what is kept of the states; fit.py makes codebooks of it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from transformers import PreTrainedModel
 
+from ..errors import ConfigError, UnsupportedModelError
 from .attention import attention_function, plain_attention, run_body
 
 
@@ -22,16 +22,20 @@ class LayerStates:
     """What one layer's keys (after RoPE), values and queries look like, the sink tokens left out.
 
     Args:
-        keys: `[Hkv, samples, D]` in the model's dtype, sampled tokens.
-        values: `[Hkv, samples, D]`, the same tokens.
-        key_absmax: float32 `[Hkv, D]`, largest magnitude over all tokens.
-        query_moment: float32 `[Hkv, D, D]`, mean of `q q^T` over all tokens and the query heads of a group.
+        keys: `[Hkv, samples, Dk]` in the model's dtype, sampled tokens.
+        values: `[Hkv, samples, Dv]`, the same tokens.
+        key_absmax: float32 `[Hkv, Dk]`, largest magnitude over all tokens.
+        query_moment: float32 `[Hkv, Dk, Dk]`, mean of `q q^T` over all tokens and the query heads of a group.
     """
 
     keys: torch.Tensor
     values: torch.Tensor
     key_absmax: torch.Tensor
     query_moment: torch.Tensor
+
+    def side(self, side: int) -> torch.Tensor:
+        """Return the keys for side 0, the values for side 1."""
+        return self.values if side else self.keys
 
 
 @torch.no_grad()
@@ -49,8 +53,8 @@ def record_states(
 
     Which tokens are kept is drawn before the first forward, uniformly without replacement (what reservoir sampling
     gives when the number of tokens is not known), and is the same for all layers. Memory is therefore bounded by
-    `num_samples * layers * 2 * Hkv * D` elements of the model's dtype, beside one window's forward pass: 0.8 GB for
-    SmolLM2-135M in float32 and 16384 samples, whatever the length of the text.
+    `num_samples * layers * Hkv * (Dk + Dv)` elements of the model's dtype, beside one window's forward pass: 0.8 GB
+    for SmolLM2-135M in float32 and 16384 samples, whatever the length of the text.
 
     Args:
         model: the model, unchanged afterwards.
@@ -63,55 +67,66 @@ def record_states(
         progress: called with the number of tokens after each window.
 
     Raises:
-        ValueError: if nothing is left after the sinks.
+        ConfigError: if nothing is left after the sinks.
+        UnsupportedModelError: if a layer never calls its attention.
     """
     count, length = windows.shape
     eligible = length - sink_length
     if eligible < 1:
-        raise ValueError(
+        raise ConfigError(
             f"Windows of {length} tokens leave none to calibrate on after {sink_length} sinks; use longer windows."
         )
     picked = sample_tokens(count, eligible, num_samples, torch.Generator().manual_seed(seed))
     samples = sum(map(len, picked))
     wanted = set(layer_indices)
     states: dict[int, LayerStates] = {}
-    place: list[Any] = []
+    tokens, slots = torch.empty(0), slice(0)
 
     def record(module, query, key, value, attention_mask, scaling, **kwargs):
         index = module.layer_idx
         if index in wanted:
-            heads, dim = key.shape[1], key.shape[-1]
             if index not in states:
-                # Allocated once: small tensors kept from every window would leave holes all over the heap.
-                states[index] = LayerStates(
-                    key.new_empty(heads, samples, dim),
-                    value.new_empty(heads, samples, value.shape[-1]),
-                    torch.zeros(heads, dim, device=key.device),
-                    torch.zeros(heads, dim, dim, device=key.device),
-                )
-            kept, (tokens, slots) = states[index], place
+                states[index] = empty_states(key, value, samples)
+            kept = states[index]
             kept.keys[:, slots] = key[0].index_select(1, tokens)
             kept.values[:, slots] = value[0].index_select(1, tokens)
             absmax = key[0, :, sink_length:].float().abs().amax(1)
             torch.maximum(kept.key_absmax, absmax, out=kept.key_absmax)
-            kept.query_moment.add_(group_moment(query[:, :, sink_length:], heads), alpha=1 / count)
+            kept.query_moment.add_(group_moment(query[:, :, sink_length:], key.shape[1]), alpha=1 / count)
         return plain_attention(module, query, key, value, attention_mask, scaling, **kwargs)
 
     with attention_function(model, record):
-        taken = 0
-        for row, tokens in enumerate(picked):
-            place[:] = tokens.to(model.device) + sink_length, slice(taken, taken + len(tokens))
-            taken += len(tokens)
+        for row, own in enumerate(picked):
+            tokens, slots = own.to(model.device) + sink_length, slice(slots.stop, slots.stop + len(own))
             run_body(model, windows[row : row + 1])
             if progress is not None:
                 progress(length)
-    missing = sorted(wanted - set(states))
+    check_recorded(model, layer_indices, states)
+    return {index: states[index] for index in layer_indices}
+
+
+def empty_states(key: torch.Tensor, value: torch.Tensor, samples: int) -> LayerStates:
+    """Return room for `samples` tokens of keys `[1, Hkv, T, Dk]` and values `[1, Hkv, T, Dv]`, moments 0.
+
+    Allocated once: small tensors kept from every window would leave holes all over the heap.
+    """
+    heads, dim = key.shape[1], key.shape[-1]
+    return LayerStates(
+        key.new_empty(heads, samples, dim),
+        value.new_empty(heads, samples, value.shape[-1]),
+        torch.zeros(heads, dim, device=key.device),
+        torch.zeros(heads, dim, dim, device=key.device),
+    )
+
+
+def check_recorded(model: PreTrainedModel, layer_indices: Iterable[int], states: Mapping[int, LayerStates]) -> None:
+    """Raise UnsupportedModelError unless every layer was recorded."""
+    missing = sorted(set(layer_indices) - set(states))
     if missing:
-        raise ValueError(
+        raise UnsupportedModelError(
             f"Layers {missing} of {type(model).__name__} never called their attention through transformers' attention "
             "interface; this model is not supported."
         )
-    return {index: states[index] for index in layer_indices}
 
 
 def sample_tokens(count: int, eligible: int, num_samples: int, generator: torch.Generator) -> list[torch.Tensor]:
@@ -122,6 +137,11 @@ def sample_tokens(count: int, eligible: int, num_samples: int, generator: torch.
 
 
 def group_moment(query: torch.Tensor, heads: int) -> torch.Tensor:
-    """Return the mean of `q q^T` over tokens and the query heads `[1, Hq, T, D]` of each key/value head, float32."""
+    """Return the mean of `q q^T` over the tokens and query heads of each key/value head, float32 `[Hkv, Dk, Dk]`.
+
+    Args:
+        query: `[1, Hq, T, Dk]`.
+        heads: Hkv, key/value heads.
+    """
     rows = query.float().reshape(heads, -1, query.shape[-1])
     return rows.transpose(1, 2) @ rows / rows.shape[1]

@@ -1,9 +1,9 @@
 # SPDX-FileCopyrightText: 2026 The vecinfer_hf authors
 # SPDX-License-Identifier: Apache-2.0
-"""Text that can only be predicted by looking far back: facts scattered over a text, and asked for at its end.
+"""Needle-style text: made-up facts scattered over ordinary text, and questions about all of them at its end.
 
-Owns the making of such windows. Ordinary text hardly ever asks for an exact number from thousands of tokens ago, so
-a codebook calibrated on it alone spends nothing on what finds one.
+Owns the making of such windows. Ordinary text rarely asks for an exact number from thousands of tokens ago, so a
+codebook calibrated on it alone spends no bits on finding one.
 """
 
 from __future__ import annotations
@@ -14,7 +14,11 @@ from typing import Any
 
 import torch
 
+from ..errors import ConfigError
 
+
+RETRIEVAL_FRACTION = 0.5
+"""Default fraction of windows with facts, where a recipe reads gradients."""
 _SYLLABLES = (
     "ba", "cor", "del", "fen", "gar", "hol", "im", "jo", "kel", "lu", "mar", "nim", "or", "pas", "qui", "ros", "sel",
     "tam", "ul", "ver", "wil", "yan", "zor",
@@ -37,37 +41,37 @@ _FACTS = (
     ("The parcel for {key} weighs {value} grams.", "How many grams does the parcel for {key} weigh? {value}"),
     ("Question: who is {key}? Answer: {value}.", "Question: who is {key}? Answer: {value}."),
 )
-"""A fact as it is told and as it is asked for; the answer comes last or nearly so."""
+"""Statement and question of a fact; the answer comes last or nearly so."""
 _TOKENS_PER_FACT = 128
-"""One fact for so many tokens of a window; with its question it takes about a quarter of them."""
+"""Tokens of a window per fact; fact and question together take about a quarter of them."""
 MIN_LENGTH = 4 * _TOKENS_PER_FACT
 """Shorter windows hold too few facts, and little text between them."""
 
 
-def recall_windows(
+def retrieval_windows(
     tokenizer: Any, filler: torch.Tensor, length: int, count: int, seed: int = 0, prefix: int = 0
 ) -> torch.Tensor:
-    """Return windows of ordinary text with facts scattered over it, all of them asked for at the end.
+    """Return windows of ordinary text with facts scattered over it and a question about each at the end.
 
-    Names and values are drawn at random, so that nothing but the fact itself tells the answer. A window keeps to a
-    few forms of facts, so that names have to be told apart.
+    Names and values are drawn at random, so that only the fact itself tells the answer. A window uses one to three
+    forms of facts, so that a question matches several facts in form and one in name.
 
     Args:
         tokenizer: the model's tokenizer.
         filler: int64 `[windows, T]`, text between the facts; where it is shorter than needed it is repeated.
         length: tokens per window, at least `MIN_LENGTH`.
         count: windows.
-        seed: seed of all that is drawn.
-        prefix: first tokens of every window of the filler that every window has to begin with.
+        seed: seed of all draws.
+        prefix: first tokens of every filler window that every new window begins with, and that stand nowhere else.
 
     Returns:
         int64 `[count, length]`.
 
     Raises:
-        ValueError: if the windows are shorter.
+        ConfigError: if the windows are shorter.
     """
     if length < MIN_LENGTH:
-        raise ValueError(f"Windows with facts have {length} tokens; they need {MIN_LENGTH} or more.")
+        raise ConfigError(f"Windows with facts have {length} tokens; they need {MIN_LENGTH} or more.")
     draw = random.Random(seed)
 
     def encode(text: str) -> list[int]:
@@ -79,6 +83,7 @@ def recall_windows(
 def _window(
     draw: random.Random, encode: Callable[[str], list[int]], filler: torch.Tensor, length: int, prefix: int
 ) -> torch.Tensor:
+    """Return one window, int64 `[length]`; arguments as for `retrieval_windows`, `encode` from text to ids."""
     forms = draw.sample(_FACTS, draw.randint(1, 3))
     told, asked, names, spent = [], [], set(), 0
     while len(told) < length // _TOKENS_PER_FACT:
@@ -107,7 +112,7 @@ def _window(
 
 
 def _name(draw: random.Random) -> str:
-    """A name that no text has: a made-up word, two things, or a number of an article."""
+    """Return a name that no text has: a made-up word, two things, or a thing with a number."""
     kind = draw.randrange(4)
     if kind == 0:
         return draw.choice(_THINGS) + "-" + draw.choice(_THINGS)
@@ -118,7 +123,7 @@ def _name(draw: random.Random) -> str:
 
 
 def _value(draw: random.Random) -> str:
-    """Mostly numbers; also words and identifiers."""
+    """Return a value: mostly a number, else two words, a hexadecimal number or a date."""
     kind = draw.randrange(6)
     if kind == 0:
         return f"{draw.choice(_THINGS)} {draw.choice(_THINGS)}"

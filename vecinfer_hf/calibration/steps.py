@@ -65,15 +65,14 @@ def fit(
     title: str,
 ) -> dict[int, LayerCodebook]:
     """Return the layers' codebooks, fitted by the config's recipe to the given formats."""
-    heads = next(iter(states.values())).keys.shape[0]
-    rounds = sum(fmt.num_codes for pair in formats.values() for fmt in pair) * heads * config.num_iterations
+    problems = sum(fmt.num_codes * len(states[index].keys) for index, pair in formats.items() for fmt in pair)
     return fit_layers(
         states,
         formats,
         recipe=config.recipe,
         num_iterations=config.num_iterations,
         seed=config.seed,
-        progress=bar(title, rounds),
+        progress=bar(title, problems * config.num_iterations),
     )
 
 
@@ -85,8 +84,8 @@ def allocate(
     for bits in CANDIDATE_BITS:
         formats = dict.fromkeys(states, (parse_format(bits), parse_format(bits)))
         candidates[bits] = fit(states, formats, config, bar, f"Fitting {bits} bit")
-    predicted = config.recipe == "default" and model.device.type == "cpu"
-    if predicted:
+    measured = measures_sensitivity(model, config)
+    if not measured:
         sensitivity = predicted_sensitivity(states, candidates)
     else:
         pieces = text.some_pieces(max(1, _SENSITIVITY_TOKENS // text.pieces.shape[1]))
@@ -100,7 +99,12 @@ def allocate(
             progress=bar("Measuring sensitivity", 2 * len(states) * len(CANDIDATE_BITS)),
         )
     layers = mix_sides(candidates, allocate_bits(sensitivity, config.allocate))
-    return layers, {"sensitivity": sensitivity, "sensitivity_by": "gradients" if predicted else "measurement"}
+    return layers, {"sensitivity": sensitivity, "sensitivity_by": "measurement" if measured else "gradients"}
+
+
+def measures_sensitivity(model: PreTrainedModel, config: CalibrationConfig) -> bool:
+    """Return True if `allocate` measures on text; on a CPU the gradients of "default" predict instead."""
+    return config.recipe != "default" or model.device.type != "cpu"
 
 
 def refine_layers(

@@ -9,7 +9,7 @@ import sys
 
 import typer
 
-from . import bench, calibrate, convert, demo, doctor, evaluate, generate, hub, inspect, plan
+from . import bench, calibrate, convert, doctor, evaluate, generate, hub, inspect, plan
 from .console import errors
 
 
@@ -20,7 +20,6 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-app.command()(demo.demo)
 app.command()(calibrate.calibrate)
 app.command()(generate.generate)
 app.command()(evaluate.evaluate)
@@ -41,13 +40,18 @@ def main(arguments: list[str] | None = None) -> None:
         arguments: the words after `vecinfer`; default those of the process. `VECINFER_TRACEBACK=1` in the environment
             shows where an error came from.
     """
+    run(app, arguments)
+
+
+def run(command: typer.Typer, arguments: list[str] | None = None) -> None:
+    """Run a Typer application and exit as `main` does."""
     try:
-        app(args=arguments)
+        command(args=arguments)
     except (ValueError, OSError, RuntimeError, ImportError) as error:
         if os.environ.get("VECINFER_TRACEBACK"):
             raise
         # Some libraries explain at length over several lines.
-        errors.print(f"vecinfer: {' '.join(str(error).split())}", style="red", markup=False, soft_wrap=True)
+        errors.print(f"{command.info.name}: {' '.join(str(error).split())}", style="red", markup=False, soft_wrap=True)
         sys.exit(2)
 
 

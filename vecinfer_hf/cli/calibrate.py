@@ -10,8 +10,8 @@ from typing import Annotated
 
 import typer
 
-from ..assets import load_text
 from ..calibration import calibrate as make_codebook
+from ..calibration.text import EXCERPTS, load_text
 from ..calibration_config import CalibrationConfig
 from ..config import SINK_CHOICES
 from .console import output
@@ -37,7 +37,10 @@ def calibrate(
     output_directory: Annotated[Path, typer.Option("--output", "-o", help="Directory for the codebook.")],
     text: Annotated[
         list[str] | None,
-        typer.Option(help="Text file or a known text; may be given several times; default persuasion-excerpt."),
+        typer.Option(
+            help=f"Text file, - for standard input, or an excerpt that comes along ({', '.join(EXCERPTS)}); "
+            f"repeatable; default {EXCERPTS[0]}."
+        ),
     ] = None,
     key_bits: Annotated[str, typer.Option(help="Bits per key element: 4, 2, 1.5, 1.25, 1 or a format name.")] = "2",
     value_bits: Annotated[str, typer.Option(help="Bits per value element, likewise.")] = "2",
@@ -105,8 +108,11 @@ def calibrate(
         separator_fraction=separator_fraction,
     )
     _check_output(output_directory)
-    texts = {name: load_text(name) for name in text or ["persuasion-excerpt"]}
+    texts = {name: load_text(name) for name in text or EXCERPTS[:1]}
     loaded, tokenizer = load_model(model, dtype, device)
+    if Path(model).is_dir():
+        # Otherwise the codebook would name a directory of this machine.
+        loaded.config._name_or_path = Path(model).absolute().name
     codebook = make_codebook(loaded, tokenizer, texts, config)
     codebook.save_pretrained(output_directory)
     print_codebook(codebook)

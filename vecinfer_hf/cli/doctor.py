@@ -10,7 +10,6 @@ from typing import Any
 
 import torch
 
-from ..assets import cache_directory
 from ..codebook.shipped import shipped_names
 from ..version import __version__
 from .console import output, print_json, print_table
@@ -23,20 +22,19 @@ PACKAGES = ("torch", "transformers", "kernels", "huggingface-hub", "accelerate",
 def examine() -> dict[str, Any]:
     """Return versions, devices, kernel candidates with the reason each was passed over, and the hooks' self-check."""
     from ..integration.registration import self_check
-    from ..ops import kernels
+    from ..ops.kernel_loader import kernel_candidates, load_kernels
 
     return {
         "vecinfer-hf": __version__,
         "python": platform.python_version(),
         **{name: metadata.version(name) for name in PACKAGES},
         "devices": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())] or ["cpu"],
-        "kernels_loaded": kernels.load_kernels() is not None,
+        "kernels_loaded": load_kernels() is not None,
         "kernel_candidates": [
-            {"source": candidate.source, "reason": candidate.reason} for candidate in kernels.kernel_candidates()
+            {"source": candidate.source, "reason": candidate.reason} for candidate in kernel_candidates()
         ],
         "self_check": self_check(),
         "shipped_codebooks": shipped_names(),
-        "cache_directory": str(cache_directory()),
     }
 
 

@@ -7,21 +7,17 @@ from __future__ import annotations
 from typing import Annotated
 
 import torch
+import transformers
 import typer
 from rich.status import Status
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging
 
-from ..assets import SMOLLM2_NAME, SPLIT_MODELS, smollm2_directory, split_model_directory
+from ..version import __version__
 from .console import errors
 
 
-DEMO_MODEL = "smollm2"
-
-Model = Annotated[
-    str,
-    typer.Argument(help=f"Hub id or directory of the model, or one of {', '.join((DEMO_MODEL, *SPLIT_MODELS))}."),
-]
+Model = Annotated[str, typer.Argument(help="Hub id or directory of the model.")]
 CodebookName = Annotated[
     str, typer.Option("--codebook", "-c", help="Codebook: a directory, a shipped name or a Hub repository.")
 ]
@@ -34,13 +30,29 @@ Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, ...; defaul
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
 
 
-def model_source(name: str) -> tuple[str, str | None]:
-    """Return what `from_pretrained` takes for a model the user named, and the name of a model known by a short one."""
-    if name == DEMO_MODEL:
-        return str(smollm2_directory()), SMOLLM2_NAME
-    if name in SPLIT_MODELS:
-        return str(split_model_directory(name)), SPLIT_MODELS[name].name
-    return name, None
+def usable_device(name: str | None) -> torch.device:
+    """Return the device a user named, by default the GPU if there is one.
+
+    Raises:
+        ValueError: if it cannot be used here.
+    """
+    name = name or ("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        return torch.empty(0, device=name).device
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(f"--device is {name!r}, which cannot be used here: {error}") from error
+
+
+def model_dtype(name: str) -> torch.dtype:
+    """Return the dtype of a name.
+
+    Raises:
+        ValueError: if it is none.
+    """
+    found = getattr(torch, name, None)
+    if not isinstance(found, torch.dtype):
+        raise ValueError(f"--dtype is {name!r}; use float32, bfloat16, float16 or auto.")
+    return found
 
 
 def load_model(
@@ -51,24 +63,25 @@ def load_model(
     Raises:
         ValueError: for an unknown dtype or a device that does not exist.
     """
-    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    place = usable_device(device)
     if dtype is None:
-        dtype = "float32" if device == "cpu" else "auto"
-    if dtype != "auto" and not isinstance(getattr(torch, dtype, None), torch.dtype):
-        raise ValueError(f"--dtype is {dtype!r}; use float32, bfloat16, float16 or auto.")
-    try:
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise ValueError(f"--device is {device!r}, which cannot be used here: {error}") from error
+        dtype = "float32" if place.type == "cpu" else "auto"
+    wanted = dtype if dtype == "auto" else model_dtype(dtype)
     logging.disable_progress_bar()
     with Status(f"Loading {name}", console=errors):
-        directory, known_name = model_source(name)
-        tokenizer = AutoTokenizer.from_pretrained(directory)
-        model = AutoModelForCausalLM.from_pretrained(directory, dtype=dtype).to(device).eval()
-    if known_name:
-        # Otherwise what is made from it would name a directory of this machine.
-        model.config._name_or_path = known_name
+        tokenizer = AutoTokenizer.from_pretrained(name)
+        model = AutoModelForCausalLM.from_pretrained(name, dtype=wanted).to(place).eval()
     return model, tokenizer
+
+
+def machine(device: torch.device) -> dict[str, str]:
+    """Return what figures are measured with: the device and the versions."""
+    return {
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+        "vecinfer_hf": __version__,
+    }
 
 
 def cache_options(

@@ -16,7 +16,7 @@ from ..cache.planner import stock_plan, vecinfer_plan, weight_bytes
 from ..calibration_config import CalibrationConfig
 from ..model_info import full_attention_layers
 from .console import print_json, print_table, size
-from .loading import AsJson, Model, model_source
+from .loading import AsJson, Model
 
 
 _UNITS = {"gb": 1000**3, "gib": 1024**3, "mb": 1000**2, "mib": 1024**2}
@@ -50,7 +50,7 @@ def plan(
     Only the model's config is read. The numbers are arithmetic on the storage formats, which the tests compare with
     allocated caches; how much `reserve` a prompt needs depends on the model and on how it is prefilled.
     """
-    config = AutoConfig.from_pretrained(model_source(model)[0])
+    config = AutoConfig.from_pretrained(model)
     dtype = torch.bfloat16
     weights = weight_bytes(config, dtype)
     budget = parse_memory(gpu_memory) - weights - parse_memory(reserve)

@@ -27,7 +27,7 @@ TENSORS_NAME = "codebook.safetensors"
 MAX_CONFIG_BYTES = 16 << 20
 MAX_TENSORS_BYTES = 4 << 30
 """The largest codebook in sight (80 layers, 8 heads of 128, full matrices) has 0.2 GB."""
-_TRIES = 5
+_TRIES = 100
 Content = TypeVar("Content")
 
 
@@ -123,19 +123,12 @@ def _tensors_path(directory: Path, description: Description, check_hash: bool = 
             raise CodebookError(
                 f"{place} has more than {MAX_TENSORS_BYTES} bytes, which no codebook needs; download it again."
             )
-        if sha256 is None or not check_hash or _sha256_of(place) == sha256:
+        if sha256 is None or not check_hash or file_digest(place, hashlib.sha256()) == sha256:
             return place
     raise CodebookError(
-        f"{places[0]} has the SHA-256 {_sha256_of(places[0])}, but {CONFIG_NAME} names {sha256}: the two do not "
-        "belong together, or the tensors are damaged. Download or calibrate the codebook again."
+        f"{places[0]} has another SHA-256 than {CONFIG_NAME} names, {sha256}: the two do not belong together, or the "
+        "tensors are damaged. Download or calibrate the codebook again."
     )
-
-
-def _sha256_of(path: Path) -> str:
-    try:
-        return file_digest(path, hashlib.sha256())
-    except OSError as error:
-        raise CodebookError(f"{path} cannot be read ({error}); check its permissions or download it again.") from error
 
 
 def _check_promises(forms: dict[int, LayerForm], description: Description, path: Path) -> None:
@@ -157,23 +150,32 @@ def _words(form: LayerForm) -> str:
 
 def _undisturbed(load: Callable[[], Content], directory: Path) -> Content:
     """Return `load()`, repeated while another process replaces the codebook in between."""
-    path = directory / CONFIG_NAME
     for _ in range(_TRIES):
-        before = _content(path)
+        before = _state(directory)
         try:
             loaded = load()
-        except CodebookError:
-            if _content(path) == before:
+        except (CodebookError, OSError) as error:
+            if _state(directory) != before:
+                continue
+            if isinstance(error, CodebookError):
                 raise
-        else:
-            if _content(path) == before:
-                return loaded
+            raise CodebookError(
+                f"{directory} cannot be read ({error}); check its permissions or download it again."
+            ) from error
+        if _state(directory) == before:
+            return loaded
     raise CodebookError(f"{directory} was saved to by another process at every try; load it when that has ended.")
 
 
-def _content(path: Path) -> Any:
-    """Return the bytes of a file, or None if it cannot be read."""
+def _state(directory: Path) -> tuple[Any, ...]:
+    """Return what every save changes: the content of config.json, and which file the tensors are."""
+    config, tensors = directory / CONFIG_NAME, directory / TENSORS_NAME
     try:
-        return path.read_bytes() if path.stat().st_size <= MAX_CONFIG_BYTES else None
+        content = config.read_bytes() if config.stat().st_size <= MAX_CONFIG_BYTES else None
     except OSError:
-        return None
+        content = None
+    try:
+        found = tensors.stat()
+    except OSError:
+        return (content,)
+    return content, found.st_ino, found.st_mtime_ns, found.st_size

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from ..model_info import HeadShape
 from ..quantization.formats import CodeFormat
-from ..quantization.packing import TILE, plane_bytes
+from ..quantization.packing import TILE, bytes_per_tile
 from .tensors import MATRIX, LayerForm
 
 
@@ -20,10 +20,7 @@ def bytes_per_token(shape: HeadShape, formats: tuple[CodeFormat, CodeFormat]) ->
         shape: the layer's heads.
         formats: its key and value format.
     """
-    key_format, value_format = formats
-    tile = plane_bytes(key_format, shape.key_head_dim, "key") * key_format.num_codes
-    tile += plane_bytes(value_format, shape.value_head_dim, "value") * value_format.num_codes
-    return shape.num_key_value_heads * tile / TILE
+    return shape.num_key_value_heads * bytes_per_tile(*formats, shape.key_head_dim, shape.value_head_dim) / TILE
 
 
 def layer_nbytes(shape: HeadShape, form: LayerForm) -> int:

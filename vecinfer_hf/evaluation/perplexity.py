@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass
 from itertools import pairwise
 
 import torch
-from transformers import Cache, DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import Cache, DynamicCache, PreTrainedModel
 
 from ..cache.cache import VecInferCache
 from ..cache.online_codebook import ONLINE
@@ -87,40 +87,6 @@ class PerplexityResult:
     def to_dict(self) -> dict[str, float | int | str]:
         """Return all fields as plain JSON values."""
         return asdict(self)
-
-
-def text_windows(
-    tokenizer: PreTrainedTokenizerBase, text: str, window_length: int, max_windows: int | None = None
-) -> torch.Tensor:
-    """Return windows of a text as token ids: whole ones that do not overlap, spread evenly over the text.
-
-    Each begins with the tokenizer's beginning-of-text token if the tokenizer adds one by itself.
-
-    Args:
-        tokenizer: the model's tokenizer.
-        text: plain text.
-        window_length: tokens per window.
-        max_windows: at most this many; default as many as the text has.
-
-    Returns:
-        int64 `[windows, window_length]`.
-
-    Raises:
-        ValueError: if the text is shorter than one window.
-    """
-    first = tokenizer("")["input_ids"][:1]
-    bos = first if first and first[0] == tokenizer.bos_token_id else []
-    ids = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
-    length = window_length - len(bos)
-    available = len(ids) // length if length > 0 else 0
-    if available == 0:
-        raise ValueError(
-            f"The text has {len(ids)} tokens, but one window needs {window_length}; use a longer text or a smaller "
-            "window."
-        )
-    count = min(available, max_windows or available)
-    starts = [(index * available // count) * length for index in range(count)]
-    return torch.tensor([bos + ids[start : start + length] for start in starts])
 
 
 class _Side:

@@ -21,9 +21,9 @@ from transformers.utils import logging
 
 from ..codebook.files import CONFIG_NAME, MAX_CONFIG_BYTES, MAX_TENSORS_BYTES, TENSORS_NAME, file_digest
 from ..codebook.saving import README_NAME
-from ..errors import CodebookHubError, ConfigError
+from ..errors import CodebookHubError, ConfigError, unreachable
 from ..version import __version__
-from .errors import explained, unreachable, with_retries
+from .errors import explained, with_retries
 
 
 logger = logging.get_logger(__name__)

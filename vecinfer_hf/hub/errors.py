@@ -8,10 +8,8 @@ Owns the mapping from the clients' exceptions to waits and messages; hub.py owns
 from __future__ import annotations
 
 import errno
-import importlib
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from typing import TypeVar
 
 from huggingface_hub.errors import (
@@ -24,7 +22,7 @@ from huggingface_hub.errors import (
 )
 from transformers.utils import logging
 
-from ..errors import CodebookHubError
+from ..errors import TRANSIENT, CodebookHubError, status_of, unreachable
 
 
 logger = logging.get_logger(__name__)
@@ -35,7 +33,6 @@ FIRST_WAIT = 1.0
 """Seconds before the second try; doubled for each further one, unless the Hub says when to come back."""
 LONGEST_WAIT = 60.0
 
-_TRANSIENT = (408, 429, 500, 502, 503, 504)
 _DISK = {
     errno.ENOSPC: "the disk is full; free some space",
     errno.EDQUOT: "the disk quota is used up; free some space",
@@ -46,38 +43,7 @@ _DISK = {
 }
 
 
-def transport_errors() -> tuple[type[Exception], ...]:
-    """Return the exception types of a connection that failed; huggingface_hub changed its HTTP library at 2.0."""
-    found: list[type[Exception]] = [OfflineModeIsEnabled]
-    for name in ("httpx2", "httpx"):
-        with suppress(ImportError):
-            found.append(importlib.import_module(name).TransportError)
-    return tuple(found)
-
-
-def status_of(error: BaseException | None) -> int | None:
-    """Return the HTTP status behind an exception or the causes of it, if there is one."""
-    while error is not None:
-        response = getattr(error, "response", None)
-        if response is not None:
-            return response.status_code
-        error = error.__cause__
-    return None
-
-
-def unreachable(error: BaseException | None) -> bool:
-    """Return whether the Hub did not answer, or answered that it cannot now."""
-    status = status_of(error)
-    if status is not None:
-        return status in _TRANSIENT
-    while error is not None:
-        if isinstance(error, transport_errors()):
-            return True
-        error = error.__cause__
-    return False
-
-
-def with_retries(call: Callable[[], Result], *, statuses: tuple[int, ...] = _TRANSIENT) -> Result:
+def with_retries(call: Callable[[], Result], *, statuses: tuple[int, ...] = TRANSIENT) -> Result:
     """Return `call()`, trying again when the connection fails or the Hub answers with one of `statuses`."""
     wait = FIRST_WAIT
     for left in range(TRIES - 1, -1, -1):

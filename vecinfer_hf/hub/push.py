@@ -21,10 +21,10 @@ from transformers.utils import logging
 
 from ..codebook.saving import GENERATED, README_NAME
 from ..config import StoredOptions
-from ..errors import CodebookHubError
+from ..errors import CodebookHubError, transport_errors
 from .card import ERROR_PLOT, codebook_card, draw_errors, repository_card
 from .download import check_names, hub_api
-from .errors import explained, transport_errors, with_retries
+from .errors import explained, with_retries
 from .metadata import base_model_id, describe, licence_of, listed_entries
 
 

@@ -20,11 +20,10 @@ from transformers.utils import logging
 
 from ..codebook.files import load_forms
 from ..codebook.shipped import shipped_codebooks, shipped_names
-from ..errors import CodebookError
+from ..errors import CodebookError, transport_errors
 from ..model_info import check_identity, model_identity
 from ..quantization.formats import mean_bits, parse_format
 from .download import hub_api
-from .errors import transport_errors
 from .metadata import TAGS
 
 

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import torch
 
-from .types import CacheBuffers
+from .types import Buffers
 
 
 CODE_BLOCK = 4096
@@ -25,8 +25,8 @@ class Block(NamedTuple):
     """Some keys and values and who may see them.
 
     Args:
-        keys: `[B, Hkv, N, D]`.
-        values: `[B, Hkv, N, D]`.
+        keys: `[B, Hkv, N, Dk]`.
+        values: `[B, Hkv, N, Dv]`.
         token_index: int64 `[B, N]`, the row's own index of each token; negative for an empty place.
     """
 
@@ -36,16 +36,14 @@ class Block(NamedTuple):
 
 
 def cache_blocks(
-    buffers: CacheBuffers,
-    residual_length: int,
+    buffers: Buffers,
     read_codes: Callable[[int, int], tuple[torch.Tensor, torch.Tensor]],
     code_length: int,
 ) -> Iterator[Block]:
-    """Yield everything a layer has stored: sinks, codes in blocks of 4096, window.
+    """Yield everything a layer has stored: sinks, codes in blocks of 4096, ring.
 
     Args:
         buffers: the layer's storage.
-        residual_length: size R of the full ring.
         read_codes: `(start, length) -> keys, values`, the dequantized code slots.
         code_length: the largest number of coded tokens of any row (host side).
     """
@@ -61,14 +59,14 @@ def cache_blocks(
         index = torch.arange(start, start + length, device=device).unsqueeze(0)
         keys, values = read_codes(start, length)
         yield Block(keys, values, torch.where(index < quantized, index + num_sinks, -1))
-    capacity = buffers.window_keys.shape[2]
-    if capacity:
-        # Slot j holds the youngest n with n % R == j, if it is in the window at all.
-        last = lengths - num_sinks - 1
-        slot = torch.arange(capacity, device=device).unsqueeze(0)
-        index = last - (last - slot) % residual_length
-        valid = (index >= quantized) & (index >= 0) & (last >= 0)
-        yield Block(buffers.window_keys, buffers.window_values, torch.where(valid, index + num_sinks, -1))
+    # Slot j of the ring holds the youngest n with n % C == j, if it is there at all. An empty ring is yielded too: it
+    # tells the head sizes.
+    slots = buffers.ring_keys.shape[2]
+    last = lengths - num_sinks - 1
+    slot = torch.arange(slots, device=device).unsqueeze(0)
+    index = last - (last - slot) % max(slots, 1)
+    valid = (index >= quantized) & (index >= 0) & (last >= 0)
+    yield Block(buffers.ring_keys, buffers.ring_values, torch.where(valid, index + num_sinks, -1))
 
 
 def blockwise_attention(
@@ -77,21 +75,21 @@ def blockwise_attention(
     query_index: torch.Tensor,
     softmax_scale: float,
     softcap: float = 0.0,
-    attention_sinks: torch.Tensor | None = None,
+    sink_logits: torch.Tensor | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Return causal attention over all blocks, computed in float32 whatever the inputs' dtype.
 
     Args:
-        query: `[B, Hq, Tq, D]`; query head `i` reads key/value head `i // (Hq / Hkv)`.
+        query: `[B, Hq, Tq, Dk]`; query head `i` reads key/value head `i // (Hq / Hkv)`.
         blocks: the keys and values; a place with negative token index is never seen.
         query_index: int64 `[B, Tq]`, the row's own token index of each query: it sees tokens up to that index.
         softmax_scale: factor on `q . k`.
         softcap: scores become `softcap * tanh(score / softcap)`; 0 for none.
-        attention_sinks: `[Hq]`, one extra logit per head without a value, or None.
+        sink_logits: `[Hq]`, one extra logit per head without a value, or None.
 
     Returns:
-        float32 `[B, Hq, Tq, D]` and the natural log-sum-exp, float32 `[B, Hq, Tq]` (sinks included). A query that sees
-        nothing gets 0 and -inf.
+        float32 `[B, Hq, Tq, Dv]` and the natural log-sum-exp, float32 `[B, Hq, Tq]` (sink logits included). A query
+        that sees nothing gets 0 and -inf. Without any block `Dv` is taken to be `Dk`.
     """
     batch, query_heads, queries, head_dim = query.shape
     maximum = total = output = None
@@ -102,7 +100,7 @@ def blockwise_attention(
         if maximum is None:
             maximum = rows.new_full((batch, kv_heads, group, queries), float("-inf"))
             total = torch.zeros_like(maximum)
-            output = torch.zeros_like(rows)
+            output = rows.new_zeros(*maximum.shape, values.shape[3])
         step = max(1, SCORE_ELEMENTS // max(1, batch * query_heads * queries))
         for start in range(0, keys.shape[2], step):
             part_keys = keys[:, :, start : start + step].float().unsqueeze(2)
@@ -123,12 +121,12 @@ def blockwise_attention(
             maximum = new_maximum
     if maximum is None:
         return torch.zeros_like(query, dtype=torch.float32), query.new_full(query.shape[:3], float("-inf")).float()
-    if attention_sinks is not None:
-        logits = attention_sinks.float().view(1, maximum.shape[1], -1, 1)
+    if sink_logits is not None:
+        logits = sink_logits.float().view(1, maximum.shape[1], -1, 1)
         new_maximum = torch.maximum(maximum, logits)
         decay = torch.exp(maximum - new_maximum)
         total = total * decay + torch.exp(logits - new_maximum)
         output, maximum = output * decay.unsqueeze(-1), new_maximum
     result = torch.where(total.unsqueeze(-1) > 0, output / total.unsqueeze(-1), 0.0)
     lse = maximum + total.log()
-    return result.reshape(batch, query_heads, queries, head_dim), lse.reshape(batch, query_heads, queries)
+    return result.reshape(batch, query_heads, queries, -1), lse.reshape(batch, query_heads, queries)

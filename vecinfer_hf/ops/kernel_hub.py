@@ -3,7 +3,7 @@
 """The compiled kernels from the Hugging Face kernel hub: a pinned version of one trusted repository, also offline.
 
 Owns the download and what has to be done around the `kernels` library so that it works without a network afterwards.
-kernels.py decides when the hub is asked at all.
+kernel_loader.py decides when the hub is asked at all.
 """
 
 from __future__ import annotations
@@ -16,6 +16,8 @@ from types import ModuleType
 
 from huggingface_hub import HfApi, constants
 from huggingface_hub.errors import OfflineModeIsEnabled
+
+from ..errors import unreachable
 
 
 def fetch_kernel(repo_id: str, version: int, *, lockfile: str | Path | None = None) -> ModuleType:
@@ -47,8 +49,6 @@ def fetch_kernel(repo_id: str, version: int, *, lockfile: str | Path | None = No
         pin = {"version": version} if commit is None else {"revision": commit}
         module = kernels.get_kernel(repo_id, trust_remote_code=[repo_id], **pin)
     except Exception as error:
-        from ..hub.errors import unreachable
-
         if unreachable(error) and not isinstance(error, OfflineModeIsEnabled):
             try:
                 return _from_cache(repo_id, version, commit)

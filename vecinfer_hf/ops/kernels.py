@@ -1,93 +1,33 @@
 # SPDX-FileCopyrightText: 2026 The vecinfer_hf authors
 # SPDX-License-Identifier: Apache-2.0
-"""The compiled operators: where they are looked for, why a place was passed over, and the calls into them.
+"""The calls into the compiled operators, and what these support.
 
-Owns the search and the adapters from our tuples to the kernels' flat arguments. What the operators do is said in
-reference.py; kernel_hub.py downloads. The `kernels` library is called directly, never through transformers, whose
-wrapper accepts only some of its versions.
+Owns the adapters from our tuples to the kernels' flat arguments. What the operators do is said in reference.py;
+kernel_loader.py finds the kernels. torch.compile traces these functions down to the kernels' own operators.
 """
 
 from __future__ import annotations
 
-import json
-import os
-import threading
-from collections.abc import Callable, Iterator
-from pathlib import Path
 from types import ModuleType
-from typing import NamedTuple
 
 import torch
 
+from ..errors import BackendError
 from ..quantization.formats import CodeFormat
-from .types import CacheBuffers, LayerCodebook
+from .kernel_loader import kernel_candidates, load_kernels
+from .types import Buffers, LayerCodebook
 
 
-__all__ = [
-    "KernelCandidate",
-    "append",
-    "decode_attention",
-    "dequantize",
-    "kernel_candidates",
-    "load_kernels",
-    "quantize",
-    "supports",
-]
+__all__ = ["append", "decode_attention", "dequantize", "quantize", "why_unsupported"]
 
-REPOSITORY = "vecinfer/vecinfer-attention"
-VERSION = 1
-OPERATORS = ("append", "decode_attention", "dequantize", "quantize")
 HEAD_DIMS = (64, 80, 96, 128, 256)
 MAX_GROUP = 16
 MIN_CAPABILITY = (8, 0)
 
-_PACKAGE = Path(__file__).resolve().parents[1]
 
-
-class KernelCandidate(NamedTuple):
-    """A place where compiled kernels were looked for.
-
-    Args:
-        source: the place, in words.
-        taken: whether its kernels are in use.
-        reason: why it was passed over; empty if it was taken.
-    """
-
-    source: str
-    taken: bool
-    reason: str
-
-
-class _Passed(Exception):
-    """A place has no kernels for us; the message is the reason."""
-
-
-class _Found(NamedTuple):
-    module: ModuleType | None
-    candidates: tuple[KernelCandidate, ...]
-
-
-_found: _Found | None = None
-_lock = threading.Lock()
-
-
-def load_kernels() -> ModuleType | None:
-    """Return the module of the compiled operators, searched for once per process, or None.
-
-    In this order: the path in VECINFER_KERNEL_PATH, LOCAL_KERNELS (the `kernels` library's own), the build beside the
-    package, and, where there is a CUDA device, the kernel hub at the commit pinned by the package's `kernels.lock` or
-    by the one that VECINFER_KERNELS_LOCK names. `kernel_candidates` says why not.
-    """
-    return _search().module
-
-
-def kernel_candidates() -> list[KernelCandidate]:
-    """Return every place that was tried, in order; at most the last one is taken."""
-    return list(_search().candidates)
-
-
-def supports(
-    head_dim: int,
+def why_unsupported(
+    key_head_dim: int,
+    value_head_dim: int,
     group: int,
     dtype: torch.dtype,
     key_format: CodeFormat,
@@ -97,7 +37,8 @@ def supports(
     """Return why the compiled operators cannot serve such a layer, or None if they can.
 
     Args:
-        head_dim: elements per head.
+        key_head_dim: elements of a query or key.
+        value_head_dim: elements of a value.
         group: query heads per key/value head.
         dtype: dtype of queries, keys and values.
         key_format: code format of the keys.
@@ -106,15 +47,17 @@ def supports(
     """
     if device.type != "cuda":
         return f"the compiled kernels need a CUDA device, not {device.type}"
-    if head_dim not in HEAD_DIMS:
-        return f"head_dim {head_dim} is not compiled; {', '.join(map(str, HEAD_DIMS))} are"
+    if value_head_dim != key_head_dim:
+        return f"values have head_dim {value_head_dim} and keys {key_head_dim}; the compiled kernels need equal ones"
+    if key_head_dim not in HEAD_DIMS:
+        return f"head_dim {key_head_dim} is not compiled; {', '.join(map(str, HEAD_DIMS))} are"
     if not 1 <= group <= MAX_GROUP:
         return f"{group} query heads per key/value head are not supported; 1 to {MAX_GROUP} are"
     if dtype not in (torch.bfloat16, torch.float16):
         return f"{dtype} is not supported; torch.bfloat16 and torch.float16 are"
     for fmt in (key_format, value_format):
-        if head_dim % fmt.subvector_dim:
-            return f"head_dim {head_dim} is not divisible by the {fmt.subvector_dim} elements of format {fmt.name}"
+        if key_head_dim % fmt.subvector_dim:
+            return f"head_dim {key_head_dim} is not divisible by the {fmt.subvector_dim} elements of format {fmt.name}"
     capability = torch.cuda.get_device_capability(device)
     if capability < MIN_CAPABILITY:
         return f"compute capability {capability[0]}.{capability[1]} is too low; 8.0 or higher is needed"
@@ -124,7 +67,7 @@ def supports(
 def quantize(
     key_states: torch.Tensor,
     value_states: torch.Tensor,
-    codes: torch.Tensor,
+    buffers: Buffers,
     starts: torch.Tensor,
     counts: torch.Tensor,
     first: torch.Tensor,
@@ -132,57 +75,53 @@ def quantize(
 ) -> None:
     """See `reference.quantize`."""
     states = _last_contiguous(key_states), _last_contiguous(value_states)
-    _module().quantize(*states, codes, starts, counts, first, *_writing(codebook))
+    _module().quantize(*states, buffers.codes, buffers.block_table, starts, counts, first, *_writing(codebook))
 
 
-def append(
-    key_states: torch.Tensor,
-    value_states: torch.Tensor,
-    buffers: CacheBuffers,
-    codebook: LayerCodebook,
-    residual_length: int,
-) -> None:
+def append(key_states: torch.Tensor, value_states: torch.Tensor, buffers: Buffers, codebook: LayerCodebook) -> None:
     """See `reference.append`; at most 16 tokens. Lengths stay on the device: no synchronization."""
     states = _last_contiguous(key_states), _last_contiguous(value_states)
-    _module().append(*states, *buffers, *_writing(codebook), residual_length)
+    _module().append(*states, *_flat(buffers), *_writing(codebook))
 
 
 def decode_attention(
     query: torch.Tensor,
-    buffers: CacheBuffers,
+    buffers: Buffers,
     codebook: LayerCodebook,
-    residual_length: int,
     softmax_scale: float,
     softcap: float = 0.0,
-    attention_sinks: torch.Tensor | None = None,
+    sink_logits: torch.Tensor | None = None,
     num_splits: int = 0,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """See `reference.decode_attention`; at most 16 query tokens."""
     return _module().decode_attention(
         _last_contiguous(query),
-        *buffers,
+        *_flat(buffers),
         *_reading(codebook),
-        residual_length,
         softmax_scale,
         softcap,
         # A model keeps them in its own dtype.
-        None if attention_sinks is None else attention_sinks.float(),
+        None if sink_logits is None else sink_logits.float(),
         num_splits,
     )
 
 
 def dequantize(
-    codes: torch.Tensor, codebook: LayerCodebook, start: int, length: int, dtype: torch.dtype
+    buffers: Buffers, codebook: LayerCodebook, start: int, length: int, dtype: torch.dtype
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """See `reference.dequantize`."""
-    return _module().dequantize(codes, *_reading(codebook), start, length, dtype)
+    # Codes and centroids alone do not tell a value's head size.
+    value_head_dim = buffers.ring_values.shape[3]
+    return _module().dequantize(
+        buffers.codes, buffers.block_table, *_reading(codebook), value_head_dim, start, length, dtype
+    )
 
 
 def _module() -> ModuleType:
     module = load_kernels()
     if module is None:
         tried = "; ".join(f"{candidate.source}: {candidate.reason}" for candidate in kernel_candidates())
-        raise RuntimeError(f"No compiled kernels were found ({tried}); use the reference operators instead.")
+        raise BackendError(f"No compiled kernels were found ({tried}); use the reference operators instead.")
     return module
 
 
@@ -190,7 +129,23 @@ def _last_contiguous(states: torch.Tensor) -> torch.Tensor:
     return states if states.stride(-1) == 1 else states.contiguous()
 
 
+def _flat(buffers: Buffers) -> tuple[torch.Tensor | None, ...]:
+    """Return the buffers in the operators' order."""
+    b = buffers
+    return (
+        b.codes,
+        b.block_table,
+        b.sink_keys,
+        b.sink_values,
+        b.ring_keys,
+        b.ring_values,
+        b.lengths,
+        b.quantized_lengths,
+    )
+
+
 def _writing(codebook: LayerCodebook) -> tuple[torch.Tensor | None, ...]:
+    """Return the tensors that quantize, in the operators' order."""
     c = codebook
     return (
         c.key_mean,
@@ -205,6 +160,7 @@ def _writing(codebook: LayerCodebook) -> tuple[torch.Tensor | None, ...]:
 
 
 def _reading(codebook: LayerCodebook) -> tuple[torch.Tensor | None, ...]:
+    """Return the tensors that attention and dequantize read, in the operators' order."""
     c = codebook
     return (
         c.key_mean,
@@ -216,110 +172,3 @@ def _reading(codebook: LayerCodebook) -> tuple[torch.Tensor | None, ...]:
         c.value_centroids,
         c.value_centroid_scale,
     )
-
-
-def _search() -> _Found:
-    global _found
-    with _lock:
-        if _found is None:
-            tried = []
-            module = None
-            for source, load in _places():
-                try:
-                    module = load()
-                    _check(module)
-                    reason = ""
-                except Exception as error:  # a broken build must never take the model down
-                    module, reason = None, _one_line(error)
-                tried.append(KernelCandidate(source, module is not None, reason))
-                if module is not None:
-                    break
-            _found = _Found(module, tuple(tried))
-        return _found
-
-
-def _places() -> Iterator[tuple[str, Callable[[], ModuleType]]]:
-    yield "VECINFER_KERNEL_PATH", _from_variable
-    yield "LOCAL_KERNELS", _from_local_kernels
-    yield "build beside the package", _from_beside
-    yield f"kernel hub ({REPOSITORY}, version {VERSION})", _from_hub
-
-
-def _from_variable() -> ModuleType:
-    path = os.environ.get("VECINFER_KERNEL_PATH")
-    if not path:
-        raise _Passed("not set")
-    return _from_path(Path(path))
-
-
-def _from_local_kernels() -> ModuleType:
-    entries = dict(entry.split("=", 1) for entry in os.environ.get("LOCAL_KERNELS", "").split(":") if "=" in entry)
-    if REPOSITORY not in entries:
-        raise _Passed(f"does not name {REPOSITORY}")
-    return _from_path(Path(entries[REPOSITORY]))
-
-
-def _from_beside() -> ModuleType:
-    places = (_PACKAGE / "_kernels", _PACKAGE.parent / "hub_kernels" / REPOSITORY.split("/")[1])
-    reasons = []
-    for place in places:
-        if not (place / "build").is_dir():
-            continue
-        try:
-            return _from_path(place)
-        except Exception as error:
-            reasons.append(f"{place}: {_one_line(error)}")
-    raise _Passed("; ".join(reasons) or "none (in a checkout, `make kernels` makes one)")
-
-
-def _from_hub() -> ModuleType:
-    if not torch.cuda.is_available():
-        raise _Passed("there is no CUDA device, so the Hub is not asked")
-    # Kernels are code: only a commit that this release, or the user, has written down is ever fetched.
-    lockfile = Path(os.environ.get("VECINFER_KERNELS_LOCK") or _PACKAGE / "kernels.lock")
-    if not lockfile.is_file():
-        raise _Passed(f"no commit is pinned for this release ({lockfile} does not exist)")
-    from .kernel_hub import fetch_kernel
-
-    return fetch_kernel(REPOSITORY, VERSION, lockfile=lockfile)
-
-
-def _from_path(path: Path) -> ModuleType:
-    # Not get_kernel: where it finds nothing locally, it goes on to the network.
-    from kernels import get_local_kernel
-
-    if not path.exists():
-        raise _Passed(f"{path} does not exist")
-    return get_local_kernel(path.resolve())
-
-
-def _check(module: ModuleType) -> None:
-    """Pass over a module that is not this version's or not for this device."""
-    missing = [name for name in OPERATORS if not hasattr(module, name)]
-    if missing:
-        raise _Passed(f"{module.__file__} lacks {', '.join(missing)}")
-    metadata = json.loads((Path(module.__file__).parent / "metadata.json").read_text(encoding="utf-8"))
-    if metadata.get("version") != VERSION:
-        raise _Passed(f"it is version {metadata.get('version')}, and version {VERSION} is needed")
-    archs = metadata.get("backend", {}).get("archs")
-    if archs and torch.cuda.is_available():
-        capability = torch.cuda.get_device_capability()
-        if not any(_runs_on(arch, capability) for arch in archs):
-            have = ".".join(map(str, capability))
-            raise _Passed(f"it is built for {', '.join(archs)}, and this device has compute capability {have}")
-
-
-def _runs_on(arch: str, capability: tuple[int, int]) -> bool:
-    """Whether code for an architecture such as "8.0", "9.0a" or "8.0+PTX" runs on a device."""
-    major, minor = (int(part) for part in arch.removesuffix("+PTX").rstrip("af").split("."))
-    if arch.endswith("a"):
-        return capability == (major, minor)
-    if arch.endswith("+PTX"):
-        return capability >= (major, minor)
-    return capability[0] == major and capability[1] >= minor
-
-
-def _one_line(error: Exception) -> str:
-    text = " ".join(str(error).split()) or type(error).__name__
-    text = text if isinstance(error, _Passed) else f"{type(error).__name__}: {text}"
-    return text if len(text) <= 300 else f"{text[:297]}..."

@@ -12,11 +12,11 @@ from collections.abc import Callable
 import torch
 
 from .to_device import to_device, to_device_int32
-from .types import CacheBuffers, LayerCodebook
+from .types import Buffers, LayerCodebook
 
 
 def window_span(length: int, count: int, quantized: int, num_sinks: int, residual_length: int) -> tuple[int, int]:
-    """Return the coded tokens and the window's end (both as `n`) of a row of `length` after `count` tokens joined."""
+    """Return the quantized tokens and the window's end (both as `n`) of a row of `length` after `count` joined."""
     end = max(length + count - num_sinks, 0)
     return max(quantized, end - residual_length), end
 
@@ -28,9 +28,8 @@ def store_tokens(
     counts: list[int],
     lengths: list[int],
     quantized: list[int],
-    buffers: CacheBuffers,
+    buffers: Buffers,
     codebook: LayerCodebook,
-    residual_length: int,
     quantize: Callable[..., None],
 ) -> tuple[list[int], list[int]]:
     """Store tokens `first[b] .. first[b] + counts[b]` of each row behind what the row already has.
@@ -39,24 +38,23 @@ def store_tokens(
     Everything that decides is on the host: nothing is read from the device.
 
     Args:
-        key_states: `[B, Hkv, T, D]`.
-        value_states: `[B, Hkv, T, D]`.
+        key_states: `[B, Hkv, T, Dk]`.
+        value_states: `[B, Hkv, T, Dv]`.
         first: first token of each row.
         counts: tokens of each row.
         lengths: each row's tokens so far (`buffers.lengths` on the host).
-        quantized: each row's coded tokens so far (`buffers.quantized_lengths` on the host).
+        quantized: each row's quantized tokens so far (`buffers.quantized_lengths` on the host).
         buffers: changed in place, lengths included; codes and ring must have room.
         codebook: the layer's codebook.
-        residual_length: size R of the full ring.
         quantize: the operator of the backend in use.
 
     Returns:
-        The new lengths and coded lengths, on the host.
+        The new lengths and quantized lengths, on the host.
     """
     device = key_states.device
-    num_sinks, capacity = buffers.sink_keys.shape[2], buffers.window_keys.shape[2]
+    num_sinks, slots = buffers.sink_keys.shape[2], buffers.ring_keys.shape[2]
     spans = [
-        window_span(length, count, coded, num_sinks, residual_length)
+        window_span(length, count, coded, num_sinks, slots)
         for length, count, coded in zip(lengths, counts, quantized, strict=True)
     ]
     before = [max(length - num_sinks, 0) for length in lengths]
@@ -65,12 +63,15 @@ def store_tokens(
     leaving = [min(span[0], old) - coded for span, old, coded in zip(spans, before, quantized, strict=True)]
     if max(leaving) > 0:
         start = to_device_int32(quantized, device)
-        slot = (start.unsqueeze(1) + torch.arange(max(leaving), device=device)) % residual_length
-        index = slot.clamp_max(capacity - 1)[:, None, :, None].expand(-1, key_states.shape[1], -1, key_states.shape[3])
+        slot = (start.unsqueeze(1) + torch.arange(max(leaving), device=device)) % slots
+        old_keys, old_values = (
+            ring.gather(2, slot[:, None, :, None].expand(-1, ring.shape[1], -1, ring.shape[3]))
+            for ring in (buffers.ring_keys, buffers.ring_values)
+        )
         quantize(
-            buffers.window_keys.gather(2, index),
-            buffers.window_values.gather(2, index),
-            buffers.codes,
+            old_keys,
+            old_values,
+            buffers,
             buffers.quantized_lengths,
             to_device_int32([max(count, 0) for count in leaving], device),
             to_device_int32([0] * len(leaving), device),
@@ -82,7 +83,7 @@ def store_tokens(
         quantize(
             key_states,
             value_states,
-            buffers.codes,
+            buffers,
             to_device_int32(before, device),
             to_device_int32(passing, device),
             to_device_int32(begin, device),
@@ -94,21 +95,21 @@ def store_tokens(
         rows_by_place.setdefault(place, []).append(row)
     for (length, offset, sinks, kept, old, end), rows in rows_by_place.items():
         batch = slice(None) if len(rows) == len(lengths) else to_device(rows, device)
-        slots = torch.arange(kept, end, device=device) % residual_length if end > kept else None
+        places = torch.arange(kept, end, device=device) % slots if end > kept else None
         begin = offset + sinks + kept - old
-        for states, sink, window in (
-            (key_states, buffers.sink_keys, buffers.window_keys),
-            (value_states, buffers.sink_values, buffers.window_values),
+        for states, sink, ring in (
+            (key_states, buffers.sink_keys, buffers.ring_keys),
+            (value_states, buffers.sink_values, buffers.ring_values),
         ):
             if sinks:
                 sink[batch, :, length : length + sinks] = states[batch, :, offset : offset + sinks]
-            if slots is None:
+            if places is None:
                 continue
             kept_states = states[batch, :, begin : begin + end - kept]
             if isinstance(batch, slice):
-                window.index_copy_(2, slots, kept_states)
+                ring.index_copy_(2, places, kept_states)
             else:
-                window[batch[:, None], :, slots] = kept_states.transpose(1, 2)
+                ring[batch[:, None], :, places] = kept_states.transpose(1, 2)
     new_lengths = [length + count for length, count in zip(lengths, counts, strict=True)]
     new_quantized = [coded for coded, _ in spans]
     buffers.lengths.copy_(to_device_int32(new_lengths, device))

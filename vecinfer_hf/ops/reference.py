@@ -3,6 +3,7 @@
 """The operators in plain float32 torch: the specification that compiled kernels are tested against.
 
 Clear before fast. It reads lengths on the host, so on a GPU it synchronizes; kernels.py holds the fast operators.
+Keys of head size `Dk` and values of head size `Dv` may differ, and codes may lie in pages (`PagedBuffers`).
 """
 
 from __future__ import annotations
@@ -10,17 +11,18 @@ from __future__ import annotations
 import torch
 
 from ..quantization import packing, quantizer
-from ..quantization.formats import implied_format
+from ..quantization.formats import CodeFormat, implied_format
 from ..quantization.transforms import apply_transform, invert_transform, key_inverse
 from .blockwise import blockwise_attention, cache_blocks
 from .placement import store_tokens
-from .types import CacheBuffers, LayerCodebook
+from .tiles import read_tiles, write_tiles
+from .types import Buffers, LayerCodebook
 
 
 def quantize(
     key_states: torch.Tensor,
     value_states: torch.Tensor,
-    codes: torch.Tensor,
+    buffers: Buffers,
     starts: torch.Tensor,
     counts: torch.Tensor,
     first: torch.Tensor,
@@ -29,16 +31,19 @@ def quantize(
     """Write tokens as codes: of row `b`, tokens `first[b] .. first[b] + counts[b]` go to code slots from `starts[b]`.
 
     Args:
-        key_states: `[B, Hkv, T, D]`.
-        value_states: `[B, Hkv, T, D]`.
-        codes: uint8 `[B, Hkv, num_tiles, bytes_per_tile]`, changed in place.
+        key_states: `[B, Hkv, T, Dk]`.
+        value_states: `[B, Hkv, T, Dv]`.
+        buffers: its codes are changed in place; lengths are neither read nor changed.
         starts: int32 `[B]`, first code slot.
         counts: int32 `[B]`, tokens.
         first: int32 `[B]`, first token.
         codebook: the layer's codebook.
+
+    Raises:
+        UnsupportedCallError: if the codes, or a row's pages, have no room for its tokens.
     """
-    head_dim = key_states.shape[-1]
-    formats = implied_format(codebook.key_centroids.shape), implied_format(codebook.value_centroids.shape)
+    head_dims = key_states.shape[-1], value_states.shape[-1]
+    formats = _formats(codebook)
     rows_by_place: dict[tuple[int, int, int], list[int]] = {}
     for row, place in enumerate(zip(starts.tolist(), counts.tolist(), first.tolist(), strict=True)):
         rows_by_place.setdefault(place, []).append(row)
@@ -56,36 +61,36 @@ def quantize(
         first_tile, offset = divmod(start, packing.TILE)
         last_tile = -(-(start + count) // packing.TILE)
         # Tiles that are only partly written keep their other tokens.
-        region = codes[rows, :, first_tile:last_tile]
-        merged = packing.unpack(region, *formats, head_dim)
+        region = read_tiles(buffers.codes, buffers.block_table, first_tile, last_tile, rows)
+        merged = packing.unpack(region, *formats, *head_dims)
         for whole, part in zip(merged, new, strict=True):
             whole[:, :, offset : offset + count] = part
-        codes[rows, :, first_tile:last_tile] = packing.pack(*merged, *formats, head_dim)
+        packed = packing.pack(*merged, *formats, *head_dims)
+        write_tiles(buffers.codes, buffers.block_table, first_tile, packed, rows)
 
 
 def dequantize(
-    codes: torch.Tensor, codebook: LayerCodebook, start: int, length: int, dtype: torch.dtype
+    buffers: Buffers, codebook: LayerCodebook, start: int, length: int, dtype: torch.dtype
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Return the keys and values that code slots `start .. start + length` stand for, in the model's own space.
 
     Args:
-        codes: uint8 `[B, Hkv, num_tiles, bytes_per_tile]`.
+        buffers: the layer's storage; slots behind a row's quantized tokens give any numbers.
         codebook: the layer's codebook.
         start: first code slot.
         length: code slots.
         dtype: dtype of the result.
 
     Returns:
-        Keys and values, `[B, Hkv, length, D]`.
+        Keys `[B, Hkv, length, Dk]` and values `[B, Hkv, length, Dv]`.
+
+    Raises:
+        UnsupportedCallError: if a row has no room for these slots.
     """
-    key_format, value_format = (
-        implied_format(codebook.key_centroids.shape),
-        implied_format(codebook.value_centroids.shape),
-    )
-    head_dim = codebook.key_transform.shape[-1]
     first_tile, offset = divmod(start, packing.TILE)
-    tiles = codes[:, :, first_tile : -(-(start + length) // packing.TILE)]
-    key_codes, value_codes = packing.unpack(tiles, key_format, value_format, head_dim)
+    tiles = read_tiles(buffers.codes, buffers.block_table, first_tile, -(-(start + length) // packing.TILE))
+    head_dims = buffers.ring_keys.shape[3], buffers.ring_values.shape[3]
+    key_codes, value_codes = packing.unpack(tiles, *_formats(codebook), *head_dims)
     keys = quantizer.dequantize(
         key_codes[:, :, offset : offset + length], codebook.key_centroids, codebook.key_centroid_scale
     )
@@ -97,21 +102,14 @@ def dequantize(
     return keys.to(dtype), values.to(dtype)
 
 
-def append(
-    key_states: torch.Tensor,
-    value_states: torch.Tensor,
-    buffers: CacheBuffers,
-    codebook: LayerCodebook,
-    residual_length: int,
-) -> None:
+def append(key_states: torch.Tensor, value_states: torch.Tensor, buffers: Buffers, codebook: LayerCodebook) -> None:
     """Append the same number of tokens to every row: sinks first, then the ring; what leaves the ring becomes codes.
 
     Args:
-        key_states: `[B, Hkv, T, D]` with `T <= residual_length`.
-        value_states: `[B, Hkv, T, D]`.
+        key_states: `[B, Hkv, T, Dk]`; compiled kernels take at most 16 tokens, and no more than the ring has slots.
+        value_states: `[B, Hkv, T, Dv]`.
         buffers: changed in place, lengths included; `codes` and the ring must have room.
         codebook: the layer's codebook.
-        residual_length: size R of the full ring.
     """
     batch, tokens = key_states.shape[0], key_states.shape[2]
     store_tokens(
@@ -123,46 +121,48 @@ def append(
         buffers.quantized_lengths.tolist(),
         buffers,
         codebook,
-        residual_length,
         quantize,
     )
 
 
 def decode_attention(
     query: torch.Tensor,
-    buffers: CacheBuffers,
+    buffers: Buffers,
     codebook: LayerCodebook,
-    residual_length: int,
     softmax_scale: float,
     softcap: float = 0.0,
-    attention_sinks: torch.Tensor | None = None,
+    sink_logits: torch.Tensor | None = None,
     num_splits: int = 0,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Return the attention of each row's last `Tq` tokens, already appended, over everything stored up to themselves.
 
-    Equation 7 of https://arxiv.org/abs/2510.06175, with exact sinks and window.
+    Equation 7 of https://arxiv.org/abs/2510.06175, with exact sinks and ring.
 
     Args:
-        query: `[B, Hq, Tq, D]`, queries after RoPE.
+        query: `[B, Hq, Tq, Dk]`, queries after RoPE; compiled kernels take at most 16 tokens, and no more than the
+            ring has slots.
         buffers: the layer's storage.
         codebook: the layer's codebook.
-        residual_length: size R of the full ring.
         softmax_scale: factor on `q . k`.
         softcap: see `blockwise_attention`; 0 for none.
-        attention_sinks: `[Hq]` or None.
+        sink_logits: `[Hq]`, one extra logit per head without a value, or None.
         num_splits: ignored here; compiled kernels split the tokens over so many thread blocks.
 
     Returns:
-        `[B, Hq, Tq, D]` in the query's dtype and the natural log-sum-exp, float32 `[B, Hq, Tq]`.
+        `[B, Hq, Tq, Dv]` in the query's dtype and the natural log-sum-exp, float32 `[B, Hq, Tq]`.
     """
     queries = query.shape[2]
     blocks = cache_blocks(
         buffers,
-        residual_length,
-        lambda start, length: dequantize(buffers.codes, codebook, start, length, torch.float32),
+        lambda start, length: dequantize(buffers, codebook, start, length, torch.float32),
         int(buffers.quantized_lengths.max()),
     )
     first_query = buffers.lengths.long().unsqueeze(1) - queries
     query_index = first_query + torch.arange(queries, device=query.device)
-    output, lse = blockwise_attention(query, blocks, query_index, softmax_scale, softcap, attention_sinks)
+    output, lse = blockwise_attention(query, blocks, query_index, softmax_scale, softcap, sink_logits)
     return output.to(query.dtype), lse
+
+
+def _formats(codebook: LayerCodebook) -> tuple[CodeFormat, CodeFormat]:
+    """Return the code formats of keys and values."""
+    return implied_format(codebook.key_centroids.shape), implied_format(codebook.value_centroids.shape)

@@ -8,8 +8,10 @@ from typing import NamedTuple
 
 import torch
 
+from ..errors import ConfigError
 from .formats import CodeFormat
-from .kmeans import residual_kmeans, round_to_int8
+from .quantizer import round_to_int8
+from .residual_kmeans import residual_kmeans
 from .smooth_scale import key_statistics
 from .transforms import apply_transform
 
@@ -19,11 +21,11 @@ ONLINE_ITERATIONS = 6
 
 
 class OnlineFit(NamedTuple):
-    """What `fit_online` finds for one layer of `Hkv` heads of size D.
+    """What `fit_online` finds for one layer of `Hkv` heads, keys of size Dk and values of size Dv.
 
     Args:
-        key_mean: float32 `[Hkv, D]` or None.
-        smooth_scale: float32 `[Hkv, D]`, divides the keys.
+        key_mean: float32 `[Hkv, Dk]` or None.
+        smooth_scale: float32 `[Hkv, Dk]`, divides the keys.
         key_centroids: int8 `[Hkv, num_codes, codebook_size, subvector_dim]`.
         key_centroid_scale: float32 `[Hkv]`.
         value_centroids: int8, like `key_centroids`.
@@ -51,24 +53,24 @@ def fit_online(
     """Fit a layer to a prompt, with at most 8192 sub-vectors per head and 6 k-means iterations.
 
     Args:
-        key_states: `[B, Hkv, T, D]` after RoPE, at least one token after the sinks.
-        value_states: `[B, Hkv, T, D]`.
+        key_states: `[B, Hkv, T, Dk]` after RoPE, at least one token after the sinks.
+        value_states: `[B, Hkv, T, Dv]`.
         key_format: code format of the keys.
         value_format: code format of the values.
-        query_states: `[B, Hq, T, D]` for the query-aware scale; without them the paper's scale is used.
+        query_states: `[B, Hq, T, Dk]` for the query-aware scale; without them the paper's scale is used.
         sink_length: first tokens left out.
         seed: seed of the draws.
 
     Raises:
-        ValueError: if no token is left after the sinks.
+        ConfigError: if no token is left after the sinks.
     """
     heads, tokens, head_dim = key_states.shape[1:]
     if tokens <= sink_length:
-        raise ValueError(
+        raise ConfigError(
             f"The prompt has {tokens} tokens, none after {sink_length} sinks; an online codebook needs at least one."
         )
     keys, values = (
-        states[:, :, sink_length:].float().transpose(0, 1).reshape(heads, -1, head_dim)
+        states[:, :, sink_length:].float().transpose(0, 1).reshape(heads, -1, states.shape[-1])
         for states in (key_states, value_states)
     )
     moment = torch.zeros(heads, head_dim, head_dim, device=keys.device)
@@ -79,7 +81,7 @@ def fit_online(
     mean, smooth_scale = key_statistics(keys, keys.abs().amax(1), moment, recipe)
     sides = []
     for vectors, fmt in ((apply_transform(keys, 1 / smooth_scale, mean), key_format), (values, value_format)):
-        needed = max(1, max(ONLINE_POINTS, fmt.codebook_size) // fmt.num_subvectors(head_dim))
+        needed = max(1, max(ONLINE_POINTS, fmt.codebook_size) // fmt.num_subvectors(vectors.shape[-1]))
         generator = torch.Generator().manual_seed(seed)
         chosen = torch.randperm(vectors.shape[1], generator=generator)[:needed].to(vectors.device)
         points = vectors.index_select(1, chosen).reshape(heads, -1, fmt.subvector_dim)

@@ -1,8 +1,9 @@
 # SPDX-FileCopyrightText: 2026 The vecinfer_hf authors
 # SPDX-License-Identifier: Apache-2.0
-"""Where every code lies in memory: the only file (with its CUDA twin codes.cuh) that knows the tile order.
+"""Where every code lies in memory. Only this file and its CUDA twin, vecinfer_cuda/common/packing.cuh, know it.
 
 A tile holds 32 tokens of one key/value head: the key planes, then the value planes, one plane per additive code.
+Keys and values may differ in format and in head size.
 A plane holds the low 8 bits of every code in the order in which a warp of the attention kernel reads them, then,
 for codes wider than 8 bits, the high bits of the same positions packed little-endian. Nothing here looks at centroids.
 """
@@ -31,10 +32,19 @@ def plane_bytes(fmt: CodeFormat, head_dim: int, side: str) -> int:
     return TILE * padded_subvectors(fmt, head_dim, side) * fmt.bits_per_code // 8
 
 
-def bytes_per_tile(key_format: CodeFormat, value_format: CodeFormat, head_dim: int) -> int:
-    """Return the bytes of a tile: 32 tokens of one head, keys and values."""
-    return plane_bytes(key_format, head_dim, "key") * key_format.num_codes + (
-        plane_bytes(value_format, head_dim, "value") * value_format.num_codes
+def bytes_per_tile(
+    key_format: CodeFormat, value_format: CodeFormat, key_head_dim: int, value_head_dim: int | None = None
+) -> int:
+    """Return the bytes of a tile: 32 tokens of one head, keys and values.
+
+    Args:
+        key_format: format of the keys.
+        value_format: format of the values.
+        key_head_dim: elements of a key.
+        value_head_dim: elements of a value; default `key_head_dim`.
+    """
+    return plane_bytes(key_format, key_head_dim, "key") * key_format.num_codes + (
+        plane_bytes(value_format, value_head_dim or key_head_dim, "value") * value_format.num_codes
     )
 
 
@@ -98,7 +108,12 @@ def _unpack_side(planes: torch.Tensor, fmt: CodeFormat, head_dim: int, side: str
 
 
 def pack(
-    key_codes: torch.Tensor, value_codes: torch.Tensor, key_format: CodeFormat, value_format: CodeFormat, head_dim: int
+    key_codes: torch.Tensor,
+    value_codes: torch.Tensor,
+    key_format: CodeFormat,
+    value_format: CodeFormat,
+    key_head_dim: int,
+    value_head_dim: int | None = None,
 ) -> torch.Tensor:
     """Return whole tiles holding the given codes.
 
@@ -108,7 +123,8 @@ def pack(
         value_codes: the same for values.
         key_format: format of the keys.
         value_format: format of the values.
-        head_dim: elements per head.
+        key_head_dim: elements of a key.
+        value_head_dim: elements of a value; default `key_head_dim`.
 
     Returns:
         uint8 `[..., T / 32, bytes_per_tile]`.
@@ -117,15 +133,19 @@ def pack(
         raise ValueError(f"{key_codes.shape[-3]} tokens do not fill tiles of {TILE}; pad the codes first.")
     return torch.cat(
         [
-            _pack_side(key_codes.to(torch.int32), key_format, head_dim, "key"),
-            _pack_side(value_codes.to(torch.int32), value_format, head_dim, "value"),
+            _pack_side(key_codes.to(torch.int32), key_format, key_head_dim, "key"),
+            _pack_side(value_codes.to(torch.int32), value_format, value_head_dim or key_head_dim, "value"),
         ],
         dim=-1,
     )
 
 
 def unpack(
-    tiles: torch.Tensor, key_format: CodeFormat, value_format: CodeFormat, head_dim: int
+    tiles: torch.Tensor,
+    key_format: CodeFormat,
+    value_format: CodeFormat,
+    key_head_dim: int,
+    value_head_dim: int | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Return the codes in the given tiles; the inverse of `pack`.
 
@@ -133,13 +153,23 @@ def unpack(
         tiles: uint8 `[..., num_tiles, bytes_per_tile]`.
         key_format: format of the keys.
         value_format: format of the values.
-        head_dim: elements per head.
+        key_head_dim: elements of a key.
+        value_head_dim: elements of a value; default `key_head_dim`.
 
     Returns:
         int32 `[..., 32 * num_tiles, num_codes, num_subvectors]` for keys and for values.
+
+    Raises:
+        ValueError: if tiles of these formats and head sizes have another number of bytes.
     """
-    key_bytes = plane_bytes(key_format, head_dim, "key") * key_format.num_codes
+    expected = bytes_per_tile(key_format, value_format, key_head_dim, value_head_dim)
+    if tiles.shape[-1] != expected:
+        raise ValueError(
+            f"A tile of {tiles.shape[-1]} bytes does not hold {key_format.name} keys of {key_head_dim} elements and "
+            f"{value_format.name} values of {value_head_dim or key_head_dim}: that takes {expected} bytes."
+        )
+    key_bytes = plane_bytes(key_format, key_head_dim, "key") * key_format.num_codes
     return (
-        _unpack_side(tiles[..., :key_bytes], key_format, head_dim, "key"),
-        _unpack_side(tiles[..., key_bytes:], value_format, head_dim, "value"),
+        _unpack_side(tiles[..., :key_bytes], key_format, key_head_dim, "key"),
+        _unpack_side(tiles[..., key_bytes:], value_format, value_head_dim or key_head_dim, "value"),
     )

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import torch
 
+from ..errors import ConfigError
+
 
 _CENTRING_GAIN = 0.5
 """A mean is subtracted if it takes the expected error below this fraction."""
@@ -26,12 +28,12 @@ def key_statistics(
         recipe: "query" or "paper".
 
     Raises:
-        ValueError: for an unknown recipe.
+        ConfigError: for an unknown recipe.
     """
     if recipe == "paper":
         return None, _positive(key_absmax.sqrt())
     if recipe != "query":
-        raise ValueError(f"recipe is {recipe!r}; a smooth scale has the recipe 'query' or 'paper'.")
+        raise ConfigError(f"recipe is {recipe!r}; a smooth scale has the recipe 'query' or 'paper'.")
     query_square = query_moment.diagonal(dim1=-2, dim2=-1).clamp_min(0)
     mean = keys.mean(1)
     raw_square = keys.square().mean(1)
@@ -46,6 +48,6 @@ def key_statistics(
 
 
 def _positive(values: torch.Tensor, share: float = 1e-4) -> torch.Tensor:
-    """Keep scales away from 0: no channel gets less than this share of its head's largest."""
+    """Return `values` `[Hkv, D]` raised to at least this share of their head's largest; 1 where all are 0."""
     floor = values.amax(-1, keepdim=True) * share
     return torch.where(floor > 0, torch.maximum(values, floor), torch.ones_like(values))

@@ -26,7 +26,7 @@ def hadamard_matrix(head_dim: int) -> torch.Tensor:
     80 is five blocks of 16.
     """
     size = hadamard_block(head_dim)
-    # Kept for all later calls, so it must not be what the first caller's mode or device makes of it.
+    # Cached: built on the CPU, outside inference mode.
     with torch.inference_mode(False):
         matrix = torch.ones(1, 1, dtype=torch.float32, device="cpu")
         while matrix.shape[0] < size:

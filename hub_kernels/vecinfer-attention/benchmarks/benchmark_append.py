@@ -23,13 +23,13 @@ def layer(kernel, batch: int, tokens: int, codebook):
     make = {"device": "cuda", "dtype": torch.bfloat16}
     states = [torch.randn(batch, HEADS, tokens, HEAD_DIM, **make) for _ in range(2)]
     sinks = [torch.randn(batch, HEADS, SINKS, HEAD_DIM, **make) for _ in range(2)]
-    window = [torch.randn(batch, HEADS, RESIDUAL, HEAD_DIM, **make) for _ in range(2)]
+    ring = [torch.randn(batch, HEADS, RESIDUAL, HEAD_DIM, **make) for _ in range(2)]
     size = tile_bytes(format_of(codebook.key_centroids), format_of(codebook.value_centroids), HEAD_DIM)
     codes = torch.zeros(batch, HEADS, 256, size, dtype=torch.uint8, device="cuda")
     lengths = torch.full((batch,), SINKS + RESIDUAL, dtype=torch.int32, device="cuda")
     quantized = torch.zeros_like(lengths)
-    buffers = (codes, *sinks, *window, lengths, quantized)
-    return lambda: kernel.append(*states, *buffers, *write_args(codebook), RESIDUAL)
+    buffers = (codes, None, *sinks, *ring, lengths, quantized)
+    return lambda: kernel.append(*states, *buffers, *write_args(codebook))
 
 
 def main() -> None:

@@ -108,8 +108,8 @@ def operator_time(row: Row, kernel, sets: list[Cache]) -> float:
 
         def call(cache=cache, lengths=lengths, quantized=quantized):
             return kernel.decode_attention(
-                cache.query, cache.codes, cache.sink_keys, cache.sink_values, cache.window_keys, cache.window_values,
-                lengths, quantized, *cases.read_args(cache.codebook), cache.residual_length, cache.softmax_scale,
+                cache.query, cache.codes, None, cache.sink_keys, cache.sink_values, cache.ring_keys, cache.ring_values,
+                lengths, quantized, *cases.read_args(cache.codebook), cache.softmax_scale,
             )  # fmt: skip
 
         calls.append(call)

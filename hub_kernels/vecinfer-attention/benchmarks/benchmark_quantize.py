@@ -91,7 +91,7 @@ def main() -> None:
         form = format_of(codebook.key_centroids)
         size = tile_bytes(form, form, HEAD_DIM)
         codes = torch.zeros(1, HEADS, (tokens + 31) // 32, size, dtype=torch.uint8, device="cuda")
-        call = lambda: kernel.quantize(*states, codes, *numbers, *write_args(codebook))  # noqa: E731, B023
+        call = lambda: kernel.quantize(*states, codes, None, *numbers, *write_args(codebook))  # noqa: E731, B023
         seconds = timing.graph_time([call], 8)
         memory = (sum(x.nbytes for x in states) + codes.nbytes) / bandwidth
         scores = 2 * tokens * HEADS * HEAD_DIM // form.dim * form.num_codes * 2**form.bits

@@ -11,7 +11,7 @@
 #include <cstdio>
 #include <cstdlib>
 
-#include "../vecinfer_cuda/nearest.cuh"
+#include "../vecinfer_cuda/common/nearest.cuh"
 
 using namespace vecinfer;
 

@@ -30,7 +30,7 @@ class Cache:
     value_transform: str | None = None
     means: bool = False
     softcap: float = 0.0
-    attention_sinks: bool = False
+    sink_logits: bool = False
     query_size: float = 1.0
     tiles: int | None = None
     quantized: list[int] = field(default_factory=list)
@@ -47,27 +47,31 @@ class Cache:
         exact = torch.randn(4, batch, heads, self.sinks + self.residual_length, dim, device=cases.DEVICE) * 0.7
         exact = exact.to(self.dtype)
         self.sink_keys, self.sink_values = exact[0, :, :, : self.sinks], exact[1, :, :, : self.sinks]
-        self.window_keys, self.window_values = exact[2, :, :, self.sinks :], exact[3, :, :, self.sinks :]
+        self.ring_keys, self.ring_values = exact[2, :, :, self.sinks :], exact[3, :, :, self.sinks :]
         query = torch.randn(batch, self.query_tokens, heads * self.group, dim, device=cases.DEVICE)
         self.query = (query * self.query_size).to(self.dtype).transpose(1, 2)
-        self.extra_logits = torch.randn(heads * self.group, device=cases.DEVICE) * 2 if self.attention_sinks else None
+        self.extra_logits = torch.randn(heads * self.group, device=cases.DEVICE) * 2 if self.sink_logits else None
         self.softmax_scale = dim**-0.5
 
     def run(self, kernel, num_splits: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
         """Return what the kernel makes of it, in memory that held NaN before."""
         for size in (2**8, 2**12, 2**16, 2**20, 2**22, 2**24):
             torch.full((size,), float("nan"), device=cases.DEVICE)
-        return kernel.decode_attention(
+        return kernel.decode_attention(*self.arguments(num_splits))
+
+    def arguments(self, num_splits: int = 0) -> tuple:
+        """Return the operator's arguments in their order; the third is the block table."""
+        return (
             self.query,
             self.codes,
+            None,
             self.sink_keys,
             self.sink_values,
-            self.window_keys,
-            self.window_values,
+            self.ring_keys,
+            self.ring_values,
             cases.int32(*self.lengths),
             cases.int32(*self.quantized),
             *cases.read_args(self.codebook),
-            self.residual_length,
             self.softmax_scale,
             self.softcap,
             self.extra_logits,
@@ -85,14 +89,14 @@ class Cache:
             ("key", book.key_centroids, book.key_centroid_scale, query_weight, book.key_mean),
             ("value", book.value_centroids, book.value_centroid_scale, book.output_transform, book.value_mean),
         )
-        exact = ((self.sink_keys, self.window_keys), (self.sink_values, self.window_values))
+        exact = ((self.sink_keys, self.ring_keys), (self.sink_values, self.ring_values))
         slots = [n % self.residual_length for n in range(coded, max(coded, length - self.sinks))]
         found = []
-        for (side, centroids, scale, weight, mean), (sinks, window) in zip(sides, exact, strict=True):
+        for (side, centroids, scale, weight, mean), (sinks, ring) in zip(sides, exact, strict=True):
             tiles = self.codes[row : row + 1, :, : (coded + 31) // 32]
             codes = oracle.read_codes(tiles, *cases.formats(book), self.head_dim, side)[:, :, :coded]
             old = oracle.backward(oracle.reconstruct(codes, centroids, scale), weight, mean)[0]
-            new = window[row][:, slots].double()
+            new = ring[row][:, slots].double()
             found.append(torch.cat([sinks[row, :, : min(length, self.sinks)].double(), old, new], 1))
         return found[0], found[1]
 

@@ -168,7 +168,7 @@ def attention(
     values: torch.Tensor,
     softmax_scale: float,
     softcap: float = 0.0,
-    attention_sinks: torch.Tensor | None = None,
+    sink_logits: torch.Tensor | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Return causal attention of one row's last Tq tokens over its N tokens, and the log-sum-exp.
 
@@ -178,7 +178,7 @@ def attention(
         values: `[Hkv, N, D]`.
         softmax_scale: factor on q . k.
         softcap: scores become softcap * tanh(score / softcap); 0 for none.
-        attention_sinks: `[Hq]` extra logits, or None.
+        sink_logits: `[Hq]` extra logits, or None.
     """
     group = query.shape[0] // keys.shape[0]
     keys = keys.double().repeat_interleave(group, 0)
@@ -190,8 +190,8 @@ def attention(
     last = torch.arange(tokens - queries, tokens, device=scores.device)
     scores = scores.masked_fill(torch.arange(tokens, device=scores.device) > last[:, None], float("-inf"))
     logits = scores
-    if attention_sinks is not None:
-        sink = attention_sinks.double()[:, None, None].expand(-1, queries, 1)
+    if sink_logits is not None:
+        sink = sink_logits.double()[:, None, None].expand(-1, queries, 1)
         logits = torch.cat([scores, sink], -1)
     lse = torch.logsumexp(logits, -1)
     weights = torch.exp(scores - lse[..., None].nan_to_num(neginf=0.0))

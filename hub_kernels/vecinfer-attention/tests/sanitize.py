@@ -33,19 +33,21 @@ def work() -> None:
         codebook = cases.random_codebook(2, head_dim, key, value, transform, value_transform, means=True)
         codes = cases.random_codes(2, 2, 4, codebook, head_dim)
         states = torch.randn(2, 2, 37, head_dim, device="cuda").to(torch.bfloat16)
-        kernel.quantize(states, states, codes, int32(0, 45), int32(37, 30), int32(0, 7), *cases.write_args(codebook))
-        sinks, window = (
+        kernel.quantize(
+            states, states, codes, None, int32(0, 45), int32(37, 30), int32(0, 7), *cases.write_args(codebook)
+        )
+        sinks, ring = (
             [torch.randn(2, 2, tokens, head_dim, device="cuda").to(torch.bfloat16) for _ in range(2)]
             for tokens in (4, 16)
         )
         lengths, quantized = int32(30, 57), int32(10, 37)
         for tokens in (1, 5):
             new = states[:, :, :tokens]
-            buffers = (codes, *sinks, *window, lengths, quantized)
-            kernel.append(new, new, *buffers, *cases.write_args(codebook), 16)
-        kernel.dequantize(codes, *cases.read_args(codebook), 5, 80, torch.bfloat16)
+            buffers = (codes, None, *sinks, *ring, lengths, quantized)
+            kernel.append(new, new, *buffers, *cases.write_args(codebook))
+        kernel.dequantize(codes, None, *cases.read_args(codebook), head_dim, 5, 80, torch.bfloat16)
         query = torch.randn(2, 8, 3, head_dim, device="cuda").to(torch.bfloat16)
-        kernel.decode_attention(query, *buffers, *cases.read_args(codebook), 16, 0.1)
+        kernel.decode_attention(query, *buffers, *cases.read_args(codebook), 0.1)
     torch.cuda.synchronize()
     print("done")
 

@@ -17,18 +17,16 @@ pytestmark = pytest.mark.gpu
 class Buffers:
     """Buffers of one layer full of junk, and the model: every row's tokens in order."""
 
-    def __init__(
-        self, codebook, lengths, quantized, heads, head_dim, sinks, residual, capacity=None, dtype=torch.bfloat16
-    ):
-        batch, capacity = len(lengths), residual if capacity is None else capacity
+    def __init__(self, codebook, lengths, quantized, heads, head_dim, sinks, residual, dtype=torch.bfloat16):
+        batch = len(lengths)
         self.codebook, self.residual, self.sinks = codebook, residual, sinks
         self.head_dim = head_dim
         self.codes = cases.random_codes(batch, heads, 8, codebook, head_dim)
         self.sink_keys, self.sink_values = (
             cases.random_states(batch, heads, sinks, head_dim, dtype) for _ in range(2)
         )
-        self.window_keys, self.window_values = (
-            cases.random_states(batch, heads, capacity, head_dim, dtype) for _ in range(2)
+        self.ring_keys, self.ring_values = (
+            cases.random_states(batch, heads, residual, head_dim, dtype) for _ in range(2)
         )
         self.lengths, self.quantized_lengths = int32(*lengths), int32(*quantized)
 
@@ -37,11 +35,15 @@ class Buffers:
             self.codes,
             self.sink_keys,
             self.sink_values,
-            self.window_keys,
-            self.window_values,
+            self.ring_keys,
+            self.ring_values,
             self.lengths,
             self.quantized_lengths,
         )
+
+    def arguments(self):
+        """The tensors in the operator's order, without a block table."""
+        return (self.codes, None, *self.tensors()[1:])
 
     def clone(self):
         twin = object.__new__(Buffers)
@@ -67,13 +69,13 @@ def expected(buffers, keys, values):
                         (
                             row,
                             quantized,
-                            buffers.window_keys[row, :, place].clone(),
-                            buffers.window_values[row, :, place].clone(),
+                            buffers.ring_keys[row, :, place].clone(),
+                            buffers.ring_values[row, :, place].clone(),
                         )
                     )
                     buffers.quantized_lengths[row] += 1
-                buffers.window_keys[row, :, place] = keys[row, :, token]
-                buffers.window_values[row, :, place] = values[row, :, token]
+                buffers.ring_keys[row, :, place] = keys[row, :, token]
+                buffers.ring_values[row, :, place] = values[row, :, token]
             buffers.lengths[row] += 1
     return left
 
@@ -84,7 +86,7 @@ def check(kernel, buffers, tokens, heads, dtype=torch.bfloat16):
     before, model = buffers.codes.clone(), buffers.clone()
     left = expected(model, keys, values)
     codebook = buffers.codebook
-    kernel.append(keys, values, *buffers.tensors(), *cases.write_args(codebook), buffers.residual)
+    kernel.append(keys, values, *buffers.arguments(), *cases.write_args(codebook))
     for got, want in zip(buffers.tensors()[1:], model.tensors()[1:], strict=True):
         assert torch.equal(got, want)
     formats = cases.formats(codebook)
@@ -133,12 +135,20 @@ def test_after_a_crop(kernel):
         check(kernel, buffers, tokens, 2)
 
 
-def test_short_ring_buffer(kernel):
-    """A ring that has not been grown to R yet."""
+def test_a_ring_that_grows(kernel):
+    """Rings that no token has left yet are replaced by longer copies; the last one has all its slots."""
     codebook = cases.random_codebook(2, 128)
-    buffers = Buffers(codebook, [0], [0], 2, 128, sinks=2, residual=128, capacity=30)
-    for tokens in (1, 15, 16):
-        check(kernel, buffers, tokens, 2)
+    buffers = Buffers(codebook, [0, 1], [0, 0], 2, 128, sinks=2, residual=16)
+    for slots, tokens in ((16, (1, 15)), (30, (14,)), (48, (16, 4))):
+        for name in ("ring_keys", "ring_values"):
+            old = getattr(buffers, name)
+            longer = torch.full((2, 2, slots, 128), 1e4, dtype=old.dtype, device=old.device)
+            longer[:, :, : old.shape[2]] = old
+            setattr(buffers, name, longer)
+        buffers.residual = slots
+        for count in tokens:
+            check(kernel, buffers, count, 2)
+    assert buffers.quantized_lengths.tolist() == [0, 1]
 
 
 def test_together_or_one_by_one(kernel):
@@ -146,10 +156,10 @@ def test_together_or_one_by_one(kernel):
     one = Buffers(codebook, [30, 60], [10, 40], 2, 128, sinks=4, residual=16)
     many = one.clone()
     keys, values = (cases.random_states(2, 2, 16, 128, torch.bfloat16) for _ in range(2))
-    kernel.append(keys, values, *many.tensors(), *cases.write_args(codebook), 16)
+    kernel.append(keys, values, *many.arguments(), *cases.write_args(codebook))
     for token in range(16):
         part = slice(token, token + 1)
-        kernel.append(keys[:, :, part], values[:, :, part], *one.tensors(), *cases.write_args(codebook), 16)
+        kernel.append(keys[:, :, part], values[:, :, part], *one.arguments(), *cases.write_args(codebook))
     for got, want in zip(one.tensors(), many.tensors(), strict=True):
         assert torch.equal(got, want)
 
@@ -157,11 +167,11 @@ def test_together_or_one_by_one(kernel):
 def test_same_codes_as_quantize(kernel):
     codebook = cases.random_codebook(2, 128, "d4b8x2", "d8b8")
     buffers = Buffers(codebook, [20], [0], 2, 128, sinks=4, residual=16)
-    leaving = [x[:, :, :9].clone() for x in (buffers.window_keys, buffers.window_values)]
+    leaving = [x[:, :, :9].clone() for x in (buffers.ring_keys, buffers.ring_values)]
     codes = buffers.codes.clone()
     states = cases.random_states(1, 2, 9, 128, torch.bfloat16)
-    kernel.append(states, states, *buffers.tensors(), *cases.write_args(codebook), 16)
-    kernel.quantize(*leaving, codes, int32(0), int32(9), int32(0), *cases.write_args(codebook))
+    kernel.append(states, states, *buffers.arguments(), *cases.write_args(codebook))
+    kernel.quantize(*leaving, codes, None, int32(0), int32(9), int32(0), *cases.write_args(codebook))
     assert torch.equal(buffers.codes, codes)
 
 
@@ -175,18 +185,29 @@ def test_full_code_buffer(kernel):
     before = whole.clone()
     buffers.codes = whole[:, :, :2]
     states = cases.random_states(1, 1, 4, 128, torch.bfloat16)
-    kernel.append(states, states, *buffers.tensors(), *cases.write_args(codebook), 16)
+    kernel.append(states, states, *buffers.arguments(), *cases.write_args(codebook))
     assert torch.equal(whole, before)
 
 
 def test_refusals(kernel):
     codebook = cases.random_codebook(2, 128)
-    buffers = Buffers(codebook, [40], [20], 2, 128, sinks=4, residual=16)
+    args = cases.write_args(codebook)
+
+    def refused(message, keys, values, buffers, block_table=None):
+        before = [tensor.clone() for tensor in buffers.tensors()]
+        with pytest.raises(RuntimeError, match=message):
+            kernel.append(keys, values, buffers.codes, block_table, *buffers.arguments()[2:], *args)
+        assert all(torch.equal(old, new) for old, new in zip(before, buffers.tensors(), strict=True))
+
+    def fresh(residual=16):
+        return Buffers(codebook, [40], [20], 2, 128, sinks=4, residual=residual)
+
     states = cases.random_states(1, 2, 17, 128, torch.bfloat16)
-    with pytest.raises(RuntimeError, match="append takes at most 16 tokens at a time, not 17"):
-        kernel.append(states, states, *buffers.tensors(), *cases.write_args(codebook), 64)
-    with pytest.raises(RuntimeError, match="residual_length is 8"):
-        kernel.append(states[:, :, :1], states[:, :, :1], *buffers.tensors(), *cases.write_args(codebook), 8)
-    buffers.window_values = buffers.window_values.half()
-    with pytest.raises(RuntimeError, match="window_values is float16, but it must be bfloat16"):
-        kernel.append(states[:, :, :1], states[:, :, :1], *buffers.tensors(), *cases.write_args(codebook), 16)
+    one = states[:, :, :1]
+    refused("at most 16 tokens at a time and no more than the ring's 32 slots, not 17", states, states, fresh(32))
+    refused("no more than the ring's 8 slots, not 9", states[:, :, :9], states[:, :, :9], fresh(8))
+    refused("values have head size 64 and keys 128", one, one[..., :64], fresh())
+    refused("block_table was given, .* pass None", one, one, fresh(), int32(0, 1).view(1, 2))
+    wrong = fresh()
+    wrong.ring_values = wrong.ring_values.half()
+    refused("ring_values is float16, but it must be bfloat16", one, one, wrong)

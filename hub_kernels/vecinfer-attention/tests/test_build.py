@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The vecinfer_hf authors
 # SPDX-License-Identifier: Apache-2.0
-"""The build on disk: kernels' own validators, the digest, and the ABI. Needs no GPU."""
+"""The sources and the build on disk: the tree, kernels' own validators, the digest, and the ABI. Needs no GPU."""
 
 from __future__ import annotations
 
@@ -8,9 +8,39 @@ import json
 import re
 import shutil
 import subprocess
+import sys
 
 import pytest
 from conftest import ROOT, load, variants
+
+
+SOURCES = sorted(path for path in (ROOT / "vecinfer_cuda").rglob("*") if path.suffix in {".cu", ".cuh", ".h"})
+INCLUDES = {"api": {"append", "decode", "dequantize", "quantize"}, "instantiations": {"decode"}}
+"""Folders that a folder's files may include beside their own and common."""
+
+
+def test_build_toml_names_every_source():
+    named = re.findall(r'"(vecinfer_cuda/.*)"', (ROOT / "build.toml").read_text())
+    assert named == [path.relative_to(ROOT).as_posix() for path in SOURCES]
+
+
+def test_a_folder_includes_only_common_and_itself():
+    wrong = []
+    for path in SOURCES:
+        folder = path.parent.name
+        allowed = {folder, "common"} | INCLUDES.get(folder, set())
+        for name in re.findall(r'#include "(.*)"', path.read_text()):
+            target = (path.parent / name).resolve()
+            assert target.is_file(), f"{path} includes {name}"
+            if target.parent.name not in allowed and target.name != "torch_binding.h":
+                wrong.append(f"{folder}/{path.name} includes {name}")
+    assert not wrong
+
+
+def test_instantiations_are_as_generated():
+    command = [sys.executable, ROOT / "vecinfer_cuda" / "generate_instantiations.py", "--check"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +72,7 @@ def test_source_tree_is_valid():
 def test_metadata_and_digest(variant):
     rust = pytest.importorskip("kernels._rust")
     metadata = rust.Metadata.read_from_file(variant / "metadata.json")
-    assert metadata.version == 1
+    assert metadata.version == 2
     metadata.digest.validate(rust.Digest.hash_variant(rust.DigestAlgorithm.SHA256, variant))
     assert (variant / f"{metadata.id}.abi3.so").is_file()
 

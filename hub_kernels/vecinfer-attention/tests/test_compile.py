@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The vecinfer_hf authors
 # SPDX-License-Identifier: Apache-2.0
-"""opcheck, torch.compile, CUDA graphs, and two builds in one process. decode_attention's are beside its own tests."""
+"""opcheck, torch.compile, CUDA graphs, and two builds in one process. decode_attention's graph is in its own tests."""
 
 from __future__ import annotations
 
@@ -35,10 +35,11 @@ def test_opcheck(ops):
     for op, args in (
         (
             ops.quantize,
-            (states, states, buffers.codes, int32(0, 3), int32(1, 1), int32(0, 0), *cases.write_args(codebook)),
+            (states, states, buffers.codes, None, int32(0, 3), int32(1, 1), int32(0, 0), *cases.write_args(codebook)),
         ),
-        (ops.append, (states, states, *buffers.tensors(), *cases.write_args(codebook), 16)),
-        (ops.dequantize, (buffers.codes, *cases.read_args(codebook), 3, 40, torch.bfloat16)),
+        (ops.append, (states, states, *buffers.arguments(), *cases.write_args(codebook))),
+        (ops.dequantize, (buffers.codes, None, *cases.read_args(codebook), 128, 3, 40, torch.bfloat16)),
+        (ops.decode_attention, (states, *buffers.arguments(), *cases.read_args(codebook), 0.1, 0.0, None, 4)),
     ):
         torch.library.opcheck(op.default, args)
 
@@ -48,9 +49,10 @@ def test_fullgraph_without_recompiles(kernel):
     twin = buffers.clone()
 
     def step(states, *tensors):
-        kernel.append(states, states * 2, *tensors, *cases.write_args(codebook), 16)
-        keys, values = kernel.dequantize(tensors[0], *cases.read_args(codebook), 0, 32, torch.float32)
-        return (keys + values).sum()
+        kernel.append(states, states * 2, tensors[0], None, *tensors[1:], *cases.write_args(codebook))
+        keys, values = kernel.dequantize(tensors[0], None, *cases.read_args(codebook), 128, 0, 32, torch.float32)
+        out, _ = kernel.decode_attention(states, tensors[0], None, *tensors[1:], *cases.read_args(codebook), 0.1)
+        return (keys + values).sum() + out.float().sum()
 
     compiled = torch.compile(step, fullgraph=True)
     compiled(states, *buffers.tensors())
@@ -73,16 +75,16 @@ def test_cuda_graph_with_growing_lengths(kernel):
     side = torch.cuda.Stream()
     with torch.cuda.stream(side):
         spare = buffers.clone()
-        kernel.append(static, static, *spare.tensors(), *cases.write_args(codebook), 16)
+        kernel.append(static, static, *spare.arguments(), *cases.write_args(codebook))
     torch.cuda.synchronize()
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
-        kernel.append(static, static, *buffers.tensors(), *cases.write_args(codebook), 16)
+        kernel.append(static, static, *buffers.arguments(), *cases.write_args(codebook))
     for _ in range(40):
         states = cases.random_states(2, 2, 1, 128, torch.bfloat16)
         static.copy_(states)
         graph.replay()
-        kernel.append(states, states, *twin.tensors(), *cases.write_args(codebook), 16)
+        kernel.append(states, states, *twin.arguments(), *cases.write_args(codebook))
     torch.cuda.synchronize()
     assert buffers.lengths.tolist() == [70, 70]
     assert buffers.quantized_lengths.tolist() == [50, 50]
@@ -95,9 +97,9 @@ def test_no_synchronization(kernel):
     numbers = int32(0, 0), int32(1, 1), int32(0, 0)
     torch.cuda.set_sync_debug_mode("error")
     try:
-        kernel.append(states, states, *buffers.tensors(), *cases.write_args(codebook), 16)
-        kernel.quantize(states, states, buffers.codes, *numbers, *cases.write_args(codebook))
-        kernel.dequantize(buffers.codes, *cases.read_args(codebook), 0, 32, torch.bfloat16)
+        kernel.append(states, states, *buffers.arguments(), *cases.write_args(codebook))
+        kernel.quantize(states, states, buffers.codes, None, *numbers, *cases.write_args(codebook))
+        kernel.dequantize(buffers.codes, None, *cases.read_args(codebook), 128, 0, 32, torch.bfloat16)
     finally:
         torch.cuda.set_sync_debug_mode("default")
 
@@ -110,7 +112,7 @@ def test_two_builds_side_by_side(kernel):
     assert other is not kernel
     codebook, buffers, states = appended()
     twin = buffers.clone()
-    kernel.append(states, states, *buffers.tensors(), *cases.write_args(codebook), 16)
-    torch.compile(other.append, fullgraph=True)(states, states, *twin.tensors(), *cases.write_args(codebook), 16)
+    kernel.append(states, states, *buffers.arguments(), *cases.write_args(codebook))
+    torch.compile(other.append, fullgraph=True)(states, states, *twin.arguments(), *cases.write_args(codebook))
     for got, want in zip(buffers.tensors(), twin.tensors(), strict=True):
         assert torch.equal(got, want)

@@ -95,11 +95,9 @@ def test_transforms_and_means(kernel, path, dtype, transform, value_transform):
 
 
 @pytest.mark.parametrize("softcap", [0.0, 5.0, 50.0])
-@pytest.mark.parametrize("attention_sinks", [False, True])
-def test_softcap_and_attention_sinks(kernel, path, softcap, attention_sinks):
-    cache = Cache(
-        LENGTHS, softcap=softcap, attention_sinks=attention_sinks, means=True, query_size=3.0, query_tokens=3
-    )
+@pytest.mark.parametrize("sink_logits", [False, True])
+def test_softcap_and_sink_logits(kernel, path, softcap, sink_logits):
+    cache = Cache(LENGTHS, softcap=softcap, sink_logits=sink_logits, means=True, query_size=3.0, query_tokens=3)
     check(cache, kernel)
 
 
@@ -129,7 +127,7 @@ def test_full_transforms_of_few_and_many_rows(kernel, path, head_dim, load):
     lengths = torch.randint(0, 400, (batch,)).tolist()
     cache = Cache(
         lengths, head_dim=head_dim, group=3, query_tokens=3, residual_length=32, transform="full",
-        value_transform="full", means=True, attention_sinks=head_dim == 128,
+        value_transform="full", means=True, sink_logits=head_dim == 128,
     )  # fmt: skip
     check(cache, kernel)
 
@@ -155,7 +153,7 @@ def test_strides_and_offsets(kernel, path):
     check(cache, kernel)
     # Not on 16 bytes: the general path takes it.
     whole = [torch.randn(len(LENGTHS), 2, 140, 131, device="cuda").to(cache.dtype) for _ in range(2)]
-    cache.window_keys, cache.window_values = (part[:, :, 3:131, 3:] for part in whole)
+    cache.ring_keys, cache.ring_values = (part[:, :, 3:131, 3:] for part in whole)
     flat = torch.randn(cache.query.numel() + 3, device="cuda").to(cache.dtype)[3:]
     cache.query = flat.view(cache.query.shape)
     check(cache, kernel)
@@ -192,8 +190,8 @@ def test_small_weights_do_not_vanish(kernel, gap):
     flat = torch.full((128,), size, dtype=torch.float64, device="cuda")
     query = (flat @ decode_cases.oracle.hadamard(128, flat.device)) / book.query_transform[0].double()
     cache.query = query.to(cache.dtype).view(1, 1, 1, 128)
-    cache.window_keys = torch.zeros_like(cache.window_keys)
-    cache.window_values = torch.zeros_like(cache.window_values)
+    cache.ring_keys = torch.zeros_like(cache.ring_keys)
+    cache.ring_values = torch.zeros_like(cache.ring_values)
     out, _ = cache.run(kernel, num_splits=1)
     expected, _ = cache.expected(0)
     spike = -127 * book.value_centroid_scale.item()
@@ -211,9 +209,8 @@ def test_graph_with_growing_lengths(kernel):
 
     def call():
         return kernel.decode_attention(
-            cache.query, cache.codes, cache.sink_keys, cache.sink_values, cache.window_keys, cache.window_values,
-            lengths, quantized, *decode_cases.cases.read_args(cache.codebook), cache.residual_length,
-            cache.softmax_scale,
+            cache.query, cache.codes, None, cache.sink_keys, cache.sink_values, cache.ring_keys, cache.ring_values,
+            lengths, quantized, *decode_cases.cases.read_args(cache.codebook), cache.softmax_scale,
         )  # fmt: skip
 
     call()
@@ -248,7 +245,7 @@ def test_refusals(kernel):
     with pytest.raises(RuntimeError, match="query is float32"):
         cache.run(kernel)
     cache = Cache([500], query_tokens=4, residual_length=3)
-    with pytest.raises(RuntimeError, match="no more than residual_length"):
+    with pytest.raises(RuntimeError, match="no more than the ring's 3 slots"):
         cache.run(kernel)
     cache = Cache([500])
     cache.softmax_scale = 0.0
@@ -256,3 +253,21 @@ def test_refusals(kernel):
         cache.run(kernel)
     with pytest.raises(RuntimeError, match="num_splits is -1"):
         Cache([500]).run(kernel, -1)
+
+
+def test_what_is_not_there_yet_is_refused_by_name(kernel):
+    cache = Cache([500])
+    query, codes, _, *others = cache.arguments()
+    with pytest.raises(RuntimeError, match=r"block_table was given, .* pass None and codes \[B, Hkv,"):
+        kernel.decode_attention(query, codes, decode_cases.cases.int32(0, 1).view(1, 2), *others)
+    cache.sink_values, cache.ring_values = cache.sink_values[..., :64], cache.ring_values[..., :64]
+    with pytest.raises(RuntimeError, match="values have head size 64 and keys 128"):
+        cache.run(kernel)
+
+
+def test_codes_alone(kernel, path):
+    """Without sinks and ring a single query token attends to the codes; several would need a mask."""
+    cache = Cache([500], sinks=0, residual_length=0)
+    check(cache, kernel)
+    with pytest.raises(RuntimeError, match="query has 2 tokens per row, .* the ring's 0 slots"):
+        Cache([500], sinks=0, residual_length=0, query_tokens=2).run(kernel)

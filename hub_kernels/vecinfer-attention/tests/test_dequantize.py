@@ -19,7 +19,7 @@ ROUNDING = {torch.float32: 2.0**-24, torch.float16: 2.0**-11, torch.bfloat16: 2.
 def check(kernel, codebook, head_dim, start, length, dtype):
     codes = cases.random_codes(2, 2, 5, codebook, head_dim)
     formats = cases.formats(codebook)
-    results = kernel.dequantize(codes, *cases.read_args(codebook), start, length, dtype)
+    results = kernel.dequantize(codes, None, *cases.read_args(codebook), head_dim, start, length, dtype)
     query = codebook.query_transform
     inverses = (query.transpose(1, 2) if query.dim() == 3 else query, codebook.output_transform)
     means = (codebook.key_mean, codebook.value_mean)
@@ -63,8 +63,12 @@ def test_ranges(kernel, start, length):
 
 def test_refusals(kernel):
     codebook = cases.random_codebook(2, 128)
-    codes = cases.random_codes(1, 2, 2, codebook, 128)
+    codes, args = cases.random_codes(1, 2, 2, codebook, 128), cases.read_args(codebook)
     with pytest.raises(RuntimeError, match="code slots 60 to 65 are outside the buffer of 64"):
-        kernel.dequantize(codes, *cases.read_args(codebook), 60, 5, torch.bfloat16)
+        kernel.dequantize(codes, None, *args, 128, 60, 5, torch.bfloat16)
     with pytest.raises(RuntimeError, match="dequantize gives float32, float16 or bfloat16"):
-        kernel.dequantize(codes, *cases.read_args(codebook), 0, 5, torch.int32)
+        kernel.dequantize(codes, None, *args, 128, 0, 5, torch.int32)
+    with pytest.raises(RuntimeError, match="values have head size 64 and keys 128"):
+        kernel.dequantize(codes, None, *args, 64, 0, 5, torch.bfloat16)
+    with pytest.raises(RuntimeError, match="block_table was given"):
+        kernel.dequantize(codes, cases.int32(0, 1).view(1, 2), *args, 128, 0, 5, torch.bfloat16)

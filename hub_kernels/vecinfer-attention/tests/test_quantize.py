@@ -37,7 +37,9 @@ def check(
     tiles = -(-(max(starts) + tokens) // 32) + 1
     codes = cases.random_codes(batch, heads, tiles, codebook, head_dim)
     before = codes.clone()
-    kernel.quantize(keys, values, codes, int32(*starts), int32(*counts), int32(*first), *cases.write_args(codebook))
+    kernel.quantize(
+        keys, values, codes, None, int32(*starts), int32(*counts), int32(*first), *cases.write_args(codebook)
+    )
     formats = cases.formats(codebook)
     for side, states in (("key", keys), ("value", values)):
         weight, mean = (
@@ -125,10 +127,10 @@ def test_many_tokens_at_once_or_in_pieces(kernel, transform, value):
     states = cases.random_states(1, heads, tokens, 128, torch.bfloat16)
     whole, parts = (cases.random_codes(1, heads, -(-tokens // 32), codebook, 128) for _ in range(2))
     args = cases.write_args(codebook)
-    kernel.quantize(states, states * 2, whole, int32(0), int32(tokens), int32(0), *args)
+    kernel.quantize(states, states * 2, whole, None, int32(0), int32(tokens), int32(0), *args)
     for start in range(0, tokens, piece):
         part = states[:, :, start : start + piece]
-        kernel.quantize(part, part * 2, parts, int32(start), int32(piece), int32(0), *args)
+        kernel.quantize(part, part * 2, parts, None, int32(start), int32(piece), int32(0), *args)
     for side in ("key", "value"):
         got, want = (oracle.read_codes(codes, *cases.formats(codebook), 128, side) for codes in (whole, parts))
         assert torch.equal(got[:, :, :tokens], want[:, :, :tokens])
@@ -141,7 +143,7 @@ def test_what_shared_memory_held_before_does_not_matter(kernel, fmt):
     states = cases.random_states(4, 8, 2048, 256, torch.bfloat16)
     codes = cases.random_codes(4, 8, 64, other, 256)
     kernel.quantize(
-        states, states, codes, int32(*[0] * 4), int32(*[2048] * 4), int32(*[0] * 4), *cases.write_args(other)
+        states, states, codes, None, int32(*[0] * 4), int32(*[2048] * 4), int32(*[0] * 4), *cases.write_args(other)
     )
     check(kernel, cases.random_codebook(2, 80, fmt, fmt), head_dim=80, tokens=64)
 
@@ -174,7 +176,7 @@ def test_centroids_are_kept(kernel, fmt):
     values = oracle.reconstruct(chosen, centroids[:, :1], unit).to(torch.bfloat16)
     codes = cases.random_codes(1, heads, tokens // 32, codebook, head_dim)
     args = int32(0), int32(tokens), int32(0)
-    kernel.quantize(values, values, codes, *args, *cases.write_args(codebook))
+    kernel.quantize(values, values, codes, None, *args, *cases.write_args(codebook))
     got = oracle.read_codes(codes, *cases.formats(codebook), head_dim, "value")
     assert torch.equal(oracle.reconstruct(got, centroids, unit), values.double())
 
@@ -184,10 +186,10 @@ def test_nothing_to_do(kernel):
     codes = cases.random_codes(2, 2, 3, codebook, 128)
     before = codes.clone()
     states = cases.random_states(2, 2, 40, 128, torch.bfloat16)
-    kernel.quantize(states, states, codes, int32(0, 5), int32(0, 0), int32(0, 0), *cases.write_args(codebook))
+    kernel.quantize(states, states, codes, None, int32(0, 5), int32(0, 0), int32(0, 0), *cases.write_args(codebook))
     assert torch.equal(codes, before)
     empty = states[:, :, :0]
-    kernel.quantize(empty, empty, codes, int32(0, 5), int32(0, 0), int32(0, 0), *cases.write_args(codebook))
+    kernel.quantize(empty, empty, codes, None, int32(0, 5), int32(0, 0), int32(0, 0), *cases.write_args(codebook))
     assert torch.equal(codes, before)
 
 
@@ -197,7 +199,9 @@ def test_beyond_the_buffer(kernel):
     whole = cases.random_codes(1, 1, 4, codebook, 128)
     before = whole.clone()
     states = cases.random_states(1, 1, 40, 128, torch.bfloat16)
-    kernel.quantize(states, states, whole[:, :, :2], int32(50), int32(500), int32(0), *cases.write_args(codebook))
+    kernel.quantize(
+        states, states, whole[:, :, :2], None, int32(50), int32(500), int32(0), *cases.write_args(codebook)
+    )
     assert torch.equal(whole[:, :, 2:], before[:, :, 2:])
 
 
@@ -208,18 +212,22 @@ def test_refusals(kernel):
     numbers = int32(0), int32(40), int32(0)
     args = cases.write_args(codebook)
     with pytest.raises(RuntimeError, match="float32, but these kernels take bfloat16 or float16"):
-        kernel.quantize(states.float(), states.float(), codes, *numbers, *args)
+        kernel.quantize(states.float(), states.float(), codes, None, *numbers, *args)
     with pytest.raises(RuntimeError, match="value_states is float16, but it must be bfloat16"):
-        kernel.quantize(states, states.half(), codes, *numbers, *args)
+        kernel.quantize(states, states.half(), codes, None, *numbers, *args)
+    with pytest.raises(RuntimeError, match="values have head size 64 and keys 128"):
+        kernel.quantize(states, states[..., :64], codes, None, *numbers, *args)
+    with pytest.raises(RuntimeError, match="block_table was given"):
+        kernel.quantize(states, states, codes, int32(0, 1).view(1, 2), *numbers, *args)
     with pytest.raises(RuntimeError, match="head size 72 is not supported"):
-        kernel.quantize(states[..., :72], states[..., :72], codes, *numbers, *args)
+        kernel.quantize(states[..., :72], states[..., :72], codes, None, *numbers, *args)
     with pytest.raises(RuntimeError, match="codes has shape"):
-        kernel.quantize(states, states, codes[..., :-1], *numbers, *args)
+        kernel.quantize(states, states, codes[..., :-1], None, *numbers, *args)
     with pytest.raises(RuntimeError, match="starts is int64, but it must be int32"):
-        kernel.quantize(states, states, codes, numbers[0].long(), *numbers[1:], *args)
+        kernel.quantize(states, states, codes, None, numbers[0].long(), *numbers[1:], *args)
     twice = states.repeat_interleave(2, -1)[..., ::2]
     with pytest.raises(RuntimeError, match="last dimension"):
-        kernel.quantize(twice, twice, codes, *numbers, *args)
+        kernel.quantize(twice, twice, codes, None, *numbers, *args)
     odd = codebook._replace(key_centroids=codebook.key_centroids.repeat(1, 1, 2, 1))
     with pytest.raises(RuntimeError, match="512 centroids per code"):
-        kernel.quantize(states, states, codes, *numbers, *cases.write_args(odd))
+        kernel.quantize(states, states, codes, None, *numbers, *cases.write_args(odd))

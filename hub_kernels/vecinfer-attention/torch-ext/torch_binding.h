@@ -15,31 +15,32 @@ namespace vecinfer {
 using torch::stable::Tensor;
 using OptionalTensor = std::optional<Tensor>;
 
-void quantize(Tensor key_states, Tensor value_states, Tensor codes, Tensor starts, Tensor counts,
-              Tensor first, OptionalTensor key_mean, Tensor key_transform, Tensor key_centroids,
-              Tensor key_centroid_scale, OptionalTensor value_mean, OptionalTensor value_transform,
-              Tensor value_centroids, Tensor value_centroid_scale);
+void quantize(Tensor key_states, Tensor value_states, Tensor codes, OptionalTensor block_table,
+              Tensor starts, Tensor counts, Tensor first, OptionalTensor key_mean,
+              Tensor key_transform, Tensor key_centroids, Tensor key_centroid_scale,
+              OptionalTensor value_mean, OptionalTensor value_transform, Tensor value_centroids,
+              Tensor value_centroid_scale);
 
-void append(Tensor key_states, Tensor value_states, Tensor codes, Tensor sink_keys,
-            Tensor sink_values, Tensor window_keys, Tensor window_values, Tensor lengths,
-            Tensor quantized_lengths, OptionalTensor key_mean, Tensor key_transform,
+void append(Tensor key_states, Tensor value_states, Tensor codes, OptionalTensor block_table,
+            Tensor sink_keys, Tensor sink_values, Tensor ring_keys, Tensor ring_values,
+            Tensor lengths, Tensor quantized_lengths, OptionalTensor key_mean, Tensor key_transform,
             Tensor key_centroids, Tensor key_centroid_scale, OptionalTensor value_mean,
-            OptionalTensor value_transform, Tensor value_centroids, Tensor value_centroid_scale,
-            int64_t residual_length);
+            OptionalTensor value_transform, Tensor value_centroids, Tensor value_centroid_scale);
 
 std::tuple<Tensor, Tensor> decode_attention(
-    Tensor query, Tensor codes, Tensor sink_keys, Tensor sink_values, Tensor window_keys,
-    Tensor window_values, Tensor lengths, Tensor quantized_lengths, OptionalTensor key_mean,
-    Tensor query_transform, Tensor key_centroids, Tensor key_centroid_scale,
-    OptionalTensor value_mean, OptionalTensor output_transform, Tensor value_centroids,
-    Tensor value_centroid_scale, int64_t residual_length, double softmax_scale, double softcap,
-    OptionalTensor attention_sinks, int64_t num_splits);
+    Tensor query, Tensor codes, OptionalTensor block_table, Tensor sink_keys, Tensor sink_values,
+    Tensor ring_keys, Tensor ring_values, Tensor lengths, Tensor quantized_lengths,
+    OptionalTensor key_mean, Tensor query_transform, Tensor key_centroids,
+    Tensor key_centroid_scale, OptionalTensor value_mean, OptionalTensor output_transform,
+    Tensor value_centroids, Tensor value_centroid_scale, double softmax_scale, double softcap,
+    OptionalTensor sink_logits, int64_t num_splits);
 
-std::tuple<Tensor, Tensor> dequantize(Tensor codes, OptionalTensor key_mean, Tensor query_transform,
+std::tuple<Tensor, Tensor> dequantize(Tensor codes, OptionalTensor block_table,
+                                      OptionalTensor key_mean, Tensor query_transform,
                                       Tensor key_centroids, Tensor key_centroid_scale,
                                       OptionalTensor value_mean, OptionalTensor output_transform,
                                       Tensor value_centroids, Tensor value_centroid_scale,
-                                      int64_t start, int64_t length,
+                                      int64_t value_head_dim, int64_t start, int64_t length,
                                       torch::headeronly::ScalarType dtype);
 
 }  // namespace vecinfer

@@ -83,8 +83,8 @@ def table(found: list[Variant]) -> str:
         f"{FORMATS[v.value]}::kFormat, {v.stem}}},\n"
         for v in found
     )
-    return f"""{BANNER}#include "../decode_attention_kernels.h"
-#include "../decode_attention_traits.cuh"
+    return f"""{BANNER}#include "../decode/traits.cuh"
+#include "../decode/variants.h"
 
 namespace vecinfer {{
 

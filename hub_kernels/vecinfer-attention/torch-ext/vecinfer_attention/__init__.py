@@ -4,9 +4,13 @@
 # ruff: noqa: UP006, UP035, UP045
 """CUDA operators on a vector-quantized KV cache (https://arxiv.org/abs/2510.06175).
 
-Thin wrappers of the compiled operators. Shapes below use `B` rows, `Hkv` key/value heads, `Hq` query heads, `D` the
-head size and, for a code format, `n` additive codes of `b` bits over `d` elements. Optional tensors may be None.
-Transforms are float32 `[Hkv, D]` (diagonal, next to the orthonormal block Hadamard matrix) or `[Hkv, D, D]` (full).
+Thin wrappers of the compiled operators. Shapes below use `B` rows, `Hkv` key/value heads, `Hq` query heads, `Dk` and
+`Dv` the head sizes of keys and values and, for a code format, `n` additive codes of `b` bits over `d` elements. A
+diagonal transform `[Hkv, D]` goes with the orthonormal block Hadamard matrix, a full one `[Hkv, D, D]` stands alone.
+Optional tensors may be None.
+
+The signatures hold more than these kernels do: `block_table` has to be None and `Dv` equal to `Dk`; anything else is
+refused by name before a launch.
 """
 
 from typing import Optional, Tuple
@@ -24,6 +28,7 @@ def quantize(
     key_states: torch.Tensor,
     value_states: torch.Tensor,
     codes: torch.Tensor,
+    block_table: Optional[torch.Tensor],
     starts: torch.Tensor,
     counts: torch.Tensor,
     first: torch.Tensor,
@@ -41,18 +46,20 @@ def quantize(
     The nearest centroid is exact for inputs rounded to 1/8 (`d` = 2), 1/4 (4) or 1/2 (8) of a centroid's int8 unit.
 
     Args:
-        key_states: bf16 or fp16 `[B, Hkv, T, D]`, last dimension contiguous.
-        value_states: the same shape and dtype.
-        codes: uint8 `[B, Hkv, num_tiles, bytes_per_tile]`, last two dimensions contiguous; changed in place.
+        key_states: bf16 or fp16 `[B, Hkv, T, Dk]`, last dimension contiguous.
+        value_states: `[B, Hkv, T, Dv]`, the same dtype.
+        codes: uint8 `[B, Hkv, num_tiles, bytes_per_tile]`, last two dimensions contiguous; with a block table
+            `[num_pages, Hkv, tiles_per_page, bytes_per_tile]`. Changed in place.
+        block_table: int32 `[B, max_pages]`, each row's pages, or None.
         starts: int32 `[B]`, first code slot of a row.
         counts: int32 `[B]`, tokens of a row.
         first: int32 `[B]`, first token of a row.
-        key_mean: float32 `[Hkv, D]` or None.
-        key_transform: float32 `[Hkv, D]` or `[Hkv, D, D]`.
+        key_mean: float32 `[Hkv, Dk]` or None.
+        key_transform: float32 `[Hkv, Dk]` or `[Hkv, Dk, Dk]`.
         key_centroids: int8 `[Hkv, n, 2**b, d]`.
         key_centroid_scale: float32 `[Hkv]`.
-        value_mean: float32 `[Hkv, D]` or None.
-        value_transform: float32 `[Hkv, D]`, `[Hkv, D, D]` or None (values stored as they are).
+        value_mean: float32 `[Hkv, Dv]` or None.
+        value_transform: float32 `[Hkv, Dv]`, `[Hkv, Dv, Dv]` or None (values stored as they are).
         value_centroids: int8 `[Hkv, n, 2**b, d]`.
         value_centroid_scale: float32 `[Hkv]`.
 
@@ -63,6 +70,7 @@ def quantize(
         key_states,
         value_states,
         codes,
+        block_table,
         starts,
         counts,
         first,
@@ -81,10 +89,11 @@ def append(
     key_states: torch.Tensor,
     value_states: torch.Tensor,
     codes: torch.Tensor,
+    block_table: Optional[torch.Tensor],
     sink_keys: torch.Tensor,
     sink_values: torch.Tensor,
-    window_keys: torch.Tensor,
-    window_values: torch.Tensor,
+    ring_keys: torch.Tensor,
+    ring_values: torch.Tensor,
     lengths: torch.Tensor,
     quantized_lengths: torch.Tensor,
     key_mean: Optional[torch.Tensor],
@@ -95,20 +104,22 @@ def append(
     value_transform: Optional[torch.Tensor],
     value_centroids: torch.Tensor,
     value_centroid_scale: torch.Tensor,
-    residual_length: int,
 ) -> None:
     """Append `T` tokens to every row: sinks first, then the ring; a token that leaves the ring becomes codes.
 
     Lengths live in device memory and are advanced there: no host synchronization, safe inside a CUDA graph.
 
     Args:
-        key_states: bf16 or fp16 `[B, Hkv, T, D]`, `T` at most 16 and at most `residual_length`.
-        value_states: the same shape and dtype.
-        codes: uint8 `[B, Hkv, num_tiles, bytes_per_tile]`; changed in place.
-        sink_keys: `[B, Hkv, S, D]`, dtype of the states; changed in place.
-        sink_values: `[B, Hkv, S, D]`; changed in place.
-        window_keys: `[B, Hkv, C, D]`, the ring; changed in place.
-        window_values: `[B, Hkv, C, D]`; changed in place.
+        key_states: bf16 or fp16 `[B, Hkv, T, Dk]`, `T` at most 16 and at most `C`.
+        value_states: `[B, Hkv, T, Dv]`, the same dtype.
+        codes: see `quantize`; changed in place.
+        block_table: see `quantize`.
+        sink_keys: `[B, Hkv, S, Dk]`, dtype of the states; changed in place.
+        sink_values: `[B, Hkv, S, Dv]`; changed in place.
+        ring_keys: `[B, Hkv, C, Dk]`; changed in place. With `S` sinks, token `i` of a row lives in slot `(i - S) % C`,
+            and a full ring gives its oldest token away for each new one. As long as no token has left a ring, a longer
+            copy may take its place.
+        ring_values: `[B, Hkv, C, Dv]`; changed in place.
         lengths: int32 `[B]`, tokens stored; changed in place.
         quantized_lengths: int32 `[B]`, tokens stored as codes; changed in place.
         key_mean: see `quantize`, as the other codebook tensors.
@@ -119,7 +130,6 @@ def append(
         value_transform: see `quantize`.
         value_centroids: see `quantize`.
         value_centroid_scale: see `quantize`.
-        residual_length: size R of the full ring, in tokens.
 
     Raises:
         RuntimeError: for a device, dtype or shape that is not supported, before anything is launched.
@@ -128,10 +138,11 @@ def append(
         key_states,
         value_states,
         codes,
+        block_table,
         sink_keys,
         sink_values,
-        window_keys,
-        window_values,
+        ring_keys,
+        ring_values,
         lengths,
         quantized_lengths,
         key_mean,
@@ -142,17 +153,17 @@ def append(
         value_transform,
         value_centroids,
         value_centroid_scale,
-        residual_length,
     )
 
 
 def decode_attention(
     query: torch.Tensor,
     codes: torch.Tensor,
+    block_table: Optional[torch.Tensor],
     sink_keys: torch.Tensor,
     sink_values: torch.Tensor,
-    window_keys: torch.Tensor,
-    window_values: torch.Tensor,
+    ring_keys: torch.Tensor,
+    ring_values: torch.Tensor,
     lengths: torch.Tensor,
     quantized_lengths: torch.Tensor,
     key_mean: Optional[torch.Tensor],
@@ -163,43 +174,43 @@ def decode_attention(
     output_transform: Optional[torch.Tensor],
     value_centroids: torch.Tensor,
     value_centroid_scale: torch.Tensor,
-    residual_length: int,
     softmax_scale: float,
     softcap: float = 0.0,
-    attention_sinks: Optional[torch.Tensor] = None,
+    sink_logits: Optional[torch.Tensor] = None,
     num_splits: int = 0,
 ) -> Tuple[torch.Tensor, torch.Tensor]:
     """Return the attention of each row's last `Tq` tokens, already appended, over everything stored up to themselves.
 
     Equation 7 of https://arxiv.org/abs/2510.06175, with exact sinks and ring. Softmax weights over codes are rounded
     to multiples of 2^-13 of the largest one that a warp has seen, by a dither that keeps sums in the mean: no weight
-    vanishes systematically, and one weight can be off by 2^-13 of the largest. `Tq` may not exceed `residual_length`.
+    vanishes systematically, and one weight can be off by 2^-13 of the largest. `Tq` may not exceed `C`, nor 1
+    without a ring.
 
     Args:
-        query: bf16 or fp16 `[B, Hq, Tq, D]`, `Tq` at most 16; query head `i` reads key/value head `i // (Hq / Hkv)`.
-        codes: uint8 `[B, Hkv, num_tiles, bytes_per_tile]`.
-        sink_keys: `[B, Hkv, S, D]`.
-        sink_values: `[B, Hkv, S, D]`.
-        window_keys: `[B, Hkv, C, D]`, the ring.
-        window_values: `[B, Hkv, C, D]`.
+        query: bf16 or fp16 `[B, Hq, Tq, Dk]`, `Tq` at most 16; query head `i` reads key/value head `i // (Hq / Hkv)`.
+        codes: see `quantize`.
+        block_table: see `quantize`.
+        sink_keys: `[B, Hkv, S, Dk]`.
+        sink_values: `[B, Hkv, S, Dv]`.
+        ring_keys: `[B, Hkv, C, Dk]`, see `append`.
+        ring_values: `[B, Hkv, C, Dv]`.
         lengths: int32 `[B]`, tokens stored.
         quantized_lengths: int32 `[B]`, tokens stored as codes.
-        key_mean: float32 `[Hkv, D]` or None.
-        query_transform: float32 `[Hkv, D]` or `[Hkv, D, D]`.
+        key_mean: float32 `[Hkv, Dk]` or None.
+        query_transform: float32 `[Hkv, Dk]` or `[Hkv, Dk, Dk]`.
         key_centroids: int8 `[Hkv, n, 2**b, d]`.
         key_centroid_scale: float32 `[Hkv]`.
-        value_mean: float32 `[Hkv, D]` or None.
-        output_transform: inverse of the value transform, float32 `[Hkv, D]`, `[Hkv, D, D]` or None.
+        value_mean: float32 `[Hkv, Dv]` or None.
+        output_transform: inverse of the value transform, float32 `[Hkv, Dv]`, `[Hkv, Dv, Dv]` or None.
         value_centroids: int8 `[Hkv, n, 2**b, d]`.
         value_centroid_scale: float32 `[Hkv]`.
-        residual_length: size R of the full ring, in tokens.
         softmax_scale: factor on `q . k`.
         softcap: scores become `softcap * tanh(score / softcap)`; 0 for none.
-        attention_sinks: float `[Hq]`, one extra logit per head without a value, or None.
+        sink_logits: float `[Hq]`, one extra logit per head without a value, or None.
         num_splits: thread blocks a row's codes are split over; 0 chooses. Deterministic for a fixed number.
 
     Returns:
-        `[B, Hq, Tq, D]` in the query's dtype and the natural log-sum-exp, float32 `[B, Hq, Tq]`.
+        `[B, Hq, Tq, Dv]` in the query's dtype and the natural log-sum-exp, float32 `[B, Hq, Tq]`.
 
     Raises:
         RuntimeError: for a device, dtype or shape that is not supported, before anything is launched.
@@ -207,10 +218,11 @@ def decode_attention(
     return ops.decode_attention(
         query,
         codes,
+        block_table,
         sink_keys,
         sink_values,
-        window_keys,
-        window_values,
+        ring_keys,
+        ring_values,
         lengths,
         quantized_lengths,
         key_mean,
@@ -221,16 +233,16 @@ def decode_attention(
         output_transform,
         value_centroids,
         value_centroid_scale,
-        residual_length,
         softmax_scale,
         softcap,
-        attention_sinks,
+        sink_logits,
         num_splits,
     )
 
 
 def dequantize(
     codes: torch.Tensor,
+    block_table: Optional[torch.Tensor],
     key_mean: Optional[torch.Tensor],
     query_transform: torch.Tensor,
     key_centroids: torch.Tensor,
@@ -239,6 +251,7 @@ def dequantize(
     output_transform: Optional[torch.Tensor],
     value_centroids: torch.Tensor,
     value_centroid_scale: torch.Tensor,
+    value_head_dim: int,
     start: int,
     length: int,
     dtype: torch.dtype,
@@ -246,27 +259,30 @@ def dequantize(
     """Return the keys and values that code slots `start .. start + length` stand for, in the model's own space.
 
     Args:
-        codes: uint8 `[B, Hkv, num_tiles, bytes_per_tile]`.
-        key_mean: float32 `[Hkv, D]` or None.
-        query_transform: float32 `[Hkv, D]` or `[Hkv, D, D]`; its transpose inverts the key transform.
+        codes: see `quantize`.
+        block_table: see `quantize`.
+        key_mean: float32 `[Hkv, Dk]` or None.
+        query_transform: float32 `[Hkv, Dk]` or `[Hkv, Dk, Dk]`; its transpose inverts the key transform.
         key_centroids: int8 `[Hkv, n, 2**b, d]`.
         key_centroid_scale: float32 `[Hkv]`.
-        value_mean: float32 `[Hkv, D]` or None.
-        output_transform: inverse of the value transform, float32 `[Hkv, D]`, `[Hkv, D, D]` or None.
+        value_mean: float32 `[Hkv, Dv]` or None.
+        output_transform: inverse of the value transform, float32 `[Hkv, Dv]`, `[Hkv, Dv, Dv]` or None.
         value_centroids: int8 `[Hkv, n, 2**b, d]`.
         value_centroid_scale: float32 `[Hkv]`.
+        value_head_dim: `Dv`, which tiles and centroids alone do not tell.
         start: first code slot.
         length: code slots.
         dtype: bf16, fp16 or float32.
 
     Returns:
-        Keys and values, `[B, Hkv, length, D]` in `dtype`.
+        Keys `[B, Hkv, length, Dk]` and values `[B, Hkv, length, Dv]` in `dtype`.
 
     Raises:
         RuntimeError: for a device, dtype or shape that is not supported, before anything is launched.
     """
     return ops.dequantize(
         codes,
+        block_table,
         key_mean,
         query_transform,
         key_centroids,
@@ -275,6 +291,7 @@ def dequantize(
         output_transform,
         value_centroids,
         value_centroid_scale,
+        value_head_dim,
         start,
         length,
         dtype,

@@ -21,15 +21,15 @@ def _append(*args):
 
 
 @torch.library.register_fake(add_op_namespace_prefix("decode_attention"))
-def _decode_attention(query, *args):
-    return torch.empty_like(query, memory_format=torch.contiguous_format), query.new_empty(
-        query.shape[:3], dtype=torch.float32
-    )
+def _decode_attention(query, codes, block_table, sink_keys, sink_values, *args):
+    shape = query.shape[:3]
+    return query.new_empty((*shape, sink_values.shape[3])), query.new_empty(shape, dtype=torch.float32)
 
 
 @torch.library.register_fake(add_op_namespace_prefix("dequantize"))
 def _dequantize(
     codes,
+    block_table,
     key_mean,
     query_transform,
     key_centroids,
@@ -38,9 +38,13 @@ def _dequantize(
     output_transform,
     value_centroids,
     value_centroid_scale,
+    value_head_dim,
     start,
     length,
     dtype,
 ):
-    shape = (codes.shape[0], codes.shape[1], length, query_transform.shape[-1])
-    return codes.new_empty(shape, dtype=dtype), codes.new_empty(shape, dtype=dtype)
+    batch = codes.shape[0] if block_table is None else block_table.shape[0]
+    return tuple(
+        codes.new_empty((batch, codes.shape[1], length, head_dim), dtype=dtype)
+        for head_dim in (query_transform.shape[-1], value_head_dim)
+    )

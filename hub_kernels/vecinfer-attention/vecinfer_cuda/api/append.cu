@@ -5,48 +5,45 @@
 #include <algorithm>
 
 #include "../../torch-ext/torch_binding.h"
-#include "../append.cuh"
+#include "../append/kernel.cuh"
 #include "sides.h"
 
 namespace vecinfer {
 
-void append(Tensor key_states, Tensor value_states, Tensor codes, Tensor sink_keys,
-            Tensor sink_values, Tensor window_keys, Tensor window_values, Tensor lengths,
-            Tensor quantized_lengths, OptionalTensor key_mean, Tensor key_transform,
+void append(Tensor key_states, Tensor value_states, Tensor codes, OptionalTensor block_table,
+            Tensor sink_keys, Tensor sink_values, Tensor ring_keys, Tensor ring_values,
+            Tensor lengths, Tensor quantized_lengths, OptionalTensor key_mean, Tensor key_transform,
             Tensor key_centroids, Tensor key_centroid_scale, OptionalTensor value_mean,
-            OptionalTensor value_transform, Tensor value_centroids, Tensor value_centroid_scale,
-            int64_t residual_length) {
+            OptionalTensor value_transform, Tensor value_centroids, Tensor value_centroid_scale) {
   check_device(key_states);
   check_shape(key_states, "key_states", {-1, -1, -1, -1});
   const int64_t batch = key_states.size(0), heads = key_states.size(1), tokens = key_states.size(2);
   const int64_t head_dim = key_states.size(3);
   check_head_dim(head_dim);
+  check_no_block_table(block_table);
+  check_shape(value_states, "value_states", {batch, heads, tokens, -1});
+  check_value_head_dim(value_states.size(3), head_dim);
   check_shape(sink_keys, "sink_keys", {batch, heads, -1, head_dim});
-  check_shape(window_keys, "window_keys", {batch, heads, -1, head_dim});
-  const int64_t sinks = sink_keys.size(2), capacity = window_keys.size(2);
-  VECINFER_CHECK(residual_length >= 1 && capacity <= residual_length, "residual_length is ",
-                 residual_length, ", but it must be at least 1 and the ring (", capacity,
-                 " tokens) must fit into it.");
-  VECINFER_CHECK(tokens <= kAppendTokens && tokens <= residual_length, "append takes at most ",
-                 std::min<int64_t>(kAppendTokens, residual_length), " tokens at a time, not ",
-                 tokens, "; use quantize for a prefill.");
+  check_shape(ring_keys, "ring_keys", {batch, heads, -1, head_dim});
+  const int64_t sinks = sink_keys.size(2), slots = ring_keys.size(2);
+  VECINFER_CHECK(tokens <= kAppendTokens && tokens <= slots, "append takes at most ", kAppendTokens,
+                 " tokens at a time and no more than the ring's ", slots, " slots, not ", tokens,
+                 "; use quantize for a prefill.");
   AppendParams params;
   params.bf16 = is_bf16(key_states, "key_states");
   const Tensor* states[2] = {&key_states, &value_states};
   const Tensor* sink[2] = {&sink_keys, &sink_values};
-  const Tensor* window[2] = {&window_keys, &window_values};
-  const char* names[3][2] = {{"key_states", "value_states"},
-                             {"sink_keys", "sink_values"},
-                             {"window_keys", "window_values"}};
+  const Tensor* ring[2] = {&ring_keys, &ring_values};
+  const char* names[3][2] = {
+      {"key_states", "value_states"}, {"sink_keys", "sink_values"}, {"ring_keys", "ring_values"}};
   for (int i = 0; i < 2; ++i) {
     check_dtype(*states[i], names[0][i], key_states.scalar_type());
     check_dtype(*sink[i], names[1][i], key_states.scalar_type());
-    check_dtype(*window[i], names[2][i], key_states.scalar_type());
+    check_dtype(*ring[i], names[2][i], key_states.scalar_type());
     params.states[i] =
         states_view(*states[i], names[0][i], key_states, batch, heads, tokens, head_dim);
     params.sinks[i] = states_view(*sink[i], names[1][i], key_states, batch, heads, sinks, head_dim);
-    params.window[i] =
-        states_view(*window[i], names[2][i], key_states, batch, heads, capacity, head_dim);
+    params.ring[i] = states_view(*ring[i], names[2][i], key_states, batch, heads, slots, head_dim);
   }
   params.sides[0] = make_side(key_centroids, key_centroid_scale, false,
                               make_transform(key_transform, "key_transform", key_mean, "key_mean",
@@ -68,8 +65,7 @@ void append(Tensor key_states, Tensor value_states, Tensor codes, Tensor sink_ke
   params.batch_size = static_cast<int>(batch);
   params.num_tokens = static_cast<int>(tokens);
   params.num_sinks = static_cast<int>(sinks);
-  params.window_capacity = static_cast<int>(capacity);
-  params.residual_length = static_cast<int>(residual_length);
+  params.ring_slots = static_cast<int>(slots);
   params.head_dim = static_cast<int>(head_dim);
   if (batch * heads * tokens == 0) return;
   VECINFER_CHECK(batch <= 65535, "append takes at most 65535 rows, not ", batch, ".");

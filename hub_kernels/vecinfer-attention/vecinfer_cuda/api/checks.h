@@ -15,7 +15,7 @@
 #include <cstdint>
 #include <optional>
 
-#include "../params.h"
+#include "../common/params.h"
 
 // A torch without CUDA does not have this symbol. Weak, so that the module can still be imported
 // (and inspected) there.
@@ -155,6 +155,19 @@ inline void check_head_dim(int64_t head_dim) {
   VECINFER_CHECK(
       head_dim == 64 || head_dim == 80 || head_dim == 96 || head_dim == 128 || head_dim == 256,
       "head size ", head_dim, " is not supported; 64, 80, 96, 128 and 256 are.");
+}
+
+// Keys and values of different head sizes are part of the signature, not of these kernels yet.
+inline void check_value_head_dim(int64_t value_head_dim, int64_t key_head_dim) {
+  VECINFER_CHECK(value_head_dim == key_head_dim, "values have head size ", value_head_dim,
+                 " and keys ", key_head_dim, ", but these kernels need equal ones.");
+}
+
+// Paged codes are part of the signature, not of these kernels yet.
+inline void check_no_block_table(const OptionalTensor& block_table) {
+  VECINFER_CHECK(!block_table,
+                 "block_table was given, but these kernels read contiguous codes only; pass None "
+                 "and codes [B, Hkv, num_tiles, bytes_per_tile].");
 }
 
 // Refuses a device that cannot run these kernels, before anything is launched on it.

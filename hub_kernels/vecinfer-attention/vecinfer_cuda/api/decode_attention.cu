@@ -1,16 +1,17 @@
 // SPDX-FileCopyrightText: 2026 The vecinfer_hf authors
 // SPDX-License-Identifier: Apache-2.0
 // Host side of decode_attention: checks, workspace, choice of kernel, launches.
+#include <algorithm>
 #include <cstdlib>
 #include <cstring>
 
 #include "../../torch-ext/torch_binding.h"
-#include "../combine.cuh"
-#include "../decode_attention_kernels.h"
-#include "../decode_attention_traits.cuh"
-#include "../heuristics.h"
-#include "../query_transform.cuh"
-#include "../static_switch.h"
+#include "../common/static_switch.h"
+#include "../decode/combine.cuh"
+#include "../decode/heuristics.h"
+#include "../decode/query_transform.cuh"
+#include "../decode/traits.cuh"
+#include "../decode/variants.h"
 #include "sides.h"
 
 namespace vecinfer {
@@ -157,25 +158,32 @@ void check_codebook_scores(double softmax_scale, double softcap) {
 }  // namespace
 
 std::tuple<Tensor, Tensor> decode_attention(
-    Tensor query, Tensor codes, Tensor sink_keys, Tensor sink_values, Tensor window_keys,
-    Tensor window_values, Tensor lengths, Tensor quantized_lengths, OptionalTensor key_mean,
-    Tensor query_transform, Tensor key_centroids, Tensor key_centroid_scale,
-    OptionalTensor value_mean, OptionalTensor output_transform, Tensor value_centroids,
-    Tensor value_centroid_scale, int64_t residual_length, double softmax_scale, double softcap,
-    OptionalTensor attention_sinks, int64_t num_splits) {
+    Tensor query, Tensor codes, OptionalTensor block_table, Tensor sink_keys, Tensor sink_values,
+    Tensor ring_keys, Tensor ring_values, Tensor lengths, Tensor quantized_lengths,
+    OptionalTensor key_mean, Tensor query_transform, Tensor key_centroids,
+    Tensor key_centroid_scale, OptionalTensor value_mean, OptionalTensor output_transform,
+    Tensor value_centroids, Tensor value_centroid_scale, double softmax_scale, double softcap,
+    OptionalTensor sink_logits, int64_t num_splits) {
   check_device(query);
+  check_no_block_table(block_table);
   check_shape(query, "query", {-1, -1, -1, -1});
   check_shape(codes, "codes", {-1, -1, -1, -1});
   const int64_t batch = query.size(0), query_heads = query.size(1), query_tokens = query.size(2);
   const int64_t head_dim = query.size(3), heads = codes.size(1);
   check_head_dim(head_dim);
+  check_shape(ring_keys, "ring_keys", {batch, heads, -1, head_dim});
+  check_shape(ring_values, "ring_values", {batch, heads, -1, -1});
+  check_shape(sink_keys, "sink_keys", {batch, heads, -1, head_dim});
+  check_value_head_dim(ring_values.size(3), head_dim);
+  const int64_t sinks = sink_keys.size(2), slots = ring_keys.size(2);
   VECINFER_CHECK(heads > 0 && query_heads % heads == 0 && query_heads / heads <= kMaxGroup,
                  "query has ", query_heads, " heads for ", heads,
                  " key/value heads, but a multiple of up to ", kMaxGroup, " is supported.");
-  VECINFER_CHECK(
-      query_tokens >= 1 && query_tokens <= kMaxQueryTokens && query_tokens <= residual_length,
-      "query has ", query_tokens, " tokens per row, but 1 to ", kMaxQueryTokens,
-      " are supported, and no more than residual_length (", residual_length, ").");
+  // All queries see all codes, so only the last token may be one.
+  VECINFER_CHECK(query_tokens >= 1 && query_tokens <= kMaxQueryTokens &&
+                     query_tokens <= std::max<int64_t>(slots, 1),
+                 "query has ", query_tokens, " tokens per row, but 1 to ", kMaxQueryTokens,
+                 " are supported, and no more than the ring's ", slots, " slots.");
   check_codebook_scores(softmax_scale, softcap);
   VECINFER_CHECK(num_splits >= 0 && num_splits <= kMaxSplits, "num_splits is ", num_splits,
                  ", but it must be 0 (chosen here) to ", kMaxSplits, ".");
@@ -184,8 +192,6 @@ std::tuple<Tensor, Tensor> decode_attention(
   DecodeParams p = {};
   p.bf16 = is_bf16(query, "query");
   p.query = states_view(query, "query", query, batch, query_heads, query_tokens, head_dim);
-  const int64_t sinks = sink_keys.dim() == 4 ? sink_keys.size(2) : 0;
-  const int64_t window = window_keys.dim() == 4 ? window_keys.size(2) : 0;
   const struct {
     const Tensor& tensor;
     const char* name;
@@ -193,8 +199,8 @@ std::tuple<Tensor, Tensor> decode_attention(
     StatesView& view;
   } exact[] = {{sink_keys, "sink_keys", sinks, p.sink_keys},
                {sink_values, "sink_values", sinks, p.sink_values},
-               {window_keys, "window_keys", window, p.window_keys},
-               {window_values, "window_values", window, p.window_values}};
+               {ring_keys, "ring_keys", slots, p.ring_keys},
+               {ring_values, "ring_values", slots, p.ring_values}};
   bool aligned = p.query.aligned;
   for (const auto& part : exact) {
     check_dtype(part.tensor, part.name, query.scalar_type());
@@ -214,9 +220,9 @@ std::tuple<Tensor, Tensor> decode_attention(
   p.codes = codes_view(codes, sides, batch, heads, head_dim, query);
   p.key = sides[0];
   p.value = sides[1];
-  if (attention_sinks) {
-    check_plain(*attention_sinks, "attention_sinks", ScalarType::Float, query, {query_heads});
-    p.attention_sinks = static_cast<const float*>(attention_sinks->data_ptr());
+  if (sink_logits) {
+    check_plain(*sink_logits, "sink_logits", ScalarType::Float, query, {query_heads});
+    p.sink_logits = static_cast<const float*>(sink_logits->data_ptr());
   }
   p.softmax_scale = static_cast<float>(softmax_scale);
   p.softcap = static_cast<float>(softcap) * kLog2E;
@@ -229,7 +235,7 @@ std::tuple<Tensor, Tensor> decode_attention(
   p.head_dim = static_cast<int>(head_dim);
   p.rows = p.group * p.query_tokens;
   p.sink_length = static_cast<int>(sinks);
-  p.residual_length = static_cast<int>(residual_length);
+  p.ring_slots = static_cast<int>(std::max<int64_t>(slots, 1));
 
   Tensor out = torch::stable::new_empty(query, {batch, query_heads, query_tokens, head_dim});
   Tensor lse =

@@ -2,23 +2,27 @@
 // SPDX-License-Identifier: Apache-2.0
 // Host side of dequantize: checks, outputs, parameters, launch.
 #include "../../torch-ext/torch_binding.h"
-#include "../dequantize.cuh"
+#include "../dequantize/kernel.cuh"
 #include "sides.h"
 
 namespace vecinfer {
 
-std::tuple<Tensor, Tensor> dequantize(Tensor codes, OptionalTensor key_mean, Tensor query_transform,
+std::tuple<Tensor, Tensor> dequantize(Tensor codes, OptionalTensor block_table,
+                                      OptionalTensor key_mean, Tensor query_transform,
                                       Tensor key_centroids, Tensor key_centroid_scale,
                                       OptionalTensor value_mean, OptionalTensor output_transform,
                                       Tensor value_centroids, Tensor value_centroid_scale,
-                                      int64_t start, int64_t length, ScalarType dtype) {
+                                      int64_t value_head_dim, int64_t start, int64_t length,
+                                      ScalarType dtype) {
   check_device(codes);
+  check_no_block_table(block_table);
   check_shape(codes, "codes", {-1, -1, -1, -1});
   const int64_t batch = codes.size(0), heads = codes.size(1);
   VECINFER_CHECK(query_transform.dim() == 2 || query_transform.dim() == 3, "query_transform has ",
                  query_transform.dim(), " dimensions, but 2 (diagonal) or 3 (full) are needed.");
   const int64_t head_dim = query_transform.size(query_transform.dim() - 1);
   check_head_dim(head_dim);
+  check_value_head_dim(value_head_dim, head_dim);
   VECINFER_CHECK(start >= 0 && length >= 0 && start + length <= codes.size(2) * kTile,
                  "code slots ", start, " to ", start + length, " are outside the buffer of ",
                  codes.size(2) * kTile, ".");

@@ -4,9 +4,9 @@
 #include <algorithm>
 
 #include "../../torch-ext/torch_binding.h"
-#include "../quantize.cuh"
-#include "../quantize_stream.cuh"
-#include "../static_switch.h"
+#include "../common/static_switch.h"
+#include "../quantize/kernel.cuh"
+#include "../quantize/stream_kernel.cuh"
 #include "sides.h"
 
 namespace vecinfer {
@@ -131,15 +131,19 @@ void launch(QuantizeParams params, int num_sides, int64_t batch, const Tensor& d
 
 }  // namespace
 
-void quantize(Tensor key_states, Tensor value_states, Tensor codes, Tensor starts, Tensor counts,
-              Tensor first, OptionalTensor key_mean, Tensor key_transform, Tensor key_centroids,
-              Tensor key_centroid_scale, OptionalTensor value_mean, OptionalTensor value_transform,
-              Tensor value_centroids, Tensor value_centroid_scale) {
+void quantize(Tensor key_states, Tensor value_states, Tensor codes, OptionalTensor block_table,
+              Tensor starts, Tensor counts, Tensor first, OptionalTensor key_mean,
+              Tensor key_transform, Tensor key_centroids, Tensor key_centroid_scale,
+              OptionalTensor value_mean, OptionalTensor value_transform, Tensor value_centroids,
+              Tensor value_centroid_scale) {
   check_device(key_states);
   check_shape(key_states, "key_states", {-1, -1, -1, -1});
   const int64_t batch = key_states.size(0), heads = key_states.size(1), tokens = key_states.size(2);
   const int64_t head_dim = key_states.size(3);
   check_head_dim(head_dim);
+  check_no_block_table(block_table);
+  check_shape(value_states, "value_states", {batch, heads, tokens, -1});
+  check_value_head_dim(value_states.size(3), head_dim);
   QuantizeParams params;
   params.bf16 = is_bf16(key_states, "key_states");
   check_dtype(value_states, "value_states", key_states.scalar_type());

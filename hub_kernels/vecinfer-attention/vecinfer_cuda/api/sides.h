@@ -3,7 +3,7 @@
 // A codebook's tensors to the two sides (keys, values) of a kernel's parameters, checked.
 #pragma once
 
-#include "../codes.cuh"
+#include "../common/packing.cuh"
 #include "checks.h"
 
 namespace vecinfer {

@@ -1,8 +1,8 @@
 // SPDX-FileCopyrightText: 2026 The vecinfer_hf authors
 // SPDX-License-Identifier: Apache-2.0
 // The kernel that takes any format, as the host sees it.
-#include "../decode_attention_general.cuh"
-#include "../decode_attention_kernels.h"
+#include "../decode/general_engine.cuh"
+#include "../decode/variants.h"
 
 namespace vecinfer {
 

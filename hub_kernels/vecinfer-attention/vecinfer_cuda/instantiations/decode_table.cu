@@ -1,8 +1,8 @@
 // SPDX-FileCopyrightText: 2026 The vecinfer_hf authors
 // SPDX-License-Identifier: Apache-2.0
 // Written by generate_instantiations.py.
-#include "../decode_attention_kernels.h"
-#include "../decode_attention_traits.cuh"
+#include "../decode/traits.cuh"
+#include "../decode/variants.h"
 
 namespace vecinfer {
 

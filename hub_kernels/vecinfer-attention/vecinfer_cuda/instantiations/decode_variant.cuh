@@ -3,8 +3,8 @@
 // One variant of the byte-code kernel as the host sees it.
 #pragma once
 
-#include "../decode_attention_fast.cuh"
-#include "../decode_attention_kernels.h"
+#include "../decode/fast_engine.cuh"
+#include "../decode/variants.h"
 
 namespace vecinfer {
 

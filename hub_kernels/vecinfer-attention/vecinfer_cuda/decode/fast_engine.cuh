@@ -1,0 +1,150 @@
+// SPDX-FileCopyrightText: 2026 The vecinfer_hf authors
+// SPDX-License-Identifier: Apache-2.0
+// The engine for byte codes: codebooks in shared memory, int8 tensor cores for codes, 16-bit ones
+// for exact tokens.
+#pragma once
+
+#include "codes.cuh"
+#include "exact.cuh"
+#include "kernel.cuh"
+
+namespace vecinfer {
+
+template <class Traits>
+class FastEngine {
+ public:
+  static constexpr int kWarps = Traits::kWarps;
+  static constexpr int kRows = Traits::kRows;
+  static constexpr int kHeadDim = Traits::kHeadDim;
+  static constexpr bool kAsideShared = Traits::kAsideShared;
+  static constexpr int kRecordOffset = Traits::kRecordOffset;
+  static constexpr int kMetaOffset = Traits::kMetaOffset;
+  using Pieces = BlockPieces<kWarps, Traits::kScratchFloats>;
+  static_assert(Traits::kMetaOffset + sizeof(Pieces) == Traits::kSharedBytes);
+
+  __device__ __forceinline__ FastEngine(const DecodeParams& p, int head, int row_group,
+                                        char* shared)
+      : p_(p),
+        head_(head),
+        row_group_(row_group),
+        shared_(shared),
+        ring_(shared + Traits::kRingOffset, threadIdx.x / 32) {}
+
+  // Starts to fetch a run of tiles, and its queries to the warp's record. Of the block's first runs
+  // only one tile: more would stand before everybody's queries in the queue to memory.
+  __device__ __forceinline__ void prefetch(int b, int first, int last, bool with_queries,
+                                           bool is_first_run) {
+    if (with_queries) Queries::issue(p_, b, head_, row_group_ * kRows, record(warp()));
+    commit_copies();
+    const uint8_t* tiles = p_.codes.data + b * p_.codes.batch_stride +
+                           head_ * p_.codes.head_stride +
+                           static_cast<int64_t>(first) * Traits::kTileBytes;
+    ring_.start(tiles, last - first);
+    if (!is_first_run) ring_.fill();
+  }
+
+  // Brings in what does not depend on the query kernel; `first_tiles` starts the first run.
+  template <typename FirstTiles>
+  __device__ __forceinline__ void prepare(FirstTiles first_tiles) {
+    key_scale_ = __ldg(p_.key.centroid_scale + head_);
+    value_scale_ = __ldg(p_.value.centroid_scale + head_);
+    const QueryWeightsLoad<kHeadDim, Traits::kThreads> weights(p_, head_);
+    Codebook<Traits>::fill(p_, head_, shared_, first_tiles);
+    weights.store(*query_weights());
+  }
+
+  // The queries of all warps' first runs. Each batch row is transformed once for the block, its
+  // passes dealt to warps. b: the warp's batch row, or -1 if it does not begin with codes.
+  __device__ __forceinline__ void first_queries(int b, int* rows) {
+    const int lane = threadIdx.x & 31;
+    if (lane == 0) rows[warp()] = b;
+    wait_copies<1>();  // for the queries, not for the tile
+    wait_for_previous_kernel();
+    __syncthreads();
+    const int row = lane < kWarps ? rows[lane] : -1;
+    const unsigned peers = __match_any_sync(kFullWarp, row);
+    const unsigned leaders = __ballot_sync(kFullWarp, row >= 0 && lane == __ffs(peers) - 1);
+#pragma unroll 1
+    for (int task = warp(); task < __popc(leaders) * Queries::kPasses; task += kWarps) {
+      const int leader = nth_bit(leaders, task / Queries::kPasses);
+      transform(__shfl_sync(kFullWarp, row, leader), leader, task % Queries::kPasses);
+    }
+    __syncthreads();
+    const int leader = __ffs(__shfl_sync(kFullWarp, peers, warp())) - 1;
+    if (b >= 0 && leader != warp()) {
+      constexpr int kWords = Queries::kFragmentBytes / 16;
+#pragma unroll
+      for (int i = lane; i < kWords; i += 32) {
+        reinterpret_cast<uint4*>(record(warp()))[i] =
+            reinterpret_cast<const uint4*>(record(leader))[i];
+      }
+      if (lane < kRows) scales(warp())[lane] = scales(leader)[lane];
+    }
+    __syncthreads();
+    if (b >= 0) ring_.fill();
+  }
+
+  __device__ __forceinline__ void codes(int b, const RowWork& work, int first, int last,
+                                        bool is_first_run, float* record) {
+    if (!is_first_run) {
+      wait_copies<Traits::kStages>();  // for the queries, not for tiles
+#pragma unroll 1
+      for (int pass = 0; pass < Queries::kPasses; ++pass) transform(b, warp(), pass);
+      __syncwarp();
+    }
+    CodeAttention<Traits>::run(p_, ring_, work.coded, first, last, scales(warp()), value_scale_,
+                               record);
+  }
+
+  __device__ __forceinline__ void exact(int b, const RowWork& work, int first, int last,
+                                        float* record) {
+    ExactRing<kHeadDim, Traits::kExactSlots> ring(p_, work, b, head_, first, last, ring_.address());
+    if (p_.bf16) {
+      ExactAttention<kHeadDim, kRows, true>::run(p_, ring, work, b, head_, row_group_, first, last,
+                                                 record);
+    } else {
+      ExactAttention<kHeadDim, kRows, false>::run(p_, ring, work, b, head_, row_group_, first, last,
+                                                  record);
+    }
+  }
+
+ private:
+  using Queries = QueryRows<Traits>;
+
+  static __device__ __forceinline__ int warp() { return threadIdx.x / 32; }
+  __device__ __forceinline__ char* record(int of_warp) const {
+    return shared_ + Traits::kRecordOffset + of_warp * Traits::kRecordFloats * 4;
+  }
+  __device__ __forceinline__ RowScale* scales(int of_warp) const {
+    return reinterpret_cast<RowScale*>(shared_ + Traits::kScaleOffset) + of_warp * kRows;
+  }
+  __device__ __forceinline__ void transform(int b, int of_warp, int pass) const {
+    Queries::transform(p_, *query_weights(), key_scale_, b, head_, row_group_ * kRows,
+                       record(of_warp), scales(of_warp), pass);
+  }
+  __device__ __forceinline__ QueryWeights<kHeadDim>* query_weights() const {
+    static_assert(sizeof(QueryWeights<kHeadDim>) == Traits::kScratchFloats * 4);
+    return reinterpret_cast<QueryWeights<kHeadDim>*>(shared_ + Traits::kMetaOffset);
+  }
+
+  const DecodeParams& p_;
+  int head_;
+  int row_group_;
+  char* shared_;
+  TileRing<Traits> ring_;
+  float key_scale_, value_scale_;
+};
+
+template <class Traits>
+__global__ void __maxnreg__(Traits::kRegisters)
+    decode_fast_kernel(const __grid_constant__ DecodeParams p) {
+  extern __shared__ char shared[];
+  // Other devices get no code for Hopper's variants; the host does not launch them there.
+#if __CUDA_ARCH__ == 900
+  decode_block<FastEngine<Traits>>(p, shared);
+#else
+  if constexpr (Traits::kTarget == Target::kPortable) decode_block<FastEngine<Traits>>(p, shared);
+#endif
+}
+
+}  // namespace vecinfer

@@ -1,0 +1,196 @@
+# SPDX-FileCopyrightText: 2026 The vecinfer_hf authors
+# SPDX-License-Identifier: Apache-2.0
+"""METHOD.md section 3 in float64: which tokens of one row are sinks, window or codes, after any calls and crops.
+
+Part of the method model (method_model.py says how the parts fit). Shares no code with the package: numpy only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+import numpy as np
+from method_attention import Tokens
+from method_codes import EPS, LayerCodes
+
+
+CANDIDATES = 64
+"""Tokens besides the sinks themselves that sinks are chosen from."""
+SMALL_VALUES, FIRST = "small_values", "first"
+
+
+class Settings(NamedTuple):
+    """How a layer stores: sinks and window in tokens, the sinks' choice ("small_values" or "first"), the codebook."""
+
+    sink_length: int
+    residual_length: int
+    sink_choice: str
+    codes: LayerCodes
+
+
+class Resolver(NamedTuple):
+    """What a running cache is asked where float32 may go one way or the other.
+
+    Args:
+        read: the row's tokens as the cache returns them, keys and values float64 `[H, T, D]`, or None if it cannot.
+        sinks: the row's exact sinks, keys float64 `[H, S, D]`, or None.
+    """
+
+    read: Callable[[], tuple[np.ndarray, np.ndarray] | None]
+    sinks: Callable[[], np.ndarray | None]
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row of one layer: all its valid tokens in the order of the text, `H` heads, `T` tokens, head size `D`.
+
+    Args:
+        keys: float64 `[H, T, D]`, as the model made them.
+        values: float64 `[H, T, D]`.
+        code_keys: float64 `[H, T, D]`, codes as vectors of the transformed space, for the tokens that are coded.
+        code_values: float64 `[H, T, D]`.
+        coded: bool `[H, T]`.
+        sink: bool `[H, T]`.
+    """
+
+    keys: np.ndarray
+    values: np.ndarray
+    code_keys: np.ndarray
+    code_values: np.ndarray
+    coded: np.ndarray
+    sink: np.ndarray
+
+    @classmethod
+    def empty(cls, heads: int, dim: int) -> Row:
+        """Return a row without tokens."""
+        states, flags = np.zeros((heads, 0, dim)), np.zeros((heads, 0), bool)
+        return cls(states, states, states, states, flags, flags)
+
+    @property
+    def length(self) -> int:
+        """Valid tokens."""
+        return self.keys.shape[1]
+
+    def tokens(self, head: int) -> Tokens:
+        """Return what one head holds."""
+        return Tokens(
+            self.keys[head], self.values[head], self.code_keys[head], self.code_values[head], self.coded[head]
+        )
+
+    def joined(self, keys: np.ndarray, values: np.ndarray) -> Row:
+        """Return the row with new tokens `[H, n, D]` behind its own, neither sinks nor coded."""
+        flags = np.zeros(keys.shape[:2], bool)
+        return replace(
+            self,
+            keys=np.concatenate([self.keys, keys], 1),
+            values=np.concatenate([self.values, values], 1),
+            code_keys=np.concatenate([self.code_keys, np.zeros_like(keys)], 1),
+            code_values=np.concatenate([self.code_values, np.zeros_like(values)], 1),
+            coded=np.concatenate([self.coded, flags], 1),
+            sink=np.concatenate([self.sink, flags], 1),
+        )
+
+    def stored(self, settings: Settings, first_call: bool, resolver: Resolver) -> Row:
+        """Return the joined row as it is kept: sinks chosen or completed, tokens that left the window coded.
+
+        Args:
+            settings: how the layer stores.
+            first_call: whether these tokens are the cache's first call, which chooses the sinks.
+            resolver: what the cache did where rounding decides.
+        """
+        row = self
+        if first_call and settings.sink_choice == SMALL_VALUES and 0 < settings.sink_length < self.length:
+            row = row.with_chosen_sinks(settings, np.zeros_like(row.sink), resolver)
+        return row.with_completed_sinks(settings).quantized(settings, resolver)
+
+    def cropped(self, length: int, settings: Settings, resolver: Resolver) -> Row:
+        """Return the row's first `length` tokens: exact ones stay exact, codes stay codes, sinks stay sinks.
+
+        Sinks that were cut off are replaced by the early tokens of smallest values among what is left.
+        """
+        parts = {
+            name: getattr(self, name)[:, :length]
+            for name in ("keys", "values", "code_keys", "code_values", "coded", "sink")
+        }
+        row = replace(self, **parts)
+        lost = row.sink.sum(1).min(initial=settings.sink_length) < min(settings.sink_length, length)
+        if lost and settings.sink_choice == SMALL_VALUES and length > settings.sink_length:
+            row = row.with_chosen_sinks(settings, row.sink, resolver)
+        return row.with_completed_sinks(settings)
+
+    def with_completed_sinks(self, settings: Settings) -> Row:
+        """Return the row with its earliest tokens added to the sinks while there are fewer than `sink_length`."""
+        sink = self.sink.copy()
+        for head in range(len(sink)):
+            missing = settings.sink_length - sink[head].sum()
+            sink[head, np.flatnonzero(~sink[head])[: max(missing, 0)]] = True
+        return replace(self, sink=sink)
+
+    def with_chosen_sinks(self, settings: Settings, keep: np.ndarray, resolver: Resolver) -> Row:
+        """Return the row with the sinks `keep` `[H, T]` and, up to `sink_length`, the early tokens of least values."""
+        keys, values, key_error, value_error = self.read(settings)
+        early = slice(0, settings.sink_length + CANDIDATES)
+        size = (values[:, early] ** 2).sum(2)
+        # A sum of D squares errs by D roundings, the squares' own included; a coded value is read with an error.
+        error = EPS * (values.shape[2] + 4) * size + 2 * (np.abs(values) * value_error)[:, early].sum(2)
+        size = np.where(keep[:, early], -1.0, size)
+        sink = np.zeros_like(self.sink)
+        for head in range(len(sink)):
+            order = np.argsort(size[head], kind="stable")
+            chosen, left = order[: settings.sink_length], order[settings.sink_length :]
+            limit = (size[head, chosen] + error[head, chosen]).max()
+            sinks = resolver.sinks() if (size[head, left] - error[head, left] <= limit).any() else None
+            if sinks is not None:
+                # The cache's own choice counts if rounding allows it.
+                off = np.abs(keys[head, early] - sinks[head][:, None]) - key_error[head, early]
+                taken = np.unique(np.flatnonzero((off <= 0).all(2).any(0)))
+                other = np.setdiff1d(order, taken)
+                low, high = size[head] - error[head], size[head] + error[head]
+                if len(taken) == len(chosen) and low[taken].max() <= high[other].min(initial=np.inf):
+                    chosen = taken
+            sink[head, chosen] = True
+        return replace(self, sink=sink)
+
+    def quantized(self, settings: Settings, resolver: Resolver) -> Row:
+        """Return the row with every token coded that is no sink and not among the last `residual_length` others."""
+        coded = self.coded.copy()
+        for head in range(len(coded)):
+            others = np.flatnonzero(~self.sink[head])
+            coded[head, others[: max(len(others) - settings.residual_length, 0)]] = True
+        new = coded & ~self.coded
+        if not new.any():
+            return self
+        code_keys, code_values, read = self.code_keys.copy(), self.code_values.copy(), None
+        for head in range(len(coded)):
+            places = np.flatnonzero(new[head])
+            if not len(places):
+                continue
+            for side, states, target, index in (
+                (settings.codes.key, self.keys, code_keys, 0),
+                (settings.codes.value, self.values, code_values, 1),
+            ):
+                choice = side.encode(states[head, places], head)
+                vectors = choice.vectors
+                if choice.doubtful:
+                    read = resolver.read() if read is None else read
+                    if read is not None:
+                        vectors = side.settle(choice, read[index][head, places], head)
+                target[head, places] = vectors
+        return replace(self, code_keys=code_keys, code_values=code_values, coded=coded)
+
+    def read(self, settings: Settings) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        """Return keys and values as they are read back, `[H, T, D]`, and bounds on the errors of float32 readings."""
+        result = []
+        for side, states, codes in (
+            (settings.codes.key, self.keys, self.code_keys),
+            (settings.codes.value, self.values, self.code_values),
+        ):
+            read, error = states.copy(), np.zeros_like(states)
+            for head in range(len(read)):
+                coded = self.coded[head]
+                read[head, coded], error[head, coded] = side.decoded(codes[head, coded], head)
+            result.append((read, error))
+        (keys, key_error), (values, value_error) = result
+        return keys, values, key_error, value_error

@@ -1,0 +1,297 @@
+# SPDX-FileCopyrightText: 2026 The vecinfer_hf authors
+# SPDX-License-Identifier: Apache-2.0
+"""Calls that fail or are refused: what can be judged is refused before anything is stored, the rest is repaired."""
+
+import pytest
+import torch
+from disturbed_sequences import InterruptAtLine, Interruption
+from edge_cases import greedy, new_cache, refused, run, sliding_model, tiny_model
+from method_follower import Divergence, Injection
+from method_hooks import following
+from refusal import assert_says_how_to_repair
+from tiny_models import tiny_inputs
+from transformers import DynamicCache, StoppingCriteria
+
+from vecinfer_hf import cache_argument
+
+
+KINDS = ["growing", "static"]
+MODELS = {
+    "full": lambda: tiny_model("llama"),
+    "sliding inside": sliding_model,
+    "sliding first": lambda: tiny_model("gemma3", sliding_window=12),
+}
+
+
+@pytest.fixture(params=MODELS)
+def model(request):
+    model = MODELS[request.param]()
+    model.set_attn_implementation("vecinfer")
+    return model
+
+
+@pytest.fixture(params=KINDS)
+def cache(request, model):
+    return new_cache(model.config, room=100 if request.param == "static" else None)
+
+
+def wrong_rows(model, cache):
+    run(model, tiny_inputs(3, 3, seed=5), cache)
+
+
+def one_row(model, cache):
+    run(model, tiny_inputs(1, 3, seed=5), cache)
+
+
+def hidden_token(model, cache):
+    mask = torch.ones(2, 43, dtype=torch.long)
+    mask[0, 9] = 0
+    run(model, tiny_inputs(2, 3, seed=5), cache, attention_mask=mask)
+
+
+def shown_padding(model, cache):
+    run(model, tiny_inputs(2, 3, seed=5), cache, attention_mask=torch.ones(2, 43, dtype=torch.long))
+
+
+def no_mask(model, cache):
+    run(model, tiny_inputs(2, 3, seed=5), cache)
+
+
+def tree(model, cache):
+    """Two continuations of one text in one call, by a mask of four dimensions."""
+    mask = torch.ones(4, 44, dtype=torch.bool).tril(40)
+    mask[2:, 40:42] = False
+    mask = mask.expand(2, 1, -1, -1)
+    if cache.is_compileable:
+        mask = torch.nn.functional.pad(mask, (0, 100 - 44))
+    masks = {"full_attention": mask, "sliding_attention": mask} if any(cache.is_sliding) else mask
+    run(model, tiny_inputs(2, 4, seed=5), cache, attention_mask=masks)
+
+
+@pytest.mark.parametrize("wrong", [wrong_rows, one_row, hidden_token, tree])
+def test_a_refused_call_leaves_no_trace(model, cache, wrong):
+    ids = tiny_inputs(2, 60)
+    with following(model) as follower:
+        run(model, ids[:, :40], cache)
+        state = follower.state(cache)
+        refused(lambda: wrong(model, cache))
+        follower.unchanged(cache, state)
+        follower.audit(cache)
+        run(model, ids[:, 40:43], cache)
+        run(model, ids[:, 43:44], cache)
+        follower.audit(cache)
+
+
+@pytest.mark.parametrize("wrong", [shown_padding, no_mask])
+def test_a_refused_call_of_padded_rows_leaves_no_trace(model, cache, wrong):
+    ids = tiny_inputs(2, 60)
+    mask = torch.ones(2, 60, dtype=torch.long)
+    mask[0, :7] = 0
+    position_ids = (mask.cumsum(1) - 1).clamp_min(0)
+    with following(model) as follower:
+        run(model, ids[:, :40], cache, attention_mask=mask[:, :40], position_ids=position_ids[:, :40])
+        state = follower.state(cache)
+        refused(lambda: wrong(model, cache), "mask")
+        follower.unchanged(cache, state)
+        run(model, ids[:, 40:43], cache, attention_mask=mask[:, :43], position_ids=position_ids[:, 40:43])
+        follower.audit(cache)
+
+
+@pytest.mark.parametrize("already", [0, 40, 99])
+def test_an_overflow_is_refused_before_anything_is_stored(model, already):
+    cache = new_cache(model.config, room=100)
+    ids = tiny_inputs(2, 120)
+    with following(model) as follower:
+        if already:
+            run(model, ids[:, :already], cache)
+        state = follower.state(cache)
+        refused(lambda: run(model, ids[:, already : already + 101 - already], cache), "max_cache_len", "100")
+        follower.unchanged(cache, state)
+        run(model, ids[:, already : already + 1], cache)
+        follower.audit(cache)
+
+
+def test_an_overflow_inside_generate_leaves_a_cache_that_goes_on(model):
+    cache = new_cache(model.config, room=50)
+    ids = tiny_inputs(1, 45)
+    with following(model) as follower:
+        refused(lambda: greedy(model, ids, cache, new=20), "max_cache_len")
+        assert int(cache.get_seq_length()) == 50
+        follower.audit(cache)
+
+
+def test_token_ids_out_of_the_vocabulary_change_nothing(model, cache):
+    ids = tiny_inputs(2, 60)
+    with following(model) as follower:
+        run(model, ids[:, :40], cache)
+        with pytest.raises(IndexError):
+            run(model, torch.full((2, 3), 1000), cache)
+        run(model, ids[:, 40:43], cache)
+        follower.audit(cache)
+
+
+def go_on(model, cache, follower, ids, held, repair):
+    """Use a cache that held `held` columns before a call failed; it must go on exactly or say how to repair it."""
+    if repair == "retry":
+        try:
+            run(model, ids[:, held : held + 3], cache)
+        except Divergence:
+            raise
+        except Exception as error:
+            assert_says_how_to_repair(error)
+            repair = "crop"
+        else:
+            follower.audit(cache)
+            return
+    if repair == "crop":
+        cache.crop(min(held - int(cache.get_seq_length()), 0))
+    else:
+        cache.reset()
+        held = 0
+    follower.audit(cache)
+    run(model, ids[:, held : held + 3], cache)
+    run(model, ids[:, held + 3 : held + 4], cache)
+    follower.audit(cache)
+
+
+def fail_inside(model, cache, layer, place, held, count, repair):
+    """Raise an error at one place of one layer, in a call of `count` tokens behind `held`, and use the cache again."""
+    ids = tiny_inputs(2, 80)
+    with following(model) as follower:
+        if held:
+            run(model, ids[:, :held], cache)
+        follower.injection = Injection(torch.OutOfMemoryError("as asked for"), layer, place)
+        with pytest.raises(torch.OutOfMemoryError):
+            run(model, ids[:, held : held + count], cache)
+        go_on(model, cache, follower, ids, held, repair)
+
+
+PROMPT, TOKEN, TURN = (0, 40), (40, 1), (40, 25)
+
+
+@pytest.mark.parametrize("place", Injection.PLACES)
+@pytest.mark.parametrize(
+    ("columns", "repair"),
+    [(PROMPT, "crop"), (TOKEN, "retry"), (TURN, "crop"), (TURN, "retry"), (PROMPT, "reset")],
+    ids=["prompt-crop", "token-retry", "turn-crop", "turn-retry", "prompt-reset"],
+)
+def test_an_error_inside_any_layer(model, cache, place, columns, repair):
+    last = len(cache.layers) - 1
+    for layer in range(last + 1):
+        # Behind the last layer's attention all layers have the call.
+        if layer < last or place != "after attention":
+            cache.reset()
+            fail_inside(model, cache, layer, place, *columns, repair)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("family", ["gemma2", "gemma3", "gpt_oss"])
+@pytest.mark.parametrize("repair", ["retry", "crop", "reset"])
+@pytest.mark.parametrize("place", Injection.PLACES)
+@pytest.mark.parametrize("layer", range(4))
+@pytest.mark.parametrize("room", [None, 100], ids=KINDS)
+def test_an_error_inside_any_layer_of_many(family, layer, place, repair, room):
+    types = ["sliding_attention", "full_attention", "sliding_attention", "full_attention", "sliding_attention"]
+    model = tiny_model(family, num_hidden_layers=5, layer_types=types, sliding_window=12)
+    model.set_attn_implementation("vecinfer")
+    for columns in (PROMPT, TOKEN, TURN, (5, 3), (5, 40)):
+        fail_inside(model, new_cache(model.config, room=room), layer, place, *columns, repair)
+
+
+@pytest.mark.parametrize("place", ["before update", "after update", "before attention"])
+def test_errors_in_two_calls_in_a_row(model, cache, place):
+    ids = tiny_inputs(2, 80)
+    with following(model) as follower:
+        run(model, ids[:, :40], cache)
+        for layer in (1, 0):
+            follower.injection = Injection(torch.OutOfMemoryError("as asked for"), layer, place)
+            with pytest.raises((torch.OutOfMemoryError, RuntimeError)):
+                run(model, ids[:, 40:43], cache)
+            follower.injection = None
+        go_on(model, cache, follower, ids, 40, "crop")
+
+
+def interrupted(model, room, count, first, step, repairs=("retry", "crop", "reset")):
+    """Interrupt a call at every `step`-th line of the package from the `first` on; return how many there were."""
+    ids = tiny_inputs(2, 60)
+    line, done = first, 0
+    while True:
+        with following(model) as follower:
+            cache = new_cache(model.config, room=room, residual_length=4)
+            run(model, ids[:, :20], cache)
+            try:
+                with InterruptAtLine(line) as interrupt:
+                    run(model, ids[:, 20 : 20 + count], cache)
+            except Interruption:
+                pass
+            else:
+                return done
+            if follower.of(cache).columns == 20:
+                try:
+                    go_on_after_interruption(model, cache, follower, ids, repairs[done % len(repairs)])
+                except Exception as error:
+                    raise AssertionError(f"interrupted at {interrupt.place}") from error
+        line, done = line + step, done + 1
+
+
+def go_on_after_interruption(model, cache, follower, ids, repair):
+    try:
+        go_on(model, cache, follower, ids, 20, repair)
+    except Divergence:
+        raise
+    except Exception as error:
+        # Within a store a crop need not know what is where, if it says so.
+        assert_says_how_to_repair(error, "reset")
+        go_on(model, cache, follower, ids, 20, "reset")
+
+
+@pytest.mark.parametrize("count", [1, 20], ids=["token", "turn"])
+@pytest.mark.parametrize("room", [None, 60], ids=KINDS)
+def test_an_interruption_at_any_line(model, room, count):
+    """Ctrl-C may come anywhere. Every 67th line by default, every line among the slow tests."""
+    assert interrupted(model, room, count, 1 + 7 * count, 67) > 2
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("repair", ["retry", "crop"])
+@pytest.mark.parametrize("count", [1, 20], ids=["token", "turn"])
+@pytest.mark.parametrize("room", [None, 60], ids=KINDS)
+def test_an_interruption_at_every_line(model, room, count, repair):
+    assert interrupted(model, room, count, 1, 1, (repair,)) > 50
+
+
+class StopHere(StoppingCriteria):
+    """Ctrl-C between two tokens."""
+
+    def __call__(self, input_ids, scores, **kwargs):
+        if input_ids.shape[1] >= 44:
+            raise KeyboardInterrupt
+        return torch.zeros(len(input_ids), dtype=torch.bool)
+
+
+def test_an_interruption_between_two_tokens_of_generate(model, cache):
+    """No layer is in the middle of anything: the cache holds what was fed and goes on."""
+    ids = tiny_inputs(1, 60)
+    with following(model) as follower:
+        with pytest.raises(KeyboardInterrupt):
+            greedy(model, ids[:, :40], cache, new=20, stopping_criteria=[StopHere()])
+        held = int(cache.get_seq_length())
+        assert held == 43
+        run(model, ids[:, held : held + 5], cache)
+        follower.audit(cache)
+
+
+def test_a_cache_that_failed_equals_one_that_did_not(model):
+    """Without the follower: nothing is coded, so the logits after a repair are those of the default cache."""
+    ids = tiny_inputs(2, 60)
+    stock, cache = DynamicCache(config=model.config), new_cache(model.config, exact=True)
+    for each in (stock, cache):
+        run(model, ids[:, :10], each)
+    layer = model.get_decoder().layers[-1]
+    hook = layer.register_forward_pre_hook(lambda *_: (_ for _ in ()).throw(MemoryError("as asked for")))
+    with pytest.raises(MemoryError):
+        run(model, ids[:, 10:13], cache)
+    hook.remove()
+    cache.crop(min(10 - int(cache.get_seq_length()), 0))
+    want, got = (model(ids[:, 10:13], **cache_argument(each)).logits for each in (stock, cache))
+    torch.testing.assert_close(got, want, rtol=1e-3, atol=1e-3)

@@ -1,0 +1,230 @@
+# SPDX-FileCopyrightText: 2026 The vecinfer_hf authors
+# SPDX-License-Identifier: Apache-2.0
+"""GrowingStorage: the buffers of one layer and the lengths of its rows.
+
+Owns growth, filling, reading back, and the rows' lengths on the host. static_storage.py differs in that nothing grows
+and lengths stay on the device. Which token is a sink is the business of sinks.py, padding that of padding.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import torch
+
+from ..ops.backend import Backend
+from ..ops.blockwise import Block, cache_blocks
+from ..ops.placement import store_tokens, window_span
+from ..ops.types import MAX_DECODE_QUERIES, CacheBuffers, LayerCodebook
+from ..quantization.formats import CodeFormat
+from ..quantization.packing import TILE, bytes_per_tile
+from .forward_pass import Lengths
+from .sinks import Piece
+
+
+GROWTH = 1.125
+"""A full buffer grows by an eighth: copying stays a constant cost per token and at most an eighth lies idle."""
+
+
+@contextmanager
+def ordinary_tensors() -> Iterator[None]:
+    """Make tensors that later calls may change in any mode: neither inference tensors nor part of a graph."""
+    with torch.inference_mode(False), torch.no_grad():
+        yield
+
+
+class GrowingStorage:
+    """Sinks, codes and exact window of one layer, growing as tokens come.
+
+    Args:
+        formats: code format of keys and values.
+        residual_length: recent tokens kept in full precision.
+        sink_length: early tokens kept in full precision.
+    """
+
+    def __init__(self, formats: tuple[CodeFormat, CodeFormat], residual_length: int, sink_length: int):
+        self.formats = formats
+        self.residual_length = residual_length
+        self.sink_length = sink_length
+        self.clear()
+
+    def clear(self) -> None:
+        """Forget everything and free the buffers."""
+        self.buffers: CacheBuffers | None = None
+        self.tokens: list[int] = []
+        """Stored tokens of each row; `buffers.lengths` on the host."""
+        self.quantized: list[int] = []
+        """Tokens of each row that are codes; `buffers.quantized_lengths` on the host."""
+        self.torn: Lengths | None = None
+        """What the layer held before a call that ended while it stored; None if none did."""
+
+    def allocate(self, key_states: torch.Tensor, value_states: torch.Tensor) -> None:
+        """Make empty buffers for keys `[B, Hkv, T, Dk]` and values `[B, Hkv, T, Dv]`, with the dtype of the values."""
+        batch, heads, _, key_dim = key_states.shape
+        like = {"device": value_states.device, "dtype": value_states.dtype}
+        sizes = key_dim, value_states.shape[3]
+        tile = bytes_per_tile(*self.formats, *sizes)
+        with ordinary_tensors():
+            self.buffers = CacheBuffers(
+                torch.zeros(batch, heads, self._first_tiles(), tile, dtype=torch.uint8, device=like["device"]),
+                *(torch.zeros(batch, heads, self.sink_length, size, **like) for size in sizes),
+                *(torch.zeros(batch, heads, self._first_slots(), size, **like) for size in sizes),
+                *(torch.zeros(batch, dtype=torch.int32, device=like["device"]) for _ in range(2)),
+            )
+        self.tokens, self.quantized = [0] * batch, [0] * batch
+
+    def _first_tiles(self) -> int:
+        return 0
+
+    def _first_slots(self) -> int:
+        return 0
+
+    @property
+    def batch_size(self) -> int:
+        """Rows."""
+        return self.buffers.lengths.shape[0]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all buffers."""
+        return 0 if self.buffers is None else self.buffers.nbytes
+
+    def lengths(self) -> tuple[list[int], list[int]]:
+        """Return every row's tokens and quantized tokens, on the host."""
+        return self.tokens, self.quantized
+
+    def append(
+        self,
+        key_states: torch.Tensor,
+        value_states: torch.Tensor,
+        before: tuple[list[int], list[int]],
+        codebook: LayerCodebook,
+        ops: Backend,
+    ) -> None:
+        """Append the same few tokens to every row, `[B, Hkv, T, Dk]` and `[B, Hkv, T, Dv]`, by the fused operator.
+
+        Args:
+            key_states: keys.
+            value_states: values.
+            before: what `lengths` returned before this call.
+            codebook: the layer's codebook.
+            ops: the operators in use.
+        """
+        count = key_states.shape[2]
+        with ordinary_tensors():
+            self.reserve([count] * self.batch_size, before)
+            ops.append(key_states, value_states, self.buffers, codebook)
+            self._set_lengths(
+                [tokens + count for tokens in before[0]],
+                [
+                    window_span(tokens, count, coded, self.sink_length, self.residual_length)[0]
+                    for tokens, coded in zip(*before, strict=True)
+                ],
+            )
+
+    def store(
+        self, pieces: list[Piece], before: tuple[list[int], list[int]], codebook: LayerCodebook, ops: Backend
+    ) -> None:
+        """Store any number of tokens, each row its own number; see `append`."""
+        with ordinary_tensors():
+            self.reserve([sum(counts) for counts in zip(*(piece.counts for piece in pieces), strict=True)], before)
+            lengths = before
+            for piece in pieces:
+                lengths = store_tokens(*piece, *lengths, self.buffers, codebook, ops.quantize)
+            self._set_lengths(*lengths)
+
+    def _set_lengths(self, tokens: list[int], quantized: list[int]) -> None:
+        self.tokens, self.quantized = tokens, quantized
+
+    def settle(self) -> None:
+        """Make host and device agree after a call that ended while it stored: as before it, but codes stay codes.
+
+        A token is quantized before its place in the ring is used again, and the device's count of codes is raised in
+        between, so tokens up to that count are codes and the later ones are still in the ring.
+        """
+        if self.torn is not None:
+            tokens = self.torn.tokens
+            most = [max(count - self.sink_length, 0) for count in tokens]
+            codes = self.buffers.quantized_lengths.tolist()
+            self._write_lengths(tokens, [min(pair) for pair in zip(codes, most, strict=True)])
+            self.torn = None
+
+    def _write_lengths(self, tokens: list[int], quantized: list[int]) -> None:
+        """Set the lengths on the host and on the device."""
+        with ordinary_tensors():
+            self.buffers.lengths.copy_(torch.tensor(tokens, dtype=torch.int32))
+            self.buffers.quantized_lengths.copy_(torch.tensor(quantized, dtype=torch.int32))
+        self._set_lengths(tokens, quantized)
+
+    def reserve(self, counts: list[int], before: tuple[list[int], list[int]]) -> None:
+        """Make room for `counts[b]` more tokens in row `b`."""
+        spans = [
+            window_span(tokens, count, coded, self.sink_length, self.residual_length)
+            for tokens, count, coded in zip(before[0], counts, before[1], strict=True)
+        ]
+        coded, ends = max(span[0] for span in spans), max(span[1] for span in spans)
+        buffers = self.buffers
+        tiles, have = -(-coded // TILE), buffers.codes.shape[2]
+        if tiles > have:
+            # The first prompt gets exactly what it needs, later growth is geometric.
+            buffers = buffers._replace(codes=_grown(buffers.codes, max(tiles, int(have * GROWTH))))
+        # The operators take MAX_DECODE_QUERIES tokens only into a ring of as many slots.
+        places, have = min(max(ends, MAX_DECODE_QUERIES), self.residual_length), buffers.ring_keys.shape[2]
+        if places > have:
+            size = min(self.residual_length, max(places, int(have * GROWTH) + TILE if have else places))
+            buffers = buffers._replace(
+                ring_keys=_grown(buffers.ring_keys, size), ring_values=_grown(buffers.ring_values, size)
+            )
+        self.buffers = buffers
+
+    def blocks(
+        self, dequantize: Callable[[int, int], tuple[torch.Tensor, torch.Tensor]], most_codes: int
+    ) -> Iterator[Block]:
+        """Yield everything stored.
+
+        Args:
+            dequantize: (first code, count) -> keys and values `[B, Hkv, count, D]`.
+            most_codes: quantized tokens of the row that has most.
+        """
+        return cache_blocks(self.buffers, dequantize, most_codes)
+
+    def read(self, blocks: Iterator[Block], longest: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return keys and values `[B, Hkv, longest + 1, D]` by the place they are stored at; the last one is spare."""
+        states = [
+            torch.zeros(*sinks.shape[:2], longest + 1, sinks.shape[3], dtype=sinks.dtype, device=sinks.device)
+            for sinks in (self.buffers.sink_keys, self.buffers.sink_values)
+        ]
+        for block in blocks:
+            # Empty places have index -1: they land in the spare last token.
+            index = torch.where(block.token_index < 0, longest, block.token_index)
+            index = index.expand(self.batch_size, -1)[:, None, :, None]
+            for whole, part in zip(states, block[:2], strict=True):
+                whole.scatter_(2, index.expand_as(part), part.to(whole.dtype))
+        return states[0], states[1]
+
+    def crop(self, left: list[int], before: tuple[list[int], list[int]]) -> None:
+        """Keep the first `left[b]` tokens of each row. Codes stay codes, so the exact window may be shorter."""
+        most = [max(tokens - self.sink_length, 0) for tokens in left]
+        self._write_lengths(left, [min(pair) for pair in zip(before[1], most, strict=True)])
+
+    def select(self, rows: list[int], indices: torch.Tensor) -> None:
+        """Keep the rows `indices` int64 `[n]`, which are the host's `rows`, in that order."""
+        with ordinary_tensors():
+            self._map_buffers(lambda tensor: tensor.index_select(0, indices))
+        self._set_lengths([self.tokens[row] for row in rows], [self.quantized[row] for row in rows])
+
+    def move(self, device: torch.device | str) -> None:
+        """Move all buffers to `device`."""
+        with ordinary_tensors():
+            self._map_buffers(lambda tensor: tensor.to(device, non_blocking=True))
+
+    def _map_buffers(self, change: Callable[[torch.Tensor], torch.Tensor]) -> None:
+        self.buffers = CacheBuffers(*(None if tensor is None else change(tensor) for tensor in self.buffers))
+
+
+def _grown(tensor: torch.Tensor, size: int) -> torch.Tensor:
+    """Copy `tensor` into one with `size` places in dimension 2."""
+    grown = tensor.new_zeros(*tensor.shape[:2], size, *tensor.shape[3:])
+    grown[:, :, : tensor.shape[2]] = tensor
+    return grown

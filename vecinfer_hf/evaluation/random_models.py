@@ -1,0 +1,94 @@
+# SPDX-FileCopyrightText: 2026 The vecinfer_hf authors
+# SPDX-License-Identifier: Apache-2.0
+"""Models and codebooks of a given shape with random numbers in them: time and memory do not depend on the numbers."""
+
+from __future__ import annotations
+
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig, PreTrainedConfig, PreTrainedModel
+
+from ..calibration_config import CalibrationConfig
+from ..codebook.codebook import Codebook
+from ..model_info import (
+    full_attention_layers,
+    head_dim,
+    model_identity,
+    num_key_value_heads,
+    text_config,
+    unsupported_reason,
+)
+from ..ops.types import LayerCodebook
+from ..quantization.formats import CodeFormat, parse_format
+from ..quantization.transforms import query_from_key_transform
+
+
+LLAMA_8B = "llama-3.1-8b"
+"""The shape of Llama 3.1 8B, known here because its repository asks for a login."""
+
+
+def shape_config(name: str) -> PreTrainedConfig:
+    """Return the config of a shape: "llama-3.1-8b", a directory with a config.json, or a model on the Hub.
+
+    Raises:
+        ValueError: if its cache cannot be quantized.
+    """
+    if name == LLAMA_8B:
+        config = LlamaConfig(
+            vocab_size=128256,
+            hidden_size=4096,
+            intermediate_size=14336,
+            num_hidden_layers=32,
+            num_attention_heads=32,
+            num_key_value_heads=8,
+            max_position_embeddings=1 << 21,
+            rms_norm_eps=1e-5,
+            rope_parameters={"rope_type": "default", "rope_theta": 500000.0},
+        )
+    else:
+        config = AutoConfig.from_pretrained(name)
+    reason = unsupported_reason(config)
+    if reason:
+        raise ValueError(f"No VecInfer cache for {name}: {reason}.")
+    return config
+
+
+def random_model(config: PreTrainedConfig, dtype: torch.dtype, device: torch.device) -> PreTrainedModel:
+    """Return a model of this shape with random weights, made on `device`; torch's random state stays as it was."""
+    with torch.random.fork_rng(), torch.device(device):
+        torch.manual_seed(0)
+        model = AutoModelForCausalLM.from_config(config, dtype=dtype)
+    # Random weights choose random tokens; one that ends the text would end the measurement.
+    model.generation_config.eos_token_id = None
+    model.generation_config.pad_token_id = 0
+    return model.eval()
+
+
+def random_codebook(config: PreTrainedConfig, bits: float | str) -> Codebook:
+    """Return a codebook of the model's shape with normally distributed centroids."""
+    inner = text_config(config)
+    heads, dim = num_key_value_heads(inner), head_dim(inner)
+    generator = torch.Generator().manual_seed(0)
+    fmt = parse_format(bits)
+    scale = torch.ones(heads, dim)
+
+    def centroids(fmt: CodeFormat) -> torch.Tensor:
+        shape = (heads, fmt.num_codes, fmt.codebook_size, fmt.subvector_dim)
+        return (torch.randn(shape, generator=generator) * 40).round().clamp(-127, 127).to(torch.int8)
+
+    unit = torch.full((heads,), 1 / 40)
+    layers = {
+        index: LayerCodebook(
+            None,
+            scale,
+            query_from_key_transform(scale),
+            centroids(fmt),
+            unit,
+            None,
+            None,
+            None,
+            centroids(fmt),
+            unit.clone(),
+        )
+        for index in full_attention_layers(config)
+    }
+    return Codebook(CalibrationConfig(key_bits=bits, value_bits=bits), model_identity(config), layers)
