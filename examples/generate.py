@@ -38,14 +38,14 @@ result = model.generate(
 )
 
 # 2. For every later call, pipelines and servers included; `disable` puts everything back.
-vecinfer_hf.enable(model, vecinfer_hf.VecInferConfig(codebook=arguments.codebook))
+vecinfer_hf.enable(model, arguments.codebook)
 again = model.generate(**inputs, **options)
 vecinfer_hf.disable(model)
 
-# 3. By hand, to keep the cache for the next turn of a conversation. It is cache=cache from transformers 5.24 on, and
-# past_key_values=cache before.
-cache = vecinfer_hf.VecInferCache(model.config, arguments.codebook)
-by_hand = model.generate(**inputs, **options, **vecinfer_hf.cache_argument(cache))
+# 3. By hand, to keep the cache for the next turn of a conversation. transformers calls the argument cache= from 5.24
+# on, and still takes the older name.
+cache = vecinfer_hf.VecInferCache(model, arguments.codebook)
+by_hand = model.generate(**inputs, **options, past_key_values=cache)
 print(f"{cache.get_seq_length()} tokens in {cache.nbytes:,} bytes; the stock cache takes {cache.stock_nbytes():,}")
 
 print("The three ways agree:", result.tolist() == again.tolist() == by_hand.tolist())

@@ -14,7 +14,7 @@ from method_attention import Tokens, attention
 from tiny_models import tiny_inputs
 from transformers import DynamicCache
 
-from vecinfer_hf import cache_argument
+from vecinfer_hf.integration.compat import cache_argument
 
 
 def equal_config(model, cache):

@@ -12,7 +12,7 @@ from refusal import assert_says_how_to_repair
 from tiny_models import tiny_inputs
 from transformers import DynamicCache, StoppingCriteria
 
-from vecinfer_hf import cache_argument
+from vecinfer_hf.integration.compat import cache_argument
 
 
 KINDS = ["growing", "static"]

@@ -16,7 +16,7 @@ from method_hooks import following
 from tiny_models import tiny_inputs
 from transformers import DynamicCache, StaticCache
 
-from vecinfer_hf import cache_argument
+from vecinfer_hf.integration.compat import cache_argument
 
 
 ROOMS = pytest.mark.parametrize("room", [None, 230], ids=["growing", "static"])

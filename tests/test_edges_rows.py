@@ -8,7 +8,7 @@ from edge_cases import REFUSED, greedy, new_cache, refused, right_or_refused, ru
 from method_hooks import following
 from tiny_models import tiny_inputs
 
-from vecinfer_hf import cache_argument
+from vecinfer_hf.integration.compat import cache_argument
 
 
 ROOMS = pytest.mark.parametrize("room", [None, 120], ids=["growing", "static"])

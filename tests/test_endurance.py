@@ -21,7 +21,8 @@ from transformers.generation import GenerationMixin, configuration_utils
 from transformers.quantizers import auto
 
 import vecinfer_hf
-from vecinfer_hf import VecInferCache, VecInferConfig, cache_argument
+from vecinfer_hf import VecInferCache, VecInferConfig
+from vecinfer_hf.integration.compat import cache_argument
 from vecinfer_hf.quantization.packing import bytes_per_tile
 
 

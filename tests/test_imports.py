@@ -187,10 +187,13 @@ def test_importing_the_package_only_adds_its_own_entries():
     changed, added, modules = json.loads(done.stdout.splitlines()[-1])
     assert changed == [
         ["GenerationMixin", "_prepare_cache_for_generation"],
+        ["GenerationMixin", "_update_model_kwargs_for_generation"],
+        ["GenerationMixin", "generate"],
         ["PreTrainedModel", "get_compiled_call"],
         ["configuration_utils", "ALL_CACHE_IMPLEMENTATIONS"],
     ]
     assert {tuple(entry) for entry in added if entry[0] not in ("generation.utils", "cache_utils")} == {
+        ("GenerationMixin", "init_continuous_batching"),
         ("attention", "vecinfer"),
         ("masks", "vecinfer"),
         ("quantizers", "vecinfer"),

@@ -111,7 +111,7 @@ def test_a_model_without_full_attention_has_no_layers():
 def test_unsupported_models_are_named_with_a_remedy(config, words):
     reason = unsupported_reason(config)
     assert words in reason
-    assert "Use the stock cache" in reason
+    assert "Use the default cache" in reason
 
 
 @pytest.mark.parametrize(

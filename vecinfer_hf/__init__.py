@@ -23,8 +23,7 @@ from .errors import (
     VecInferError,
 )
 from .integration import registration
-from .integration.compat import cache_argument
-from .integration.registration import disable, enable
+from .integration.enable import disable, enable, enabled
 from .version import __version__
 
 
@@ -43,10 +42,10 @@ __all__ = [
     "VecInferConfig",
     "VecInferError",
     "__version__",
-    "cache_argument",
     "calibrate",
     "disable",
     "enable",
+    "enabled",
     "find_codebooks",
 ]
 

@@ -11,12 +11,55 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+import torch
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.cache_utils import DynamicCache, DynamicLayer
+
+from .errors import UnsupportedModelError
 
 
 _LOOPS = ("n_recurrent_loops", "loop_num_passes")
 """Config fields that say how often a model (Dory, Inkling2 Loop; transformers 5.24) runs some of its layers."""
+
+_LAYER_TYPES = (
+    "attention",
+    "chunked_attention",
+    "conv",
+    "dense",
+    "dummy",
+    "full_attention",
+    "hybrid",
+    "hybrid_sliding",
+    "linear_attention",
+    "mamba",
+    "mlp",
+    "moe",
+    "sliding_attention",
+    "sparse",
+)
+"""Entries of a config's `layer_types` whose attention, if any, is softmax attention under transformers' own mask."""
+
+
+def unwrapped(model: torch.nn.Module) -> PreTrainedModel:
+    """Return the transformers model inside a wrapper: PEFT's, `torch.compile`'s or a data-parallel one.
+
+    Raises:
+        UnsupportedModelError: if there is none.
+    """
+    inner = model
+    while not isinstance(inner, PreTrainedModel):
+        if callable(getattr(inner, "get_base_model", None)):
+            inner = inner.get_base_model()
+        elif isinstance(getattr(inner, "_orig_mod", None), torch.nn.Module):
+            inner = inner._orig_mod
+        elif isinstance(getattr(inner, "module", None), torch.nn.Module):
+            inner = inner.module
+        else:
+            raise UnsupportedModelError(
+                f"{type(model).__name__} is no transformers model and no known wrapper of one; give the "
+                "PreTrainedModel inside it."
+            )
+    return inner
 
 
 def text_config(config: PreTrainedConfig) -> PreTrainedConfig:
@@ -39,24 +82,30 @@ def unsupported_reason(config: PreTrainedConfig) -> str | None:
     if getattr(config, "is_encoder_decoder", False):
         return (
             f"{config.model_type} is an encoder-decoder model; only decoder-only models are supported. "
-            "Use the stock cache for it"
+            "Use the default cache for it"
         )
     config = text_config(config)
     if getattr(config, "kv_lora_rank", None):
         return (
             f"{config.model_type} caches latent vectors (multi-head latent attention, kv_lora_rank="
-            f"{config.kv_lora_rank}), which are compressed already. Use the stock cache for it"
+            f"{config.kv_lora_rank}), which are compressed already. Use the default cache for it"
         )
     if getattr(config, "num_kv_shared_layers", None):
         return (
             f"{config.model_type} shares keys and values between layers (num_kv_shared_layers="
-            f"{config.num_kv_shared_layers}), which is not supported. Use the stock cache for it"
+            f"{config.num_kv_shared_layers}), which is not supported. Use the default cache for it"
+        )
+    unknown = sorted(set(getattr(config, "layer_types", None) or ()) - set(_LAYER_TYPES))
+    if unknown:
+        return (
+            f"{config.model_type} has layers of the types {unknown}, which choose the keys they attend to in a way "
+            "of their own. Use the default cache for it"
         )
     for name in _LOOPS:
         if (getattr(config, name, None) or 1) > 1:
             return (
                 f"{config.model_type} runs layers several times, each time with a cache of their own ({name}="
-                f"{getattr(config, name)}), which is not supported. Use the stock cache for it"
+                f"{getattr(config, name)}), which is not supported. Use the default cache for it"
             )
     return None
 
@@ -67,13 +116,23 @@ def unsupported_model_reason(model: PreTrainedModel) -> str | None:
     if reason is None and not getattr(model, "_supports_attention_backend", False):
         reason = (
             f"{type(model).__name__} does not call its attention through transformers' attention interface. "
-            "Use the stock cache for it"
+            "Use the default cache for it"
         )
+    supports_cache = getattr(model, "_supports_default_dynamic_cache", None)
+    if reason is None and supports_cache is not None and not supports_cache():
+        reason = f"{type(model).__name__} has a cache class of its own. Use the default cache for it"
     return reason
 
 
+def check_supported(model: PreTrainedModel) -> None:
+    """Raise UnsupportedModelError unless `model` can have a VecInfer cache."""
+    reason = unsupported_model_reason(model)
+    if reason:
+        raise UnsupportedModelError(f"No VecInfer cache for this model: {reason}.")
+
+
 def full_attention_layers(config: PreTrainedConfig) -> list[int]:
-    """Return the indices of the layers that grow with the context: those the stock cache gives a `DynamicLayer`."""
+    """Return the indices of the layers that grow with the context: those the default cache gives a `DynamicLayer`."""
     stock = DynamicCache(config=text_config(config)).layers
     return [index for index, layer in enumerate(stock) if type(layer) is DynamicLayer]
 

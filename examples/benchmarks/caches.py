@@ -17,7 +17,7 @@ from transformers.cache_utils import Cache, DynamicCache, QuantizedCache, Static
 
 from vecinfer_hf.cache.cache import VecInferCache
 from vecinfer_hf.evaluation.random_models import random_codebook
-from vecinfer_hf.integration.registration import use_vecinfer_attention
+from vecinfer_hf.integration.attention_switch import use_vecinfer_attention
 from vecinfer_hf.model_info import head_dim, num_key_value_heads, text_config
 from vecinfer_hf.quantization.packing import TILE
 

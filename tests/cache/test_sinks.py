@@ -263,7 +263,7 @@ def test_the_simulation_is_the_real_cache(choice):
     windows = tiny_inputs(1, 200)
     options = {"residual_length": SINKS + CANDIDATES, "sink_length": SINKS, "sink_choice": choice}
     real = evaluate_perplexity(model, windows, codebook, chunk_length=1, **options)
-    layers = {index: LayerFakeQuantizer(layer) for index, layer in codebook.layers.items()}
+    layers = {index: LayerFakeQuantizer(layer).requires_grad_(False) for index, layer in codebook.layers.items()}
     simulated = quantization_loss(model, layers, windows, **options)
     other = quantization_loss(
         model, layers, windows,

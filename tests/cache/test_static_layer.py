@@ -13,9 +13,9 @@ from tiny_models import tiny_inputs, tiny_model
 from transformers import CompileConfig
 
 import vecinfer_hf
-from vecinfer_hf import CacheStateError, VecInferCache
+from vecinfer_hf import CacheStateError, VecInferCache, enable
+from vecinfer_hf.integration.attention_switch import use_vecinfer_attention
 from vecinfer_hf.integration.compat import cache_argument, returned_cache
-from vecinfer_hf.integration.registration import use_vecinfer_attention
 from vecinfer_hf.ops import reference
 
 
@@ -55,7 +55,7 @@ def model(request):
     """A tiny model that carries a random codebook."""
     torch._dynamo.reset()
     model = tiny_model(request.param)
-    model._vecinfer_codebook = random_codebook(model.config)
+    enable(model, random_codebook(model.config))
     return model
 
 
@@ -72,7 +72,7 @@ def test_beams_reorder_a_static_cache_in_place(model):
 def test_compiled_decode_is_one_graph_and_never_compiles_again():
     torch._dynamo.reset()
     model = tiny_model("llama")
-    model._vecinfer_codebook = random_codebook(model.config)
+    enable(model, random_codebook(model.config))
     torch._dynamo.utils.counters.clear()
     stats = torch._dynamo.utils.counters["stats"]
 
@@ -90,7 +90,7 @@ def test_compiled_decode_is_one_graph_and_never_compiles_again():
 def test_chunked_prefill_of_a_padded_batch(chunk):
     torch._dynamo.reset()
     model = tiny_model("llama")
-    model._vecinfer_codebook = random_codebook(model.config)
+    enable(model, random_codebook(model.config))
     inputs = padded_batch()
     expected = run(model, inputs, static=False, prefill_chunk_size=chunk)
     assert torch.equal(run(model, inputs, prefill_chunk_size=chunk), expected)
@@ -102,7 +102,7 @@ def test_prompt_lookup_may_guess_past_the_end_of_the_text(compiled):
     """The last guesses of a text that repeats itself go further than its last token."""
     torch._dynamo.reset()
     model = tiny_model("llama", num_hidden_layers=1)
-    model._vecinfer_codebook = random_codebook(model.config)
+    enable(model, random_codebook(model.config))
     ids = tiny_inputs(1, 6).repeat(1, 9)
     inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
     options = {"prompt_lookup_num_tokens": 2, "tokens": 8}
@@ -227,7 +227,7 @@ def test_layers_that_are_compiled_beside_layers_that_are_not():
     """A graph break within the layers compiles each apart, until torch has had enough and leaves the rest alone."""
     torch._dynamo.reset()
     model = tiny_model("llama", num_hidden_layers=12)
-    model._vecinfer_codebook = random_codebook(model.config)
+    enable(model, random_codebook(model.config))
     inputs = {"input_ids": tiny_inputs(1, 70), "attention_mask": torch.ones(1, 70, dtype=torch.long)}
     expected = run(model, inputs, tokens=12)
     for layer in model.model.layers:
@@ -287,14 +287,14 @@ def test_size_is_required_by_hand_and_refused_when_wrong():
 
 def test_one_token_prefill_chunks_are_refused():
     model = tiny_model("llama")
-    model._vecinfer_codebook = random_codebook(model.config)
+    enable(model, random_codebook(model.config))
     with pytest.raises(ValueError, match="use at least 2"):
         run(model, padded_batch(), prefill_chunk_size=1)
 
 
 def test_max_cache_len_never_shrinks_between_calls():
     model = tiny_model("llama")
-    model._vecinfer_codebook = random_codebook(model.config)
+    enable(model, random_codebook(model.config))
     outputs = [
         run(model, {"input_ids": tiny_inputs(1, length)}, tokens=5, return_dict_in_generate=True)
         for length in (60, 20)

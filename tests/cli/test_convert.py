@@ -5,7 +5,8 @@
 import json
 
 import pytest
-from tiny_codebooks import random_codebook, save_format_1
+from format_1 import save_format_1
+from tiny_codebooks import random_codebook
 from tiny_models import tiny_config
 
 from vecinfer_hf import Codebook

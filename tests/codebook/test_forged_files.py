@@ -11,7 +11,8 @@ from contextlib import suppress
 
 import pytest
 from codebook_edits import CONFIG_NAME, TENSORS_NAME, name_the_hash
-from tiny_codebooks import random_codebook, save_format_1
+from format_1 import save_format_1
+from tiny_codebooks import random_codebook
 from tiny_models import tiny_config
 
 from vecinfer_hf import Codebook, CodebookError

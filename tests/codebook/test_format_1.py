@@ -7,8 +7,9 @@ import json
 import pytest
 import torch
 from codebook_edits import CONFIG_NAME, TENSORS_NAME, edit_config, edit_tensors, refused
+from format_1 import save_format_1
 from safetensors.torch import load_file
-from tiny_codebooks import random_codebook, save_format_1
+from tiny_codebooks import random_codebook
 from tiny_models import tiny_config
 
 from vecinfer_hf import CalibrationConfig, Codebook

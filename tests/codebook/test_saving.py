@@ -8,8 +8,9 @@ import threading
 import pytest
 import torch
 from codebook_edits import CONFIG_NAME, TENSORS_NAME, contents
+from format_1 import save_format_1
 from power_loss import Machine
-from tiny_codebooks import random_codebook, save_format_1
+from tiny_codebooks import random_codebook
 from tiny_models import tiny_config
 
 from vecinfer_hf import Codebook, CodebookError

@@ -6,9 +6,9 @@ import json
 import re
 
 import pytest
+from format_1 import save_format_1
 from hub_codebooks import tiny_codebook
 from hub_store import File, parse_card
-from tiny_codebooks import save_format_1
 
 from vecinfer_hf.codebook.saving import GENERATED
 

@@ -9,7 +9,7 @@ from tiny_models import tiny_inputs, tiny_model
 from transformers import LogitsProcessor, LogitsProcessorList
 from transformers.cache_utils import StaticCache
 
-from vecinfer_hf import VecInferCache
+from vecinfer_hf import VecInferCache, enable
 from vecinfer_hf.integration import cuda_graph as module
 from vecinfer_hf.integration.compat import cache_argument
 
@@ -107,7 +107,7 @@ def logits(model, inputs, tokens, static, **kwargs):
 def gpu_model(request):
     torch._dynamo.reset()
     model = tiny_model(request.param, head_dim=64).to("cuda", torch.bfloat16)
-    model._vecinfer_codebook = random_codebook(model.config)
+    enable(model, random_codebook(model.config))
     return model
 
 
@@ -138,6 +138,7 @@ def test_replayed_steps_give_the_logits_of_steps_that_are_run(gpu_model, padded,
         eager, _ = logits(gpu_model, inputs, tokens, static=False)
         stock = gpu_model.generate(
             **inputs,
+            cache_implementation="dynamic",
             max_new_tokens=tokens.shape[1],
             do_sample=False,
             logits_processor=LogitsProcessorList([Force(tokens, length)]),
@@ -158,7 +159,7 @@ def test_replayed_steps_give_the_logits_of_steps_that_are_run(gpu_model, padded,
 def test_what_generate_returns_survives_the_next_step():
     torch._dynamo.reset()
     model = tiny_model("llama", head_dim=64).to("cuda", torch.bfloat16)
-    model._vecinfer_codebook = random_codebook(model.config)
+    enable(model, random_codebook(model.config))
     inputs = {"input_ids": tiny_inputs(1, 40).cuda()}
     tokens = tiny_inputs(1, 20, seed=3)
     found, output = logits(model, inputs, tokens, static=True, output_hidden_states=True)
@@ -173,7 +174,7 @@ def test_what_generate_returns_survives_the_next_step():
 def test_a_model_that_looks_at_its_tensors_runs_without_a_graph(caplog):
     torch._dynamo.reset()
     model = tiny_model("llama", head_dim=64).to("cuda", torch.bfloat16)
-    model._vecinfer_codebook = random_codebook(model.config)
+    enable(model, random_codebook(model.config))
     inputs = {"input_ids": tiny_inputs(1, 40).cuda()}
     tokens = tiny_inputs(1, 20, seed=3)
     wanted, _ = logits(model, inputs, tokens, static=True)

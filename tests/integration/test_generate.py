@@ -274,8 +274,7 @@ def test_every_way_to_ask_for_it_gives_the_same_tokens(codebooks, tmp_path):
         ),
         "enable": greedy(enable(tiny_model("llama"), VecInferConfig(**options)), 40, input_ids=ids),
         "enable with an object": greedy(
-            enable(tiny_model("llama"), VecInferConfig(**SHORT), codebook=random_codebook(model.config)),
-            40, input_ids=ids,
+            enable(tiny_model("llama"), random_codebook(model.config), **SHORT), 40, input_ids=ids
         ),
         "user cache": greedy(
             model, 40, input_ids=ids, **cache_argument(VecInferCache(model.config, directory, **SHORT))
@@ -453,7 +452,7 @@ def test_models_that_cannot_have_it_are_refused_unchanged(name, how, codebooks):
         "generate": lambda: greedy(model, 5, input_ids=tiny_inputs(1, 10), **with_vecinfer(codebook, {})),
         "enable": lambda: enable(model, VecInferConfig(codebook=codebook)),
     }
-    with pytest.raises(ValueError, match=r"(?s)No VecInfer cache for this model.*[Uu]se the stock cache"):
+    with pytest.raises(ValueError, match=r"(?s)No VecInfer cache for this model.*[Uu]se the default cache"):
         asks[how]()
     assert state(model) == before
     assert torch.equal(stock, model.generate(tiny_inputs(1, 10), max_new_tokens=5, do_sample=False))

@@ -11,8 +11,8 @@ import torch
 from vecinfer_hf import VecInferCache
 from vecinfer_hf.calibration.text import load_text
 from vecinfer_hf.evaluation import text_windows
+from vecinfer_hf.integration.attention_switch import use_vecinfer_attention
 from vecinfer_hf.integration.compat import cache_argument, returned_cache
-from vecinfer_hf.integration.registration import use_vecinfer_attention
 
 
 pytestmark = [pytest.mark.gpu, pytest.mark.realmodel]

@@ -257,7 +257,7 @@ from vecinfer_hf.ops import kernels
 
 model = tiny_model(head_dim=64, dtype=torch.bfloat16).cuda()
 codebook = vecinfer_hf.Codebook.from_pretrained({codebook!r})
-vecinfer_hf.enable(model, vecinfer_hf.VecInferConfig(residual_length=16, ops_backend="cuda"), codebook)
+vecinfer_hf.enable(model, codebook, residual_length=16, ops_backend="cuda")
 out = model.generate(tiny_inputs(1, 40).cuda(), max_new_tokens=40, do_sample=False)
 print(json.dumps({{"tokens": out[0].tolist(), "file": kernels.load_kernels().__file__}}))
 """

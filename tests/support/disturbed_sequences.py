@@ -20,7 +20,7 @@ from method_follower import Divergence, Injection
 from refusal import assert_refusal, assert_says_how_to_repair
 from sequences import Sequences, counts, seeds
 
-from vecinfer_hf import cache_argument
+from vecinfer_hf.integration.compat import cache_argument
 
 
 class Interruption(BaseException):

@@ -14,7 +14,8 @@ from tiny_models import tiny_config, tiny_inputs, tiny_model
 from transformers import PreTrainedModel
 
 import vecinfer_hf
-from vecinfer_hf import VecInferCache, cache_argument
+from vecinfer_hf import VecInferCache
+from vecinfer_hf.integration.compat import cache_argument
 
 
 REFUSED = object()

@@ -32,7 +32,8 @@ def is_refusal(error: BaseException, own: bool = False) -> bool:
     With `own` only the package's count. Errors of torch, of Python's own functions (`zip(..., strict=True)`) and
     accidents such as IndexError are none.
     """
-    if isinstance(error, _ACCIDENTS) or not isinstance(error, Exception):
+    of_the_package = type(error).__module__.split(".")[0] == "vecinfer_hf"
+    if not isinstance(error, Exception) or (isinstance(error, _ACCIDENTS) and not of_the_package):
         return False
     frames = traceback.extract_tb(error.__traceback__)
     if not frames:

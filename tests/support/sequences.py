@@ -21,7 +21,8 @@ from refusal import is_refusal
 from tiny_codebooks import random_codebook
 from tiny_models import tiny_model
 
-from vecinfer_hf import VecInferCache, cache_argument
+from vecinfer_hf import VecInferCache
+from vecinfer_hf.integration.compat import cache_argument
 
 
 FAMILIES = ("llama", "qwen3", "phi3", "gemma2", "gemma3", "gpt_oss")

@@ -5,12 +5,9 @@
 Owns nothing of calibration: centroids are random, transforms are well conditioned.
 """
 
-import json
-
 import torch
 
 from vecinfer_hf import CalibrationConfig, Codebook
-from vecinfer_hf.codebook.tensors import file_content
 from vecinfer_hf.model_info import HeadShape, model_identity
 from vecinfer_hf.ops.types import LayerCodebook
 from vecinfer_hf.quantization.formats import CodeFormat, parse_format
@@ -98,58 +95,3 @@ def random_codebook(config, key_bits=2, value_bits=2, seed: int = 0, layer_bits=
     }
     bits = {"layer_bits": layer_bits} if layer_bits else {"key_bits": key_bits, "value_bits": value_bits}
     return Codebook(CalibrationConfig(**bits), identity, layers)
-
-
-def save_format_1(codebook: Codebook, directory, num_attention_heads: int = 4) -> None:
-    """Write a codebook as version 0.1 did, whose layers all had the same heads and one head size."""
-    directory.mkdir(parents=True, exist_ok=True)
-    heads, dim, _ = codebook.head_shape(next(iter(codebook.layers)))
-    options = {
-        "quant_method": "vecinfer",
-        **dict.fromkeys(("codebook", "revision", "subfolder", "trusted_owners", "max_cache_len")),
-        "ops_backend": "auto",
-        "static": False,
-    }
-    made = codebook.config.to_dict()
-    moved = {"refine_steps": "refine_steps", "recall": "retrieval_fraction", "separators": "separator_fraction",
-             "allocated_bits": "allocate"}  # fmt: skip
-    provenance = {old: made.pop(new) for old, new in moved.items()}
-    if provenance["allocated_bits"] is not None:
-        made["layer_bits"] = [[fmt.bits_per_element for fmt in codebook.formats(index)] for index in codebook.layers]
-    kinds = {None: lambda tensor: None, True: lambda tensor: "matrix" if tensor.dim() == 3 else "smooth_scale"}
-    config = {
-        "format_version": 1,
-        "library_name": "vecinfer",
-        "vecinfer_config": options | made,
-        "model": {
-            "name": codebook.identity.name,
-            "revision": codebook.identity.revision,
-            "model_type": codebook.identity.model_type,
-            "num_hidden_layers": codebook.identity.num_hidden_layers,
-            "num_attention_heads": num_attention_heads,
-            "num_key_value_heads": heads,
-            "head_dim": dim,
-            "hidden_size": 64,
-            "vocab_size": 97,
-            "quantized_layers": list(codebook.layers),
-            "shape_hash": "0123456789abcdef",
-        },
-        "layers": [
-            {
-                "index": index,
-                "num_key_value_heads": heads,
-                "head_dim": dim,
-                "key_format": codebook.formats(index)[0].name,
-                "value_format": codebook.formats(index)[1].name,
-                "key_transform": kinds[True](layer.key_transform),
-                "value_transform": kinds[True if layer.value_transform is not None else None](layer.value_transform),
-                "key_mean": layer.key_mean is not None,
-                "value_mean": layer.value_mean is not None,
-            }
-            for index, layer in codebook.layers.items()
-        ],
-        "provenance": {"sequence_length": made["sequence_length"], **provenance, **codebook.provenance},
-        "metrics": codebook.metrics,
-    }
-    (directory / "codebook.safetensors").write_bytes(file_content(codebook.layers, codebook.identity.layers))
-    (directory / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")

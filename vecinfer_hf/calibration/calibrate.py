@@ -46,8 +46,9 @@ def calibrate(
     sampled, the first `config.sink_length` tokens of every window left out. The recipe "default" also runs the model
     backwards (gradients.py), for at most 131072 tokens of the text, 32768 on a CPU; where windows are hardly longer
     than sinks and full-precision window, "query" takes its place, with a warning and recorded in the config. Memory is
-    bounded by `config.num_samples` tokens per layer (`record_states`). The same config, text, model and machine give
-    the same bits (on a GPU, not with `refine_steps`).
+    bounded by `config.num_samples` tokens per layer (`record_states`). On a CPU the same config, text and model give
+    the same bits. On a GPU only recipes without gradients and without `refine_steps` do: the backward pass of
+    attention adds in an order that changes from run to run.
 
     With `config.allocate` the sensitivity of each layer is measured on text, which takes 180 short passes for 30
     layers; on a CPU the recipe "default" predicts it from its gradients instead. A refinement step takes about 0.4
@@ -67,9 +68,9 @@ def calibrate(
         progress: show progress bars on standard error.
 
     Returns:
-        A `Codebook`. Its config is the one given, with the recipe and the fractions that were really used: with the
-        same texts it gives the same codebook. Its provenance has the texts' names and SHA-256, tokens, versions, date,
-        and relative squared errors per layer.
+        A `Codebook`. Its config is the one given, with the recipe and the fractions that were really used, so that
+        `calibrate` with it and the same texts makes the codebook again. Its provenance has the texts' names and
+        SHA-256, tokens, versions, date, and relative squared errors per layer.
 
     Raises:
         UnsupportedModelError: if the model cannot be calibrated.

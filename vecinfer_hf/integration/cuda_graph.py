@@ -176,6 +176,5 @@ def decode_call(model: PreTrainedModel, compile_config: Any, fallback: Callable)
     fallback = _compiled_for_single_tokens(model, fallback)
     if compile_config is not None or model.device.type != "cuda":
         return fallback
-    if not hasattr(model, "_vecinfer_compiled_call"):
-        model._vecinfer_compiled_call = torch.compile(model.__call__)
-    return DecodeGraphs(model, model._vecinfer_compiled_call, fallback)
+    # torch keeps compiled code with the function's code, so a later call compiles nothing.
+    return DecodeGraphs(model, torch.compile(model.__call__), fallback)

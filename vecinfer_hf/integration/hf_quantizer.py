@@ -7,10 +7,13 @@ Owns what transformers expects of a quantizer. All it does is switch the cache o
 
 from __future__ import annotations
 
+import copy
+
 from transformers import PreTrainedModel
 from transformers.quantizers.base import HfQuantizer
 
 from ..config import VecInferConfig
+from .enable import enable
 
 
 class VecInferQuantizer(HfQuantizer):
@@ -24,7 +27,8 @@ class VecInferQuantizer(HfQuantizer):
     requires_calibration = False
 
     def __init__(self, quantization_config: VecInferConfig, **kwargs):
-        super().__init__(quantization_config, **kwargs)
+        # A copy, as it gets the name of this model's codebook below.
+        super().__init__(copy.copy(quantization_config), **kwargs)
         # The weights are as they are stored, as for a checkpoint that was quantized before.
         self.pre_quantized = True
 
@@ -71,13 +75,9 @@ class VecInferQuantizer(HfQuantizer):
         return True
 
     def _process_model_after_weight_loading(self, model: PreTrainedModel, **kwargs) -> PreTrainedModel:
-        from .registration import enable
-
         if model.can_generate():
+            # It writes what was found into the config that is saved with the model.
             enable(model, self.quantization_config)
-            # Saved with the model, so it names the commit that was really used.
-            for name in ("codebook", "revision", "subfolder"):
-                setattr(self.quantization_config, name, model.generation_config.cache_config.get(name))
         return model
 
     def postprocess_model(self, model: PreTrainedModel, **kwargs) -> PreTrainedModel:

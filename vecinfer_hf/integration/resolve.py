@@ -7,9 +7,11 @@ Owns the search by name, "auto" and "online", what is kept in memory, and the ch
 
 from __future__ import annotations
 
+from collections import deque
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from weakref import WeakValueDictionary
 
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.utils import logging
@@ -27,14 +29,15 @@ from ..quantization.formats import parse_format
 AUTO = "auto"
 logger = logging.get_logger(__name__)
 
-_loaded: dict[tuple, Codebook] = {}
-"""Codebooks kept in memory, by what named them."""
+_loaded: WeakValueDictionary[tuple, Codebook] = WeakValueDictionary()
+"""Every codebook that is in use, by what named it."""
+_recent: deque[Codebook] = deque(maxlen=4)
+"""The codebooks named last, kept so that a call that names one again does not read it again."""
 
 
 def forget_codebooks() -> None:
-    """Drop every codebook that this process keeps in memory; caches in use keep their own."""
-    for codebook in _loaded.values():
-        codebook.free()
+    """Drop every codebook that this process keeps in memory; caches and models that use one keep it."""
+    _recent.clear()
     _loaded.clear()
 
 
@@ -91,22 +94,24 @@ def _online(model_config: PreTrainedConfig, config: VecInferConfig) -> OnlineCod
 def _named(model_or_config: PreTrainedModel | PreTrainedConfig, config: VecInferConfig) -> Codebook:
     """Return the codebook that `config` names; a second call returns the same object."""
     name = config.codebook or AUTO
-    identity = model_identity(getattr(model_or_config, "config", model_or_config))
-    asked = (str(identity.to_dict()), config.key_bits, config.value_bits, tuple(config.trusted_owners or ()))
+    key: tuple = (name, config.revision, config.subfolder, _modified(name, config.subfolder))
+    if name == AUTO:
+        identity = model_identity(getattr(model_or_config, "config", model_or_config))
+        key += (str(identity), tuple(config.trusted_owners or ()), config.key_bits, config.value_bits)
+    codebook = _loaded.get(key)
+    if codebook is None:
+        codebook = _loaded.setdefault(key, _load(name, model_or_config, config))
+    if all(codebook is not other for other in _recent):
+        _recent.append(codebook)
+    return codebook
+
+
+def _load(name: str, model_or_config: PreTrainedModel | PreTrainedConfig, config: VecInferConfig) -> Codebook:
     place = {name: getattr(config, name) for name in ("revision", "subfolder") if getattr(config, name)}
-    key = (name, *place.items(), *(asked if name == AUTO else (_modified(name, config.subfolder),)))
-    if key not in _loaded:
-        if name == AUTO and place:
-            raise ConfigError(
-                f'{sorted(place)} say where a codebook lies, but codebook="auto" looks for one; name it.'
-            )
-        found = _found(model_or_config, config) if name == AUTO else Codebook.from_pretrained(name, **place)
-        _loaded[key] = found
-    return _loaded[key]
-
-
-def _found(model_or_config: PreTrainedModel | PreTrainedConfig, config: VecInferConfig) -> Codebook:
-    """Return the codebook that "auto" stands for; CodebookError if there is none that it may take."""
+    if name != AUTO:
+        return Codebook.from_pretrained(name, **place)
+    if place:
+        raise ConfigError(f'{sorted(place)} say where a codebook lies, but codebook="auto" looks for one; name it.')
     from ..hub.search import candidates
 
     bits = {"key_bits": config.key_bits, "value_bits": config.value_bits}

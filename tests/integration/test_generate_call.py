@@ -1,0 +1,391 @@
+# SPDX-FileCopyrightText: 2026 The vecinfer_hf authors
+# SPDX-License-Identifier: Apache-2.0
+"""generate_call.py: a call leaves the model as it was, and one that asked for codes used them or raised."""
+
+import copy
+import json
+import logging
+
+import pytest
+import torch
+import transformers
+from tiny_codebooks import random_codebook
+from tiny_models import tiny_config, tiny_inputs, tiny_model
+from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
+from transformers.cache_utils import DynamicCache, StaticCache
+
+from vecinfer_hf import (
+    CodebookError,
+    ConfigError,
+    UnsupportedCallError,
+    UnsupportedModelError,
+    VecInferCache,
+    VecInferConfig,
+    VecInferError,
+    disable,
+    enable,
+)
+from vecinfer_hf.integration import generate_call
+from vecinfer_hf.integration.compat import CACHE_ARGUMENT, cache_argument, returned_cache
+
+
+OPTIONS = {"residual_length": 16, "ops_backend": "reference"}
+ATTENTIONS = ["eager", "sdpa", "flex_attention", "vecinfer"]
+
+
+@pytest.fixture
+def directory(tmp_path):
+    """A saved random codebook for the tiny llama."""
+    random_codebook(tiny_config("llama")).save_pretrained(tmp_path / "codebook")
+    return str(tmp_path / "codebook")
+
+
+def run(model, length=40, tokens=5, **kwargs):
+    kwargs = {"max_new_tokens": tokens, "do_sample": False, "return_dict_in_generate": True, **kwargs}
+    return model.generate(tiny_inputs(1, length), **kwargs)
+
+
+def used(model, **kwargs):
+    return returned_cache(run(model, **kwargs))
+
+
+CALLS = {
+    "a dictionary": lambda model, name: {
+        "cache_implementation": "vecinfer",
+        "cache_config": {"codebook": name, **OPTIONS},
+    },
+    "a dictionary with its backend": lambda model, name: {
+        "cache_config": {"backend": "vecinfer", "codebook": name, **OPTIONS}
+    },
+    "a VecInferConfig": lambda model, name: {"cache_config": VecInferConfig(name, **OPTIONS)},
+    "both names": lambda model, name: {
+        "cache_implementation": "vecinfer",
+        "cache_config": VecInferConfig(name, **OPTIONS),
+    },
+    "quantized": lambda model, name: {
+        "cache_implementation": "quantized",
+        "cache_config": VecInferConfig(name, **OPTIONS),
+    },
+    "a generation config": lambda model, name: {
+        "generation_config": GenerationConfig(
+            cache_config=VecInferConfig(name, **OPTIONS),
+            pad_token_id=0,
+            do_sample=False,
+            max_new_tokens=5,
+            return_dict_in_generate=True,
+        )
+    },
+    "static": lambda model, name: {"cache_config": VecInferConfig(name, static=True, **OPTIONS)},
+    "a cache of the model": lambda model, name: cache_argument(VecInferCache(model, name, **OPTIONS)),
+    "a cache of the config": lambda model, name: cache_argument(VecInferCache(model.config, name, **OPTIONS)),
+    "a cache with a config": lambda model, name: cache_argument(VecInferCache(model, VecInferConfig(name, **OPTIONS))),
+}
+
+
+@pytest.mark.parametrize("name", CALLS)
+@pytest.mark.parametrize("attention", ["eager", "sdpa"])
+def test_every_call_uses_codes_and_leaves_the_model_as_it_was(name, attention, directory):
+    model = tiny_model("llama")
+    model.set_attn_implementation(attention)
+    run(model, cache_implementation="static")  # transformers keeps the size of a static cache on the model
+    before = sorted(vars(model)), model.config.to_json_string(), model.generation_config.to_json_string()
+    kwargs = CALLS[name](model, directory)
+    if "generation_config" in kwargs:
+        output = model.generate(tiny_inputs(1, 40), **kwargs)
+    else:
+        output = run(model, **kwargs)
+    assert isinstance(returned_cache(output), VecInferCache)
+    assert returned_cache(output).layers[0].residual_length == 16
+    assert model.config._attn_implementation == attention
+    assert before == (
+        sorted(vars(model)),
+        model.config.to_json_string(),
+        model.generation_config.to_json_string(),
+    )
+    reference = run(enable(tiny_model("llama"), directory, **OPTIONS))
+    assert torch.equal(output.sequences, reference.sequences)
+
+
+@pytest.mark.parametrize("attention", ATTENTIONS)
+def test_attentions_are_there_again_after_one_call(attention, directory):
+    model = tiny_model("llama")
+    model.set_attn_implementation(attention)
+    run(model, cache_implementation="vecinfer", cache_config={"codebook": directory, **OPTIONS})
+    assert model.config._attn_implementation == attention
+    if attention == "eager":
+        with torch.no_grad():
+            assert len(model(tiny_inputs(1, 8), output_attentions=True).attentions) == 2
+
+
+class Broken(LogitsProcessor):
+    """Ends a generation in its third step."""
+
+    def __init__(self, error):
+        self.error, self.steps = error, 0
+
+    def __call__(self, input_ids, scores):
+        self.steps += 1
+        if self.steps == 3:
+            raise self.error
+        return scores
+
+
+@pytest.mark.parametrize("error", [ValueError("x"), KeyboardInterrupt(), torch.OutOfMemoryError("x")], ids=repr)
+def test_a_call_that_fails_leaves_the_model_as_it_was(error, directory):
+    model = tiny_model("llama")
+    model.set_attn_implementation("eager")
+    expected = run(model).sequences
+    for kwargs in (CALLS["a VecInferConfig"](model, directory), CALLS["a cache of the model"](model, directory)):
+        with pytest.raises(type(error)):
+            run(model, **kwargs, logits_processor=LogitsProcessorList([Broken(error)]))
+        assert model.config._attn_implementation == "eager"
+        assert generate_call._current.get() is None
+    assert torch.equal(run(model).sequences, expected)
+
+
+def test_the_implementation_alone_means_auto(directory):
+    model = tiny_model("llama")
+    with pytest.raises(CodebookError, match='codebook="auto" found none'):
+        run(model, cache_implementation="vecinfer")
+    assert model.config._attn_implementation == "sdpa"
+    enable(model, directory, **OPTIONS)
+    assert used(model, cache_implementation="vecinfer").layers[0].residual_length == 16
+
+
+def test_a_call_may_change_single_options_of_an_enabled_model(directory):
+    model = enable(tiny_model("llama"), directory, **OPTIONS)
+    cache = used(model, cache_config={"residual_length": 8})
+    assert (cache.layers[0].residual_length, cache.codebook) == (8, model._vecinfer.codebook)
+    assert used(model).layers[0].residual_length == 16
+
+
+def test_a_keyword_gets_what_it_names_on_an_enabled_model(directory):
+    model = enable(tiny_model("llama"), directory, **OPTIONS)
+    assert type(used(model, cache_implementation="dynamic")) is DynamicCache
+    assert isinstance(used(model, cache_implementation="static"), StaticCache)
+    assert returned_cache(run(model, use_cache=False)) is None
+    assert isinstance(used(model), VecInferCache)
+
+
+def test_a_generation_config_with_a_vecinfer_config_is_saved_and_loaded(directory, tmp_path):
+    config = VecInferConfig(directory, **OPTIONS)
+    generation = GenerationConfig(
+        cache_config=config, pad_token_id=0, do_sample=False, max_new_tokens=5, return_dict_in_generate=True
+    )
+    assert json.loads(repr(generation).split(" ", 1)[1])["cache_config"]["residual_length"] == 16
+    generation.save_pretrained(tmp_path)
+    loaded = GenerationConfig.from_pretrained(tmp_path)
+    model = tiny_model("llama")
+    for each in (generation, loaded, copy.deepcopy(generation)):
+        cache = returned_cache(model.generate(tiny_inputs(1, 40), each))
+        assert cache.layers[0].residual_length == 16
+    assert generation.cache_config == config
+
+
+class ReplacesItsCache(transformers.LlamaForCausalLM):
+    """As models with longrope: from a length on, a forward pass begins a cache of its own."""
+
+    def prepare_inputs_for_generation(self, input_ids, **kwargs):
+        if input_ids.shape[1] > 42:
+            kwargs[CACHE_ARGUMENT] = DynamicCache(config=self.config)
+        return super().prepare_inputs_for_generation(input_ids, **kwargs)
+
+
+class PreparesItsCache(transformers.LlamaForCausalLM):
+    """As models that override transformers' method without calling it."""
+
+    def _prepare_cache_for_generation(self, generation_config, model_kwargs, *args, **kwargs):
+        model_kwargs[CACHE_ARGUMENT] = DynamicCache(config=self.config)
+
+
+class DropsItsCache(transformers.LlamaForCausalLM):
+    """Never fills the cache it is given, and returns none."""
+
+    def forward(self, input_ids=None, attention_mask=None, **kwargs):
+        output = super().forward(input_ids=input_ids, use_cache=False)
+        return transformers.modeling_outputs.CausalLMOutput(logits=output.logits)
+
+
+WAYWARD = {
+    ReplacesItsCache: (UnsupportedCallError, "replaced the VecInfer cache by a DynamicCache in this call"),
+    PreparesItsCache: (UnsupportedModelError, "PreparesItsCache prepares the cache of a generate call by itself"),
+    DropsItsCache: (UnsupportedCallError, "stored no token of this call in the VecInfer cache"),
+}
+
+
+@pytest.mark.parametrize("how", ["enable", "call", "cache"])
+@pytest.mark.parametrize("kind", WAYWARD)
+def test_a_model_that_uses_another_cache_is_an_error_and_not_silent(kind, how, directory):
+    model = kind(tiny_config("llama")).eval()
+    model.generation_config.eos_token_id = None
+    model.generation_config.pad_token_id = 0
+    expected = run(model).sequences
+    error, message = WAYWARD[kind]
+    kwargs = {}
+    if how == "enable":
+        enable(model, directory, **OPTIONS)
+        message += ".*vecinfer_hf.disable"
+    elif how == "call":
+        kwargs = CALLS["a VecInferConfig"](model, directory)
+    else:
+        kwargs = CALLS["a cache of the model"](model, directory)
+        if kind is PreparesItsCache:
+            error, message = WAYWARD[ReplacesItsCache]
+    with pytest.raises(error, match=message):
+        run(model, **kwargs)
+    disable(model)
+    assert model.config._attn_implementation == "sdpa"
+    assert torch.equal(run(model).sequences, expected)
+
+
+def phi3_with_longrope():
+    rope = {
+        "rope_type": "longrope", "rope_theta": 1e4, "short_factor": [1.0] * 8, "long_factor": [2.0] * 8,
+        "original_max_position_embeddings": 64,
+    }  # fmt: skip
+    return tiny_model("phi3", original_max_position_embeddings=64, rope_parameters=rope)
+
+
+@pytest.mark.parametrize(("length", "tokens", "fits"), [(30, 5, True), (60, 10, False), (100, 5, False)])
+def test_longrope_of_transformers_is_told_where_it_drops_the_cache(length, tokens, fits):
+    model = enable(phi3_with_longrope(), "online", ops_backend="reference")
+    if fits:
+        assert isinstance(used(model, length=length, tokens=tokens), VecInferCache)
+        return
+    with pytest.raises(UnsupportedCallError, match=r"replaced the VecInfer cache.*longrope.*more than 64 tokens"):
+        run(model, length=length, tokens=tokens)
+    disable(model)
+    assert type(used(model, length=length, tokens=tokens)) is DynamicCache
+
+
+def batch(model, **kwargs):
+    kwargs.setdefault("generation_config", GenerationConfig(max_new_tokens=3, eos_token_id=-1, pad_token_id=0))
+    return model.generate_batch([tiny_inputs(1, 10)[0].tolist()], **kwargs)
+
+
+def test_continuous_batching_of_a_model_with_codes_is_refused(directory):
+    model = enable(tiny_model("llama"), directory, **OPTIONS)
+    calls = {
+        "generate_batch": lambda: batch(model),
+        "manager": lambda: model.init_continuous_batching(),
+        "context": lambda: model.continuous_batching_context_manager().__enter__(),
+        "paged": lambda: model.generate(tiny_inputs(1, 10), cache_implementation="paged", max_new_tokens=3),
+    }
+    for call in calls.values():
+        with pytest.raises(UnsupportedCallError, match=r"Continuous batching.*holds no codes.*disable\(model\)"):
+            call()
+    disable(model)
+    with pytest.raises(UnsupportedCallError, match="Continuous batching"):
+        batch(model, generation_config=GenerationConfig(cache_config=VecInferConfig(directory), eos_token_id=-1))
+    assert len(batch(model)) == 1
+
+
+@pytest.fixture
+def _own_deprecations(monkeypatch):
+    """Assisted generation of transformers calls generate in a way that it deprecates itself."""
+    monkeypatch.setattr(logging.getLogger("transformers.generation.utils"), "disabled", True)
+
+
+@pytest.mark.usefixtures("_own_deprecations")
+def test_a_model_that_drafts_with_its_first_layers(directory):
+    """The window holds everything, since guesses that are refused push tokens out of a short one."""
+    model = enable(tiny_model("llama"), directory, residual_length=512, ops_backend="reference")
+    alone = run(model, tokens=20).sequences
+    assert torch.equal(run(model, tokens=20, assistant_early_exit=1).sequences, alone)
+
+
+@pytest.mark.usefixtures("_own_deprecations")
+def test_an_enabled_assistant_drafts_on_codes(directory, monkeypatch):
+    model, assistant = tiny_model("llama"), enable(tiny_model("llama", seed=1), directory, **OPTIONS)
+    alone = run(model, tokens=20).sequences
+    caches = []
+    use = generate_call.GenerateCall.use
+    monkeypatch.setattr(
+        generate_call.GenerateCall, "use", lambda call, cache: caches.append(call.model) or use(call, cache)
+    )
+    output = run(model, tokens=20, assistant_model=assistant)
+    assert torch.equal(output.sequences, alone)
+    assert type(returned_cache(output)) is DynamicCache
+    assert caches
+    assert all(each is assistant for each in caches)
+
+
+def test_a_generation_of_ones_own_is_watched_too(directory):
+    model = tiny_model("llama")
+    model.set_attn_implementation("eager")
+
+    def greedy(model, input_ids, generation_config=None, logits_processor=None, stopping_criteria=None, **kwargs):
+        cache = kwargs[CACHE_ARGUMENT]
+        with torch.no_grad():
+            model(input_ids, **cache_argument(cache))
+        assert isinstance(cache, VecInferCache)
+        return input_ids
+
+    ids = tiny_inputs(1, 40)
+    asks = CALLS["a VecInferConfig"](model, directory)
+    assert torch.equal(model.generate(ids, custom_generate=greedy, max_new_tokens=5, **asks), ids)
+    assert model.config._attn_implementation == "eager"
+
+
+def test_preparing_a_cache_outside_of_generate_needs_the_attention(directory):
+    """As a model does that has a generate of its own."""
+    model = tiny_model("llama")
+    config = GenerationConfig(cache_config=VecInferConfig(directory, **OPTIONS))
+    arguments = (copy.deepcopy(config), {}, None, 1, 50)
+    with pytest.raises(UnsupportedCallError, match=r"cannot switch the attention.*\(it is \"sdpa\"\).*enable"):
+        model._prepare_cache_for_generation(*arguments)
+    enable(model, directory, **OPTIONS)
+    model_kwargs = {}
+    model._prepare_cache_for_generation(GenerationConfig(), model_kwargs, None, 1, 50)
+    assert isinstance(model_kwargs[CACHE_ARGUMENT], VecInferCache)
+
+
+def test_cache_and_model_are_bound_where_they_meet(directory, monkeypatch):
+    bound = []
+    monkeypatch.setattr(VecInferCache, "bind", lambda cache, model: bound.append((cache, model)), raising=False)
+    model = tiny_model("llama")
+    made = used(model, **CALLS["a VecInferConfig"](model, directory))
+    given = CALLS["a cache of the config"](model, directory)
+    run(model, **given)
+    assert bound == [(made, model), (given[CACHE_ARGUMENT], model)]
+
+
+WRONG = {
+    "typo": {"cache_config": {"residual_lenght": 3}},
+    "contradiction": {"cache_config": {"key_bits": 4}},
+    "implementation": {"cache_config": VecInferConfig("x"), "cache_implementation": "static"},
+    "cache_config": {"cache_config": 3, "cache_implementation": "vecinfer"},
+    "chunks": {"cache_config": {"static": True}, "prefill_chunk_size": 1},
+}
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_every_error_is_one_of_ours(case, directory):
+    model = enable(tiny_model("llama"), directory, **OPTIONS)
+    with pytest.raises(VecInferError) as raised:
+        run(model, **WRONG[case])
+    assert isinstance(raised.value, ConfigError if case != "chunks" else UnsupportedCallError)
+    assert isinstance(used(model), VecInferCache)
+
+
+def test_layers_that_choose_their_keys_are_refused_by_name():
+    if not hasattr(transformers, "MiniMaxM3VLTextConfig"):
+        pytest.skip("this transformers has no MiniMax-M3")
+    config = transformers.MiniMaxM3VLTextConfig(
+        vocab_size=97, hidden_size=64, intermediate_size=96, num_hidden_layers=2, num_attention_heads=4,
+        num_key_value_heads=2, head_dim=16, num_local_experts=4, num_experts_per_tok=2, index_n_heads=2,
+        index_head_dim=16, index_block_size=8, index_topk_blocks=2, pad_token_id=0, bos_token_id=1, eos_token_id=2,
+        layer_types=["full_attention", "minimax_m3_sparse"],
+    )  # fmt: skip
+    model = transformers.AutoModelForCausalLM.from_config(config).float().eval()
+    model.generation_config.eos_token_id = None
+    stock = run(model, length=30).sequences
+    for ask in (
+        lambda: enable(model, "online"),
+        lambda: run(model, length=30, cache_config=VecInferConfig("online")),
+        lambda: VecInferCache(model, "online"),
+        lambda: VecInferCache(config, "online"),
+    ):
+        with pytest.raises(UnsupportedModelError, match=r"layers of the types \['minimax_m3_sparse'\].*default cache"):
+            ask()
+    assert torch.equal(run(model, length=30).sequences, stock)
