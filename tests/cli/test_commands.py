@@ -31,7 +31,7 @@ def test_inspect_shows_every_layer(vecinfer, tiny_codebook_directory):
     codebook = Codebook.from_pretrained(tiny_codebook_directory)
     about = json.loads(out)
     assert about["nbytes"] == codebook.nbytes == sum(layer["nbytes"] for layer in about["layers"])
-    assert about["model"] == codebook.identity
+    assert about["model"] == codebook.identity.to_dict()
 
 
 def test_inspect_shows_errors_and_formats_of_each_layer(vecinfer, tmp_path):

@@ -9,7 +9,7 @@ import sys
 
 import typer
 
-from . import bench, calibrate, doctor, evaluate, generate, hub, inspect, plan
+from . import bench, calibrate, convert, doctor, evaluate, generate, hub, inspect, plan
 from .console import errors
 
 
@@ -24,6 +24,7 @@ app.command()(calibrate.calibrate)
 app.command()(generate.generate)
 app.command()(evaluate.evaluate)
 app.command()(inspect.inspect)
+app.command()(convert.convert)
 app.command()(hub.push)
 app.command()(hub.pull)
 app.command()(hub.find)

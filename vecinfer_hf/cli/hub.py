@@ -11,7 +11,8 @@ from typing import Annotated
 
 import typer
 
-from ..codebook.codebook import CONFIG_NAME, TENSORS_NAME, Codebook
+from ..codebook.codebook import Codebook
+from ..codebook.files import CONFIG_NAME, TENSORS_NAME
 from .console import output, print_json, print_table
 from .inspect import print_codebook
 from .loading import AsJson, Revision
