@@ -277,7 +277,8 @@ def test_continuous_batching_of_a_model_with_codes_is_refused(directory):
     disable(model)
     with pytest.raises(UnsupportedCallError, match="Continuous batching"):
         batch(model, generation_config=GenerationConfig(cache_config=VecInferConfig(directory), eos_token_id=-1))
-    assert len(batch(model)) == 1
+    # Not started, as its paged cache takes most of the memory.
+    assert model.init_continuous_batching().model is model
 
 
 @pytest.fixture
