@@ -3,14 +3,13 @@
 """calibrate() given what people give it: it works, or one error before the model runs says what to give."""
 
 import numpy as np
-import package_adapter as adapter
 import pytest
 import torch
 from edge_cases import REFUSED, refused, right_or_refused
 from tiny_models import tiny_inputs, tiny_model
 from transformers import BatchEncoding
 
-from vecinfer_hf import Codebook, calibrate
+from vecinfer_hf import CalibrationConfig, Codebook, calibrate
 
 
 IDS = tiny_inputs(1, 600)[0]
@@ -44,7 +43,7 @@ def model():
 
 def options(**given):
     small = {"sequence_length": 128, "num_tokens": 512, "num_iterations": 2, "recipe": "query"}
-    return adapter.calibration_config(**{**small, **given})
+    return CalibrationConfig(**{**small, **given})
 
 
 def same(first, second):

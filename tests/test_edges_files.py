@@ -32,14 +32,12 @@ ABSURD = [3e38, -3e38, 1e30, 1e20, 1e-30, 1e-45, 0.0, -1.0]
 
 
 @pytest.mark.parametrize("value", ABSURD)
-@pytest.mark.parametrize(
-    "name",
-    ["key.centroid_scale", "value.centroid_scale", "key.mean", "value.mean", "key.transform", "value.transform"],
-)
+@pytest.mark.parametrize("name", ["centroid_scale", "mean", "transform"])
+@pytest.mark.parametrize("side", ["key", "value"])
 def test_absurd_numbers_are_refused_or_do_no_harm(directory, side, name, value):
     """A number that makes NaN or Inf of ordinary keys and values is no number of a codebook."""
-    kind = "matrix" if 'key_transform": "matrix' in (directory / "config.json").read_text() else "smooth_scale"
-    set_number(directory, name.replace("transform", kind), value)
+    kind = json.loads((directory / "config.json").read_text())["layers"][0]["key_transform"]
+    set_number(directory, f"{side}.{kind if name == 'transform' else name}", value)
     model = tiny_model("llama")
     model.set_attn_implementation("vecinfer")
     try:

@@ -2,7 +2,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Models that cannot have codes yet, or only in part: right, or refused by a sentence of this package."""
 
-import package_adapter as adapter
 import pytest
 import torch
 from edge_cases import REFUSED, greedy, right_or_refused
@@ -10,7 +9,7 @@ from tiny_models import tiny_inputs
 from transformers import AutoModelForCausalLM, DiffLlamaConfig, DiffLlamaForCausalLM, Gemma4TextConfig
 
 import vecinfer_hf
-from vecinfer_hf import VecInferCache, VecInferConfig
+from vecinfer_hf import CalibrationConfig, VecInferCache, VecInferConfig
 
 
 ONLINE = VecInferConfig(codebook="online", ops_backend="reference", residual_length=4096)
@@ -69,7 +68,7 @@ def test_a_model_with_larger_heads_in_full_attention(advice):
     want = greedy(model, ids[:, :60], new=3)
     got = right_or_refused(lambda: greedy(vecinfer_hf.enable(model, ONLINE), ids[:, :60], new=3), own=True)
     assert got is REFUSED or torch.equal(got, want)
-    calibrate = adapter.calibration_config(sequence_length=300, num_tokens=600, num_iterations=1, recipe="query")
+    calibrate = CalibrationConfig(sequence_length=300, num_tokens=600, num_iterations=1, recipe="query")
     right_or_refused(lambda: vecinfer_hf.calibrate(model, ids, config=calibrate), own=True)
 
 

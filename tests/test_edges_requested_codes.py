@@ -20,15 +20,18 @@ from edge_cases import (
 )
 from tiny_models import tiny_inputs
 from transformers import GenerationConfig, Phi3Config, Phi3ForCausalLM
+from transformers.utils import logging as transformers_logging
 
-import vecinfer_hf
 from vecinfer_hf import VecInferCache, VecInferConfig
+from vecinfer_hf.integration.compat import cache_argument
 
 
 @pytest.fixture
 def warnings():
     """What transformers' logger or the package's said during the test."""
     messages = []
+    # What was said once in this process is said again.
+    transformers_logging.warning_once.cache_clear()
     handler = logging.Handler(logging.WARNING)
     handler.emit = lambda record: messages.append(record.getMessage())
     loggers = [logging.getLogger(name) for name in ("transformers", "vecinfer_hf")]
@@ -143,7 +146,7 @@ def test_a_model_that_replaces_its_cache_in_a_forward_pass(how, warnings):
         enabled(model)
         result = right_or_refused(lambda: cache_of(model))
     else:
-        result = right_or_refused(lambda: cache_of(model, **vecinfer_hf.cache_argument(new_cache(model.config))))
+        result = right_or_refused(lambda: cache_of(model, **cache_argument(new_cache(model.config))))
     told = [message for message in warnings if "vecinfer" in message.lower()]
     assert result is REFUSED or told
 
@@ -158,7 +161,7 @@ def test_continuous_batching_beside_it_is_refused_or_announced(warnings):
 
 def test_a_model_whose_layers_are_all_sliding_is_announced(warnings):
     model = tiny_model("mistral", sliding_window=16)
-    result = right_or_refused(lambda: enabled(model))
+    result = right_or_refused(lambda: cache_of(enabled(model)))
     assert result is REFUSED or [message for message in warnings if "full attention" in message]
 
 

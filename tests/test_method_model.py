@@ -178,7 +178,7 @@ def lose_sink(layer):
 
 
 def shift_window(layer):
-    window = adapter.window_keys(layer)
+    window = adapter.ring_keys(layer)
     window.copy_(window.roll(1, 2))
 
 

@@ -251,7 +251,7 @@ def test_rows_of_different_length_are_stored_compactly():
     ("use", "words"),
     [
         (lambda handle: handle.shape, "reads 'shape'"),
-        (lambda handle: handle[0], "indexes"),
+        (lambda handle: handle[0], "uses __getitem__"),
         (lambda handle: torch.cat([handle, torch.ones(1)]), "calls cat"),
         (lambda handle: torch.nn.functional.scaled_dot_product_attention(*[handle] * 3), "calls scaled_dot_product"),
     ],
@@ -269,7 +269,6 @@ def test_a_handle_refuses_every_other_use_with_its_sentence(use, words):
     with pytest.raises(UnsupportedCallError, match=f"(?s){words}.*enable"):
         use(first)
     assert layer.get_seq_length() == 0
-    assert copy.copy(first) == first
     assert not hasattr(first, "anything")
 
 

@@ -6,6 +6,7 @@ import json
 import shutil
 import sys
 import threading
+from pathlib import Path
 
 import pytest
 import torch
@@ -68,6 +69,11 @@ def write_build(place, variant=VARIANT, names=kernel_loader.OPERATORS, **changes
 
 def reasons():
     return {candidate.source.split(" (")[0]: candidate.reason for candidate in kernel_loader.kernel_candidates()}
+
+
+def test_the_version_is_that_of_the_sources():
+    text = (Path(__file__).parents[2] / "hub_kernels" / "vecinfer-attention" / "build.toml").read_text()
+    assert f"\nversion = {kernel_loader.VERSION}\n" in text
 
 
 def test_nothing_anywhere():

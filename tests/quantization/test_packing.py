@@ -55,6 +55,33 @@ def test_round_trip_is_exact(key, value, head_dim):
     assert torch.equal(back_values, values)
 
 
+@pytest.mark.parametrize(("key_dim", "value_dim"), [(128, 64), (64, 128), (80, 96), (16, 256)])
+@pytest.mark.parametrize(("key", "value"), [("d4b8", "d4b8"), ("d8b12", "d4b8x2"), ("d2b8", "d8b10")])
+def test_values_of_another_head_size(key, value, key_dim, value_dim):
+    """Keys lie as beside values of their own size, values as beside keys of theirs."""
+    key, value = parse_format(key), parse_format(value)
+    keys, values = random_codes(key, key_dim, seed=1), random_codes(value, value_dim, seed=2)
+    tiles = pack(keys, values, key, value, key_dim, value_dim)
+    assert tiles.shape == (2, 3, 2, bytes_per_tile(key, value, key_dim, value_dim))
+    back_keys, back_values = unpack(tiles, key, value, key_dim, value_dim)
+    assert torch.equal(back_keys, keys)
+    assert torch.equal(back_values, values)
+    key_bytes = key.num_codes * plane_bytes(key, key_dim, "key")
+    other_keys, other_values = random_codes(key, value_dim, seed=3), random_codes(value, key_dim, seed=4)
+    beside_keys = pack(keys, other_values, key, value, key_dim)
+    beside_values = pack(other_keys, values, key, value, value_dim)
+    assert torch.equal(tiles[..., :key_bytes], beside_keys[..., :key_bytes])
+    start = key.num_codes * plane_bytes(key, value_dim, "key")
+    assert torch.equal(tiles[..., key_bytes:], beside_values[..., start:])
+
+
+def test_tiles_of_another_size_are_refused():
+    fmt = parse_format("d4b8")
+    tiles = pack(random_codes(fmt, 64), random_codes(fmt, 64), fmt, fmt, 64)
+    with pytest.raises(ValueError, match="1024 bytes does not hold d4b8 keys of 64 elements and d4b8 values of 128"):
+        unpack(tiles, fmt, fmt, 64, 128)
+
+
 @pytest.mark.parametrize("name", FORMATS)
 def test_extreme_codes_survive(name):
     fmt = parse_format(name)

@@ -120,13 +120,15 @@ class Follower:
         self._pass = None
 
     def fails(self) -> None:
-        """The forward pass has raised: every layer that it reached is as before or as after."""
+        """The forward pass has raised: every layer that it reached is as before or as after.
+
+        If all layers count the new columns, the cache has the whole call, and what failed came behind it.
+        """
         current, self._pass = self._pass, None
         if current is None or not current.states:
             return
         known = self.of(current.cache)
         if len(current.answered) == len(known.layers):
-            # All layers have the call; what failed came behind the cache.
             return
         for index, before in current.before.items():
             if index in current.answered:
@@ -139,7 +141,12 @@ class Follower:
                 call = Call(keys, keys, values, current.valid, 1.0)
                 after = [self._expected(known, current, index, state, call).after for state in before]
             known.layers[index] = before + after
-        known.broken = True
+        after = known.columns + current.valid.shape[1]
+        if all(adapter.columns(current.cache, index) == after for index in range(len(known.layers))):
+            known.layers = [[s for s in states if s.columns.shape[1] == after] for states in known.layers]
+            known.columns, known.broken = after, False
+        else:
+            known.broken = True
 
     def _raise_injected(self, layer: int, place: str) -> None:
         injection = self.injection
@@ -248,9 +255,13 @@ class Follower:
         known.layers = [[state.selected(rows) for state in states] for states in known.layers]
 
     def audit(self, cache: VecInferCache) -> None:
-        """Raise Divergence unless the cache's lengths and all that it holds are those of the model."""
+        """Raise Divergence unless the cache's lengths and all that it holds are those of the model.
+
+        After a call that failed: as before that call, in every layer.
+        """
         known = self.of(cache)
-        assert not known.broken, "a broken cache cannot be audited"
+        if known.broken:
+            known.layers = [[s for s in states if s.columns.shape[1] == known.columns] for states in known.layers]
         for index, states in enumerate(known.layers):
             held = adapter.columns(cache, index)
             if held != known.columns:
@@ -261,6 +272,7 @@ class Follower:
             if not fitting:
                 raise Divergence(f"layer {index} holds other keys or values than METHOD.md says")
             known.layers[index] = fitting
+        known.broken = False
 
     @staticmethod
     def _holds(cache, index: int, state: LayerModel) -> bool:

@@ -99,16 +99,6 @@ def returned_cache(output):
     return found(output)
 
 
-def enable_with(model, codebook, **options):
-    """Enable the cache with a Codebook object and options."""
-    return vecinfer_hf.enable(model, vecinfer_hf.VecInferConfig(**options), codebook=codebook)
-
-
-def calibration_config(**options):
-    """Return the config that `calibrate` takes."""
-    return getattr(vecinfer_hf, "CalibrationConfig", vecinfer_hf.VecInferConfig)(**options)
-
-
 def attention_function():
     """Return the attention function registered with transformers as "vecinfer"."""
     from transformers import AttentionInterface
@@ -116,10 +106,6 @@ def attention_function():
     return AttentionInterface()["vecinfer"]
 
 
-def window_keys(layer) -> torch.Tensor:
+def ring_keys(layer) -> torch.Tensor:
     """Return the tensor of a layer's exact recent keys, `[B, H, slots, D]`."""
-    return (
-        getattr(layer.buffers, "window_keys", None)
-        if hasattr(layer.buffers, "window_keys")
-        else layer.buffers.ring_keys
-    )
+    return layer.buffers.ring_keys

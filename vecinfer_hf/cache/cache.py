@@ -20,7 +20,8 @@ from ..quantization.packing import TILE, bytes_per_tile
 from .forward_pass import ForwardPass, Lengths
 from .layer import VecInferLayer
 from .static_layer import VecInferStaticLayer
-from .stored_rows import check_crop, check_layer_crop
+from .storage import ordinary_tensors
+from .stored_rows import check_crop, check_layer_crop, check_repeats, row_numbers
 
 
 logger = logging.get_logger(__name__)
@@ -129,6 +130,11 @@ class VecInferCache(QuantizedCache):
                 has room for; nothing was stored.
             CacheStateError: if an earlier pass ended midway, so that layers hold different tokens.
         """
+        if layer_idx >= len(self.layers):
+            raise UnsupportedCallError(
+                f"The model has a layer {layer_idx}, but this cache was made for {len(self.layers)} layers; make it "
+                "from the config of the model that runs."
+            )
         layer = self.layers[layer_idx]
         if torch.compiler.is_compiling() or not self.forward_pass.quantized:
             return super().update(key_states, value_states, layer_idx, *args, **kwargs)
@@ -136,7 +142,10 @@ class VecInferCache(QuantizedCache):
             self._begin_pass(key_states)
         if isinstance(layer, VecInferLayer):
             return super().update(key_states, value_states, layer_idx, *args, **kwargs)
-        self.forward_pass.remember(layer)
+        if not layer.is_initialized and isinstance(layer, CacheLayerMixin):
+            with ordinary_tensors():
+                layer.lazy_initialization(key_states, value_states)
+        self.forward_pass.remember(layer, key_states.shape[2])
         states = super().update(key_states, value_states, layer_idx, *args, **kwargs)
         self.forward_pass.stored(layer_idx)
         return states
@@ -231,12 +240,12 @@ class VecInferCache(QuantizedCache):
         Raises:
             UnsupportedCallError: if a layer cannot go back that far; nothing was removed.
         """
-        check_crop(tokens_to_remove)
+        tokens_to_remove = check_crop(tokens_to_remove)
         if not self.forward_pass.quantized:
             super().crop(tokens_to_remove)
             return
         left = max(self._columns()[1] + tokens_to_remove, 0)
-        self.forward_pass.abandon()
+        self.forward_pass.take_back()
         for layer in self.quantized_layers:
             layer.settle()
         excess = {}
@@ -255,18 +264,56 @@ class VecInferCache(QuantizedCache):
 
     def reorder_cache(self, beam_idx: torch.LongTensor) -> None:
         """Keep the rows `beam_idx`, in that order."""
-        super().reorder_cache(beam_idx)
-        self.forward_pass.padding.select(beam_idx)
+        self.batch_select_indices(beam_idx)
 
     def batch_select_indices(self, indices: torch.Tensor) -> None:
-        """Keep the rows `indices`, in that order."""
-        super().batch_select_indices(indices)
-        self.forward_pass.padding.select(indices)
+        """Keep the rows `indices` `[n]` (integers, negative ones from the end, or bool `[B]`), in that order.
+
+        Raises:
+            UnsupportedCallError: for rows that are not there, or another number of rows in a static cache.
+        """
+        batch_size = self._batch_size()
+        if batch_size is None:
+            return
+        rows = row_numbers(indices, batch_size)
+        if self.is_static and len(rows) != batch_size:
+            raise UnsupportedCallError(
+                f"A static cache of {batch_size} rows cannot become one of {len(rows)}; use a growing one "
+                '("static": false).'
+            )
+        for layer in self.layers:
+            # Transformers' static layers only reorder.
+            getattr(layer, "reorder_cache" if self.is_static else "batch_select_indices")(rows)
+        self.forward_pass.padding.select(rows)
 
     def batch_repeat_interleave(self, repeats: int) -> None:
-        """Repeat every row `repeats` times."""
-        super().batch_repeat_interleave(repeats)
+        """Repeat every row `repeats` times.
+
+        Raises:
+            UnsupportedCallError: for less than 1, or more than 1 in a static cache.
+        """
+        if check_repeats(repeats) == 1:
+            return
+        if self.is_static and self._batch_size() is not None:
+            raise UnsupportedCallError(
+                'A static cache cannot change its number of rows; use a growing one ("static": false).'
+            )
+        for layer in self.layers:
+            layer.batch_repeat_interleave(repeats)
         self.forward_pass.padding.repeat(repeats)
+
+    @property
+    def is_static(self) -> bool:
+        """Whether the cache was allocated at once."""
+        return any(isinstance(layer, VecInferStaticLayer) for layer in self.layers)
+
+    def _batch_size(self) -> int | None:
+        """Return the number of rows, or None before the first token."""
+        for layer in self.layers:
+            if getattr(layer, "is_initialized", False):
+                rows = layer.storage.batch_size if isinstance(layer, VecInferLayer) else layer.keys.shape[0]
+                return rows
+        return None
 
     def reset(self) -> None:
         """Forget everything."""

@@ -2,16 +2,18 @@
 # SPDX-License-Identifier: Apache-2.0
 """ForwardPass: where the forward pass under way stands, shared by the layers of one cache.
 
-Owns the order of the layers, the lengths before the pass, and what is needed to take back a pass that ended before
-its first quantized layer stored anything.
+Owns the order of the layers, the lengths before the pass, and what is needed to put transformers' own layers back
+after a pass that ended early. Layers of codes are cropped instead.
 """
 
 from __future__ import annotations
 
 import copy
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
+from transformers.cache_utils import CacheLayerMixin, DynamicSlidingWindowLayer
 
 from .padding import Padding
 
@@ -48,7 +50,7 @@ class ForwardPass:
         self.next: int | None = order[0] if order else None
         """The layer that stores next; None after layers stored in another order."""
         self._before: Lengths | None = None
-        self._undo: list[tuple[Any, dict[str, Any]]] = []
+        self._undo: list[Callable[[], None]] = []
         self._nothing_stored = True
 
     def __deepcopy__(self, memo):
@@ -73,7 +75,6 @@ class ForwardPass:
     def stored(self, layer_idx: int) -> None:
         """Note that a layer has stored its new tokens."""
         if layer_idx in self.quantized:
-            self._undo.clear()
             self._nothing_stored = False
         if layer_idx == self.next:
             self.next = self._successor[layer_idx]
@@ -81,6 +82,7 @@ class ForwardPass:
             self.next = None
         if self.next is None or self.next == self.order[0]:
             self._before = None
+            self._undo.clear()
 
     def lengths_before(self, layer) -> Lengths:
         """Return what `layer` held before this pass.
@@ -96,25 +98,14 @@ class ForwardPass:
             self.next, self._before = layer.layer_idx, found if in_order else None
         return found
 
-    def remember(self, layer) -> None:
-        """Keep what a layer of transformers holds, until a quantized layer of this pass has stored."""
-        if not self._nothing_stored:
-            return
-        state = {
-            name: value.clone() if isinstance(value, torch.Tensor) and layer.is_compileable else value
-            for name, value in vars(layer).items()
-        }
-        self._undo.append((layer, state))
+    def remember(self, layer: CacheLayerMixin, tokens: int) -> None:
+        """Keep what a layer of transformers loses by storing `tokens` new tokens, until the pass has ended."""
+        self._undo.append(_before_storing(layer, tokens))
 
     def take_back(self) -> None:
-        """Put remembered layers back as they were before the pass that ended early."""
-        for layer, state in reversed(self._undo):
-            for name, value in state.items():
-                present = getattr(layer, name, None)
-                if layer.is_compileable and isinstance(value, torch.Tensor) and isinstance(present, torch.Tensor):
-                    present.copy_(value)  # compiled steps know the tensor by its address
-                else:
-                    setattr(layer, name, value)
+        """Put transformers' layers back as they were before a pass that ended early."""
+        for restore in reversed(self._undo):
+            restore()
         self._undo.clear()
 
     def abandon(self) -> None:
@@ -128,3 +119,36 @@ class ForwardPass:
         self.padding = Padding()
         if self.order:
             self.begin(None)
+
+
+def _before_storing(layer: CacheLayerMixin, tokens: int) -> Callable[[], None]:
+    """Return the function that puts `layer` back as it was before it stored `tokens` more tokens.
+
+    A growing sliding layer loses its oldest tokens, so a copy of those is enough. A static one is written in place and
+    copied whole; only eager passes come here, not decode steps.
+    """
+    state = {name: value for name, value in vars(layer).items() if name not in ("keys", "values")}
+    state = {name: value.clone() if isinstance(value, torch.Tensor) else value for name, value in state.items()}
+    # An initialized layer without tokens has empty tensors of one dimension.
+    held = layer.keys.shape[2] if layer.keys.dim() == 4 else 0
+    grows, lost = isinstance(layer, DynamicSlidingWindowLayer), held
+    if grows:
+        lost = 0 if layer.record_past else min(max(held + tokens - layer.sliding_window + 1, 0), held)
+    with torch.no_grad():
+        copies = [states[:, :, :lost].clone() if held else states for states in (layer.keys, layer.values)]
+
+    def restore() -> None:
+        for name, states in zip(("keys", "values"), copies, strict=True):
+            present = getattr(layer, name)
+            if not grows:
+                present.copy_(states)  # compiled steps know the tensor by its address
+            else:
+                setattr(layer, name, torch.cat([states, present[:, :, : held - lost]], dim=2) if held else states)
+        for name, value in state.items():
+            present = getattr(layer, name, None)
+            if isinstance(value, torch.Tensor) and isinstance(present, torch.Tensor):
+                present.copy_(value)
+            else:
+                setattr(layer, name, value)
+
+    return restore

@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -16,10 +16,10 @@ if TYPE_CHECKING:
     from .layer import VecInferLayer
 
 
-class CacheHandle(NamedTuple):
+class CacheHandle:
     """New states that are not stored yet, and the layer that stores them when it attends.
 
-    Only the attention function "vecinfer" can use it. Any other use, an attribute, an index or a torch function, is
+    Only the attention function "vecinfer" can use it. Any other use, an attribute, an operator or a torch function, is
     refused with a sentence; the cache is then as it was before the call.
 
     Args:
@@ -27,17 +27,16 @@ class CacheHandle(NamedTuple):
         states: new keys or values, `[B, Hkv, T, D]`.
     """
 
-    layer: VecInferLayer
-    states: torch.Tensor
+    __slots__ = ("layer", "states")
+
+    def __init__(self, layer: VecInferLayer, states: torch.Tensor):
+        self.layer = layer
+        self.states = states
 
     def __getattr__(self, name: str):
         if not name.startswith("__"):
             self.layer.forward_pass.abandon()
         raise _NoSuchAttribute(_sentence(f"reads {name!r} of"))
-
-    def __getitem__(self, index):
-        self.layer.forward_pass.abandon()
-        raise UnsupportedCallError(_sentence("indexes"))
 
     @classmethod
     def __torch_function__(cls, function, types, args=(), kwargs=None):
@@ -48,6 +47,21 @@ class CacheHandle(NamedTuple):
 
 class _NoSuchAttribute(UnsupportedCallError, AttributeError):
     """An AttributeError too, so that `hasattr` and `copy` find that a handle lacks the name."""
+
+
+def _refusal(operator: str):
+    def refuse(self: CacheHandle, *_: Any):
+        self.layer.forward_pass.abandon()
+        raise UnsupportedCallError(_sentence(f"uses {operator} of"))
+
+    return refuse
+
+
+for _name in (
+    *("add", "radd", "sub", "rsub", "mul", "rmul", "truediv", "rtruediv", "matmul", "rmatmul", "pow", "neg", "abs"),
+    *("getitem", "setitem", "len", "iter", "contains", "bool", "float", "int", "lt", "le", "gt", "ge"),
+):
+    setattr(CacheHandle, f"__{_name}__", _refusal(f"__{_name}__"))
 
 
 def _handles(arguments: Iterable[Any]) -> Iterator[CacheHandle]:

@@ -7,6 +7,7 @@ layer.py adds what a forward pass does. storage.py owns the buffers, sinks.py th
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Iterator
 
 import torch
@@ -165,7 +166,7 @@ class StoredRows(CacheLayerMixin):
         Raises:
             UnsupportedCallError: if it is positive.
         """
-        check_crop(tokens_to_remove)
+        tokens_to_remove = check_crop(tokens_to_remove)
         self.settle()
         if tokens_to_remove == 0 or not self.is_initialized:
             return
@@ -243,6 +244,7 @@ class StoredRows(CacheLayerMixin):
 
     def batch_repeat_interleave(self, repeats: int) -> None:
         """Repeat every row `repeats` times in place."""
+        repeats = check_repeats(repeats)
         self.settle()
         if self.is_initialized:
             rows = [row for row in range(self.storage.batch_size) for _ in range(repeats)]
@@ -259,12 +261,21 @@ class StoredRows(CacheLayerMixin):
             self.storage.move(self.device)
 
 
-def check_crop(tokens_to_remove: int) -> None:
-    """Raise UnsupportedCallError for a number of tokens that `crop` does not take."""
-    if tokens_to_remove > 0:
+def check_crop(tokens_to_remove: int) -> int:
+    """Return the number of tokens that `crop` takes, as an int.
+
+    Raises:
+        UnsupportedCallError: for a positive number, or for something else.
+    """
+    try:
+        amount = operator.index(tokens_to_remove)
+    except (TypeError, RuntimeError, ValueError):
+        amount = None
+    if amount is None or amount > 0 or isinstance(tokens_to_remove, bool):
         raise UnsupportedCallError(
-            f"crop({tokens_to_remove}) is not supported: pass the negative number of tokens to remove."
+            f"crop({tokens_to_remove}) is not supported: pass the negative number of tokens to remove, or 0."
         )
+    return amount
 
 
 def check_layer_crop(layer: CacheLayerMixin, index: int, tokens_to_remove: int) -> None:
@@ -280,17 +291,30 @@ def check_layer_crop(layer: CacheLayerMixin, index: int, tokens_to_remove: int) 
         )
 
 
+def check_repeats(repeats: int) -> int:
+    """Return how often each row is repeated; raise UnsupportedCallError unless it is an integer of at least 1."""
+    if not isinstance(repeats, int) or isinstance(repeats, bool) or repeats < 1:
+        raise UnsupportedCallError(f"Rows cannot be repeated {repeats} times; pass an integer of at least 1.")
+    return repeats
+
+
 def row_numbers(indices: torch.Tensor, batch_size: int) -> torch.Tensor:
-    """Return `indices` (integers or bool `[B]`) as int64 from 0 on, where they are.
+    """Return `indices` (integers, negative ones from the end, or bool `[B]`) as int64 from 0 on, where they are.
 
     Raises:
-        UnsupportedCallError: for a row that is not there; on a GPU torch raises that.
+        UnsupportedCallError: for another dtype, no rows, or a row that is not there; on a GPU torch raises the last.
     """
-    if indices.dtype == torch.bool:
-        if len(indices) != batch_size:
-            raise UnsupportedCallError(f"A row mask of {len(indices)} entries does not fit {batch_size} rows.")
-        return indices.nonzero().squeeze(1)
-    rows = torch.where(indices < 0, indices + batch_size, indices).long()
+    if indices.dtype == torch.bool and indices.shape == (batch_size,):
+        rows = indices.nonzero().squeeze(1)
+    elif indices.dtype == torch.bool or indices.is_floating_point() or indices.is_complex() or indices.dim() != 1:
+        raise UnsupportedCallError(
+            f"Rows are named by a list of integers or a bool mask of {batch_size} entries, not by {indices.dtype} "
+            f"{tuple(indices.shape)}."
+        )
+    else:
+        rows = torch.where(indices < 0, indices + batch_size, indices).long()
+    if not len(rows):
+        raise UnsupportedCallError("A cache without rows is of no use; call reset() to forget all rows.")
     if rows.device.type == "cpu" and ((rows < 0) | (rows >= batch_size)).any():
         raise UnsupportedCallError(f"Rows {indices.tolist()} were asked for, but the cache has {batch_size} rows.")
     return rows

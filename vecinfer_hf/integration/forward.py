@@ -28,7 +28,7 @@ _IGNORED = (
     "use_cache",
 )
 """Keywords of models' forward passes that reach attention functions and change nothing in them."""
-_SDPA = ("cu_seq_lens_k", "cu_seq_lens_q", "is_causal", "max_length_k", "max_length_q", "position_bias", "seq_idx")
+_SDPA = ("cu_seq_lens_k", "cu_seq_lens_q", "is_causal", "max_length_k", "max_length_q", "seq_idx")
 """Keywords that transformers' SDPA takes or ignores for plain keys."""
 
 
@@ -54,7 +54,7 @@ def vecinfer_attention_forward(
         value: likewise.
         attention_mask: bool `[B, 1, Tq, T]`, or None for plain causal attention.
         scaling: softmax scale; default `Dk**-0.5`.
-        dropout: attention dropout, only for plain keys.
+        dropout: attention dropout; refused for a layer that holds codes.
         softcap: softcap of the scaled scores, or None.
         s_aux: learned sink logits `[Hq]` (GPT-OSS), or None.
         sliding_window: refused for a layer that holds codes; plain keys are masked by transformers.
@@ -87,6 +87,11 @@ def vecinfer_attention_forward(
         raise UnsupportedCallError(
             f"Layer {layer.layer_idx} attends over a sliding window of {sliding_window} tokens but has a cache for "
             "full attention; this model's config and its attention disagree. Use the default cache for it."
+        )
+    if dropout:
+        raise UnsupportedCallError(
+            f"Attention dropout of {dropout} is not supported over a VecInfer cache; call model.eval(), or train with "
+            "the default cache."
         )
     output = layer.attend(module, query, key.states, value.states, attention_mask, scaling, softcap, s_aux)
     return output, None

@@ -16,7 +16,7 @@ from .types import Buffers
 
 
 CODE_BLOCK = 4096
-"""Coded tokens that are dequantized at once."""
+"""Quantized tokens that are dequantized at once."""
 SCORE_ELEMENTS = 1 << 25
 """Scores held at once (128 MiB of float32)."""
 
@@ -45,7 +45,7 @@ def cache_blocks(
     Args:
         buffers: the layer's storage.
         read_codes: `(start, length) -> keys, values`, the dequantized code slots.
-        code_length: the largest number of coded tokens of any row (host side).
+        code_length: the largest number of quantized tokens of any row (host side).
     """
     lengths = buffers.lengths.long().unsqueeze(1)
     quantized = buffers.quantized_lengths.long().unsqueeze(1)

@@ -89,6 +89,10 @@ def store_tokens(
             to_device_int32(begin, device),
             codebook,
         )
+    if max(leaving) > 0 or max(passing) > 0:
+        # Before their places in the ring are used again: what is interrupted from here on finds them as codes.
+        old_codes = [min(span[0], old) for span, old in zip(spans, before, strict=True)]
+        buffers.quantized_lengths.copy_(to_device_int32(old_codes, device))
     rows_by_place: dict[tuple[int, ...], list[int]] = {}
     for row, (coded, end) in enumerate(spans):
         place = (lengths[row], first[row], to_sinks[row], max(coded, before[row]), before[row], end)

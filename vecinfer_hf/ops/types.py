@@ -69,7 +69,8 @@ class CacheBuffers(NamedTuple):
         lives in  sinks, slot i   codes, slot n                ring, slot n % C
 
     A full ring quantizes its oldest token for each new one: `C` is the residual length. A ring may also start smaller
-    and grow as long as no token has left it: every `n` is below `C` then, and no token changes its slot.
+    and grow as long as no token has left it: every `n` is below `C` then, and no token changes its slot. Compiled
+    `append` and `decode_attention` take no more tokens at once than the ring has slots.
 
     Args:
         codes: uint8 `[B, Hkv, num_tiles, bytes_per_tile]` in packing.py's order. Slot `n` is token `n % 32` of tile
