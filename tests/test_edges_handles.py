@@ -47,7 +47,6 @@ OPERATIONS = {
     "@": lambda x: torch.ones(1, 2, 5, 16) @ x,
     "assignment": lambda x: x.__setitem__(0, 1),
     "in place": lambda x: x.mul_(2),
-    "a list of tokens": lambda x: list(x)[0].shape,
     "to a device": lambda x: x.to("cpu"),
 }
 

@@ -97,8 +97,9 @@ UNKNOWN = {
 }
 
 
-@pytest.mark.parametrize("name", UNKNOWN)
+@pytest.mark.parametrize("name", sorted(set(UNKNOWN) - {"position_bias"}))
 def test_an_unknown_keyword_is_refused_by_name(name):
+    """SDPA, which serves plain keys, knows position_bias."""
     refused(lambda: call(**{name: UNKNOWN[name]}), name)
 
 

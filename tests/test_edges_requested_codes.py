@@ -20,6 +20,7 @@ from edge_cases import (
 )
 from tiny_models import tiny_inputs
 from transformers import GenerationConfig, Phi3Config, Phi3ForCausalLM
+from transformers.utils import logging as transformers_logging
 
 from vecinfer_hf import VecInferCache, VecInferConfig
 from vecinfer_hf.integration.compat import cache_argument
@@ -29,6 +30,8 @@ from vecinfer_hf.integration.compat import cache_argument
 def warnings():
     """What transformers' logger or the package's said during the test."""
     messages = []
+    # What was said once in this process is said again.
+    transformers_logging.warning_once.cache_clear()
     handler = logging.Handler(logging.WARNING)
     handler.emit = lambda record: messages.append(record.getMessage())
     loggers = [logging.getLogger(name) for name in ("transformers", "vecinfer_hf")]
@@ -158,7 +161,7 @@ def test_continuous_batching_beside_it_is_refused_or_announced(warnings):
 
 def test_a_model_whose_layers_are_all_sliding_is_announced(warnings):
     model = tiny_model("mistral", sliding_window=16)
-    result = right_or_refused(lambda: enabled(model))
+    result = right_or_refused(lambda: cache_of(enabled(model)))
     assert result is REFUSED or [message for message in warnings if "full attention" in message]
 
 

@@ -1,15 +1,20 @@
 # SPDX-FileCopyrightText: 2026 The vecinfer_hf authors
 # SPDX-License-Identifier: Apache-2.0
-"""model_identity.py: what a transformers config says, for text models and for models around one."""
+"""model_info.py: what a transformers config says, for text models and for models around one."""
+
+import json
+from dataclasses import replace
 
 import pytest
 import transformers
 from tiny_models import FAMILIES, tiny_config
 
 from vecinfer_hf.model_info import (
+    HeadShape,
     check_identity,
     full_attention_layers,
     head_dim,
+    head_shapes,
     model_identity,
     num_key_value_heads,
     text_config,
@@ -22,26 +27,49 @@ def test_identity_of_every_family(family):
     config = tiny_config(family)
     identity = model_identity(config)
     sliding = family in ("gemma2", "gemma3", "gpt_oss")
-    assert identity["model_type"] == config.model_type
-    assert identity["num_hidden_layers"] == 2
-    assert identity["num_attention_heads"] == 4
-    assert identity["num_key_value_heads"] == (4 if family == "llama_mha" else 2)
-    assert identity["head_dim"] == 16
-    assert identity["quantized_layers"] == full_attention_layers(config) == ([1] if sliding else [0, 1])
+    assert identity.model_type == config.model_type
+    assert identity.num_hidden_layers == 2
+    assert list(identity.layers) == full_attention_layers(config) == ([1] if sliding else [0, 1])
+    assert set(identity.layers.values()) == {HeadShape(4 if family == "llama_mha" else 2, 16, 16)}
+    assert not identity.keys_from_values
     assert unsupported_reason(config) is None
     assert check_identity(identity, identity) is None
 
 
-def test_identity_is_plain_json_and_a_function_of_the_shapes():
-    import json
+def test_identity_is_plain_json():
+    identity = model_identity(tiny_config("gemma3"))
+    assert json.loads(json.dumps(identity.to_dict())) == {
+        "name": "",
+        "revision": None,
+        "model_type": "gemma3_text",
+        "num_hidden_layers": 2,
+        "layers": [
+            {
+                "index": 1,
+                "num_key_value_heads": 2,
+                "key_head_dim": 16,
+                "value_head_dim": 16,
+                "keys_from_values": False,
+            }
+        ],
+    }
+    assert model_identity(tiny_config("gemma3")) == identity
 
-    identity = model_identity(tiny_config("llama"))
-    assert json.loads(json.dumps(identity)) == identity
-    again = model_identity(tiny_config("llama"))
-    assert again == identity
-    others = [{"num_hidden_layers": 3}, {"vocab_size": 98}, {"hidden_size": 128}, {"num_key_value_heads": 1}]
-    hashes = {model_identity(tiny_config("llama", **change))["shape_hash"] for change in others}
-    assert len(hashes | {identity["shape_hash"]}) == 5
+
+def test_values_may_be_of_another_size_than_keys():
+    config = transformers.MiMoV2FlashConfig(num_hidden_layers=3, head_dim=24, v_head_dim=16, num_key_value_heads=4)
+    assert set(head_shapes(config).values()) == {HeadShape(4, 24, 16)}
+
+
+def test_layers_may_have_heads_of_their_own():
+    config = transformers.Gemma4TextConfig(
+        num_hidden_layers=6, head_dim=32, global_head_dim=64, num_global_key_value_heads=2, attention_k_eq_v=True
+    )
+    identity = model_identity(config)
+    assert identity.layers == {5: HeadShape(2, 64, 64)}
+    assert identity.keys_from_values == {5}
+    mixed = tiny_config("llama", per_layer_config={1: {"num_key_value_heads": 4, "head_dim": 8}})
+    assert head_shapes(mixed) == {0: HeadShape(2, 16, 16), 1: HeadShape(4, 8, 8)}
 
 
 def test_missing_fields_are_derived():
@@ -57,7 +85,7 @@ def test_the_language_model_inside_is_what_counts():
     outer = transformers.Gemma3Config(text_config=inner.to_dict())
     assert text_config(outer).num_attention_heads == 4
     assert text_config(inner) is inner
-    assert model_identity(outer)["quantized_layers"] == [1]
+    assert list(model_identity(outer).layers) == [1]
     assert check_identity(model_identity(inner), model_identity(outer)) is None
 
 
@@ -87,28 +115,39 @@ def test_unsupported_models_are_named_with_a_remedy(config, words):
 
 
 @pytest.mark.parametrize(
-    "change",
-    [{"num_hidden_layers": 3}, {"num_attention_heads": 8}, {"num_key_value_heads": 4}, {"head_dim": 32}],
+    ("change", "name", "old"),
+    [
+        ({"num_hidden_layers": 3}, "num_hidden_layers", 2),
+        ({"num_key_value_heads": 4}, "num_key_value_heads", 2),
+        ({"head_dim": 32}, "key_head_dim", 16),
+    ],
     ids=str,
 )
-def test_a_difference_is_named_with_both_values(change):
+def test_a_difference_is_named_with_both_values(change, name, old):
     ours, other = model_identity(tiny_config("llama")), model_identity(tiny_config("llama", **change))
-    ((name, value),) = change.items()
-    problem = check_identity(ours, other)
-    assert name in problem
-    assert str(value) in problem
-    assert str(ours[name]) in problem
+    problem = check_identity(replace(ours, name="org/made-for"), other)
+    assert f"{name} {old}" in problem
+    assert "org/made-for" in problem
+    assert f"has {next(iter(change.values()))}" in problem
 
 
-def test_other_layers_and_missing_fields_are_differences():
-    ours = model_identity(tiny_config("gemma3"))
-    moved = {**ours, "quantized_layers": [0]}
-    assert "[0]" in check_identity(moved, ours)
-    for name in ("model_type", "head_dim", "quantized_layers"):
-        assert check_identity({key: value for key, value in ours.items() if key != name}, ours)
-
-
-def test_name_revision_and_vocabulary_do_not_forbid_use():
-    """A fine-tune with added tokens keeps its base model's codebook."""
+def test_each_layer_and_side_is_compared():
     ours = model_identity(tiny_config("llama"))
-    assert check_identity({**ours, "name": "other", "revision": "x", "vocab_size": 5, "shape_hash": ""}, ours) is None
+    for shape in (HeadShape(2, 16, 8), HeadShape(2, 8, 16), HeadShape(1, 16, 16)):
+        other = replace(ours, layers={**ours.layers, 1: shape})
+        assert "in layer 1" in check_identity(ours, other)
+    assert "function of values in layers []" in check_identity(ours, replace(ours, keys_from_values=frozenset({0})))
+    assert "model_type 'llama'" in check_identity(ours, replace(ours, model_type="qwen2"))
+
+
+def test_other_layers_are_a_difference():
+    ours = model_identity(tiny_config("gemma3"))
+    moved = replace(ours, layers={0: ours.layers[1]})
+    assert "covers layers [0], the model's layers with full attention are [1]" in check_identity(moved, ours)
+
+
+def test_name_revision_and_query_heads_do_not_forbid_use():
+    """A fine-tune with added tokens keeps its base model's codebook; the codes do not depend on query heads."""
+    ours = model_identity(tiny_config("llama"))
+    assert check_identity(replace(ours, name="other", revision="x"), ours) is None
+    assert check_identity(ours, model_identity(tiny_config("llama", vocab_size=98, num_attention_heads=8))) is None

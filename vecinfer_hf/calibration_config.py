@@ -24,6 +24,15 @@ from .quantization.formats import CodeFormat, parse_format
 
 
 RECIPES = ("default", "query", "paper")
+MOVED_FROM_PROVENANCE = {
+    "refine_steps": "refine_steps",
+    "recall": "retrieval_fraction",
+    "separators": "separator_fraction",
+    "allocated_bits": "allocate",
+}
+"""Facts that version 0.1 wrote into a codebook's provenance, and the options that they are now."""
+_CACHE_0_1 = "quant_method codebook revision subfolder ops_backend trusted_owners static max_cache_len".split()
+"""Options of version 0.1 that say nothing of how a codebook is made."""
 CANDIDATE_BITS = (1, 2, 4)
 """Bits per element that `allocate` distributes."""
 _MOST = 1 << 40
@@ -83,9 +92,9 @@ class CalibrationConfig(StoredOptions):
         check_bits("value_bits", self.value_bits)
         if self.layer_bits is not None:
             self._check_layer_bits()
+            self.layer_bits = [list(pair) for pair in self.layer_bits]
         _check_fraction("allocate", self.allocate, min(CANDIDATE_BITS), max(CANDIDATE_BITS))
-        if self.allocate is not None and self.layer_bits is not None:
-            raise ConfigError(f"allocate={self.allocate} and layer_bits contradict each other; leave one of them out.")
+        self._check_one_choice_of_bits()
         _check_fraction("retrieval_fraction", self.retrieval_fraction, 0, 1, "below 1")
         _check_fraction("separator_fraction", self.separator_fraction, 0, 1)
         check_choice("recipe", self.recipe, RECIPES)
@@ -101,6 +110,17 @@ class CalibrationConfig(StoredOptions):
             ("seed", 0, (1 << 63) - 1),
         ):
             check_integer(name, getattr(self, name), least, most)
+
+    def _check_one_choice_of_bits(self) -> None:
+        """Raise ConfigError if two options choose the bits; key_bits and value_bits do where they are not default."""
+        names = [name for name in ("allocate", "layer_bits") if getattr(self, name) is not None]
+        if names:
+            names += [name for name in ("key_bits", "value_bits") if getattr(self, name) != getattr(type(self), name)]
+        if len(names) > 1:
+            raise ConfigError(
+                f"{names[0]}={getattr(self, names[0])!r} and {names[1]}={getattr(self, names[1])!r} contradict each "
+                "other: both choose the bits; leave one of them out."
+            )
 
     def _check_layer_bits(self) -> None:
         if not isinstance(self.layer_bits, (list, tuple)):
@@ -136,21 +156,22 @@ class CalibrationConfig(StoredOptions):
             provenance: `provenance` of its config.json.
 
         Raises:
-            ConfigError: for a value that breaks a rule.
+            ConfigError: for an unknown option or a value that breaks a rule.
         """
-        known = set(cls.__dataclass_fields__)
-        kept = {name: value for name, value in options.items() if name in known}
-        for new, old in (
-            ("refine_steps", "refine_steps"),
-            ("retrieval_fraction", "recall"),
-            ("separator_fraction", "separators"),
-            ("allocate", "allocated_bits"),
-        ):
+        kept = {name: value for name, value in options.items() if name not in _CACHE_0_1}
+        if "tokens" in provenance:
+            # `calibrate` wrote it. Where it wrote no fraction, it did not know such text yet.
+            kept |= {"retrieval_fraction": 0.0, "separator_fraction": 0.0}
+        for old, new in MOVED_FROM_PROVENANCE.items():
             if provenance.get(old) is not None:
                 kept[new] = provenance[old]
         if kept.get("allocate") is not None:
+            # Version 0.1 wrote the outcome of the allocation here.
             kept["layer_bits"] = None
-        return cls(**kept)
+        if kept.get("allocate") is not None or kept.get("layer_bits") is not None:
+            # It took these instead of the bits for all layers, which it wrote as well.
+            kept = {name: value for name, value in kept.items() if name not in ("key_bits", "value_bits")}
+        return cls.from_dict(kept)
 
 
 def _check_fraction(name: str, value: Any, least: float, most: float, end: str | None = None) -> None:

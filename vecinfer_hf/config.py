@@ -8,6 +8,8 @@ Owns the options of a cache, their rules, and how the options of both configs ar
 from __future__ import annotations
 
 import json
+import math
+import os
 from collections.abc import Iterable
 from dataclasses import KW_ONLY, dataclass, fields
 from pathlib import Path
@@ -22,6 +24,8 @@ from .quantization.formats import parse_format
 SMALL_VALUES, FIRST = SINK_CHOICES = ("small_values", "first")
 OPS_BACKENDS = ("auto", "cuda", "reference")
 QUANT_METHOD = "vecinfer"
+LONGEST_WINDOW = 1 << 20
+"""Tokens: the largest residual_length and the largest sink_length."""
 
 
 def check_integer(name: str, value: Any, least: int, most: int) -> None:
@@ -44,8 +48,32 @@ def check_bits(name: str, value: Any) -> None:
         raise ConfigError(f"{name}: {error}") from None
 
 
-LONGEST_WINDOW = 1 << 20
-"""Tokens: the largest residual_length and the largest sink_length."""
+def read_json(path: Path) -> Any:
+    """Return the JSON value in a UTF-8 file. ValueError for anything else: NaN, infinity, deep nesting included."""
+
+    def finite(text: str) -> float:
+        if not math.isfinite(value := float(text)):
+            raise ValueError(f"{text[:20]} is not a finite number")
+        return value
+
+    try:
+        return json.loads(path.read_bytes().decode("utf-8"), parse_float=finite, parse_constant=finite)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+
+
+def replace_file(path: Path, content: bytes) -> None:
+    """Write a file so that its old or its new content is there whenever the process or the machine stops."""
+    temporary = path.with_name(f".{path.name}.saving")
+    try:
+        with open(temporary, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
 
 
 class StoredOptions:
@@ -62,11 +90,15 @@ class StoredOptions:
         default = {field.name: field.default for field in fields(self)}
         return {name: value for name, value in self.to_dict().items() if value != default[name]}
 
+    def to_file(self) -> bytes:
+        """Return the content of the file: the options of `to_diff_dict` as JSON."""
+        return (json.dumps(self.to_diff_dict(), indent=2) + "\n").encode()
+
     @classmethod
     def check_known(cls, names: Iterable[str]) -> None:
         """Raise ConfigError for names that are no options of this class."""
         known = [field.name for field in fields(cls)]
-        unknown = sorted(set(names) - set(known))
+        unknown = sorted(str(name) for name in set(names) - set(known))
         if unknown:
             raise ConfigError(
                 f"{cls.__name__} has no option(s) {unknown}; it has {known}. If a newer version wrote them, upgrade "
@@ -75,15 +107,10 @@ class StoredOptions:
 
     @classmethod
     def from_dict(cls, config_dict: dict[str, Any], return_unused_kwargs: bool = False, **kwargs):
-        """Return the config that `to_dict` or `to_diff_dict` wrote.
+        """Return the config that `to_dict` or `to_diff_dict` wrote; `kwargs` replace options of `config_dict`.
 
-        Args:
-            config_dict: options by name.
-            return_unused_kwargs: also return the `kwargs` that are no options, which are otherwise refused.
-            kwargs: options that replace those in `config_dict`.
-
-        Raises:
-            ConfigError: for an unknown option or a value that breaks a rule.
+        With `return_unused_kwargs` the `kwargs` that are no options are returned too. Otherwise an unknown option is a
+        ConfigError.
         """
         if not isinstance(config_dict, dict):
             raise ConfigError(f"{cls.__name__} options must be a dictionary, not {type(config_dict).__name__}.")
@@ -95,48 +122,41 @@ class StoredOptions:
 
     def save_pretrained(self, save_directory: str | Path) -> None:
         """Write the options that differ from their defaults into `save_directory`, as JSON."""
-        directory = Path(save_directory)
-        if directory.is_file():
+        directory = Path(save_directory).expanduser()
+        if directory.exists() and not directory.is_dir():
             raise ConfigError(f"Cannot save options to {directory}: it is a file; give a directory.")
         directory.mkdir(parents=True, exist_ok=True)
-        (directory / self.file_name).write_text(json.dumps(self.to_diff_dict(), indent=2) + "\n", encoding="utf-8")
+        replace_file(directory / self.file_name, self.to_file())
 
     @classmethod
-    def from_pretrained(cls, name: str | Path, **kwargs):
+    def from_pretrained(cls, name: str | Path, *, revision: str | None = None, subfolder: str | None = None, **kwargs):
         """Return the config that `save_pretrained` or `push_to_hub` stored.
 
         Args:
             name: a directory, or a Hub repository.
-            kwargs: for a directory: subfolder; for a repository: subfolder, revision, token, cache_dir,
-                local_files_only, force_download.
+            revision: branch, tag or commit of a repository.
+            subfolder: directory inside it.
+            kwargs: token, cache_dir, local_files_only and force_download, which concern a repository.
 
         Raises:
             ConfigError: if the file is missing, not JSON, or has unknown options or values that break a rule.
             CodebookHubError: if the Hub has no such file or cannot be reached.
         """
+        from .hub.download import check_local, download_options
+
         directory = Path(name).expanduser()
         if directory.is_dir():
-            subfolder = kwargs.pop("subfolder", None)
-            if kwargs:
-                raise ConfigError(f"{sorted(kwargs)} concern Hub repositories, but {name} is a directory.")
+            check_local(name, revision, kwargs)
             path = directory / (subfolder or "") / cls.file_name
         else:
-            from .hub.download import download_options
-
-            path = download_options(str(name), cls.file_name, **kwargs)
+            path = download_options(str(name), cls.file_name, revision=revision, subfolder=subfolder, **kwargs)
         try:
-            return cls.from_dict(json.loads(path.read_text(encoding="utf-8")))
-        except ConfigError as error:
-            raise ConfigError(f"{path}: {error}") from None
-        except (OSError, ValueError, RecursionError) as error:
-            raise ConfigError(f"{path} cannot be read as JSON options ({error}).") from error
+            return cls.from_dict(read_json(path))
+        except (OSError, ValueError) as error:
+            raise ConfigError(f"{path} cannot be used as a {cls.__name__}: {error}") from error
 
     def push_to_hub(self, repo_id: str, **kwargs):
-        """Upload these options to a Hub repository; see `vecinfer_hf.hub.push_options` for the arguments.
-
-        Returns:
-            The commit, a `huggingface_hub.CommitInfo`.
-        """
+        """Upload these options to a Hub repository and return the commit; see `vecinfer_hf.hub.push_options`."""
         from .hub.push import push_options
 
         return push_options(self, repo_id, **kwargs)
@@ -189,6 +209,8 @@ class VecInferConfig(StoredOptions, QuantizationConfigMixin):
     def __post_init__(self):
         if self.quant_method != QUANT_METHOD:
             raise ConfigError(f"quant_method is {self.quant_method!r}; a VecInferConfig needs {QUANT_METHOD!r}.")
+        if isinstance(self.codebook, os.PathLike):
+            self.codebook = str(self.codebook)
         if self.codebook is not None and not isinstance(self.codebook, str):
             raise ConfigError(
                 f"codebook is a {type(self.codebook).__name__}, but a config is stored as JSON and needs a name or "
@@ -198,27 +220,25 @@ class VecInferConfig(StoredOptions, QuantizationConfigMixin):
             value = getattr(self, name)
             if value is not None and (not isinstance(value, str) or not value):
                 raise ConfigError(f"{name} is {value!r}; it must be a string of at least one character, or None.")
-        owners = self.trusted_owners
-        if owners is not None:
+        if (owners := self.trusted_owners) is not None:
             if not isinstance(owners, (list, tuple)) or not all(isinstance(owner, str) for owner in owners):
                 raise ConfigError(f"trusted_owners is {owners!r}; it must be a list of Hub names, or None.")
             self.trusted_owners = list(owners)
-        for name in ("key_bits", "value_bits"):
+        for name, check, *rule in (
+            ("key_bits", check_bits),
+            ("value_bits", check_bits),
+            ("residual_length", check_integer, 0, LONGEST_WINDOW),
+            ("sink_length", check_integer, 0, LONGEST_WINDOW),
+            ("max_cache_len", check_integer, 1, 1 << 40),
+            ("sink_choice", check_choice, SINK_CHOICES),
+            ("ops_backend", check_choice, OPS_BACKENDS),
+        ):
             if getattr(self, name) is not None:
-                check_bits(name, getattr(self, name))
-        for name in ("residual_length", "sink_length"):
-            if getattr(self, name) is not None:
-                check_integer(name, getattr(self, name), 0, LONGEST_WINDOW)
-        if self.sink_choice is not None:
-            check_choice("sink_choice", self.sink_choice, SINK_CHOICES)
+                check(name, getattr(self, name), *rule)
         if self.static is not None and not isinstance(self.static, bool):
             raise ConfigError(f"static is {self.static!r}; it must be True, False or None.")
-        if self.max_cache_len is not None:
-            check_integer("max_cache_len", self.max_cache_len, 1, 1 << 40)
-            if not self.static:
-                raise ConfigError(f"max_cache_len={self.max_cache_len} needs static=True; a growing cache has none.")
-        if self.ops_backend is not None:
-            check_choice("ops_backend", self.ops_backend, OPS_BACKENDS)
+        if self.max_cache_len is not None and not self.static:
+            raise ConfigError(f"max_cache_len={self.max_cache_len} needs static=True; a growing cache has none.")
 
     def to_diff_dict(self) -> dict[str, Any]:
         """Return the options that were set, and `quant_method`, as plain JSON values."""
@@ -241,13 +261,15 @@ class VecInferConfig(StoredOptions, QuantizationConfigMixin):
         """Return the config for what a user or a saved model has as `cache_config`.
 
         Raises:
-            ConfigError: for an unknown key or a value that breaks a rule.
+            ConfigError: for an unknown key, another backend, or a value that breaks a rule.
         """
         if isinstance(cache_config, cls):
             return cache_config
         options = {} if cache_config is None else cache_config
         if not isinstance(options, dict):
             raise ConfigError(f"cache_config is a {type(options).__name__}; give a VecInferConfig or a dictionary.")
+        if (backend := options.get("backend", QUANT_METHOD)) != QUANT_METHOD:
+            raise ConfigError(f"cache_config names the backend {backend!r}; leave it out or give {QUANT_METHOD!r}.")
         return cls.from_dict({name: value for name, value in options.items() if name != "backend"})
 
     @classmethod
@@ -258,26 +280,21 @@ class VecInferConfig(StoredOptions, QuantizationConfigMixin):
         return super().from_dict(config_dict, return_unused_kwargs, **kwargs)
 
 
-_DEFAULTS_0_1 = {
-    "residual_length": 128,
-    "sink_length": 4,
-    "sink_choice": SMALL_VALUES,
-    "ops_backend": "auto",
-    "static": False,
-    "key_bits": 2,
-    "value_bits": 2,
-}
-"""Version 0.1 wrote these values also where nothing was asked for."""
 _CALIBRATION_0_1 = ("layer_bits", "recipe", "sequence_length", "num_tokens", "num_samples", "num_iterations", "seed")
 """Options of version 0.1 that only `calibrate` read."""
+_DEFAULTS_0_1 = {"residual_length": 128, "sink_length": 4, "sink_choice": SMALL_VALUES, "ops_backend": "auto",
+                 "static": False, "key_bits": 2, "value_bits": 2}  # fmt: skip
+"""Version 0.1 wrote these values also where nothing was asked for."""
 
 
 def _from_version_0_1(options: dict[str, Any]) -> dict[str, Any]:
-    """Return the options of a cache in a full dictionary of version 0.1, and any other dictionary as it is."""
-    if not set(_CALIBRATION_0_1) <= set(options):
+    """Return the options of a cache in a dictionary of version 0.1, and any other dictionary as it is."""
+    moved = [name for name in _CALIBRATION_0_1 if name in options]
+    if not moved:
         return options
-    return {
-        name: value
-        for name, value in options.items()
-        if name not in _CALIBRATION_0_1 and (name not in _DEFAULTS_0_1 or value != _DEFAULTS_0_1[name])
-    }
+    if len(moved) < len(_CALIBRATION_0_1):
+        raise ConfigError(f"{moved} are options of a CalibrationConfig; a VecInferConfig only says how a cache runs.")
+    # A growing cache had no use for max_cache_len then.
+    dropped = {*moved, *(() if options.get("static") else ("max_cache_len",))}
+    kept = {name: value for name, value in options.items() if name not in dropped}
+    return {name: value for name, value in kept.items() if _DEFAULTS_0_1.get(name, ...) != value}

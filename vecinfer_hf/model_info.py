@@ -7,9 +7,9 @@ Owns the reading of a transformers config: layers, heads, sizes, and the refusal
 
 from __future__ import annotations
 
-import hashlib
-import json
-from typing import Any
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
 
 import torch
 from transformers import PreTrainedConfig, PreTrainedModel
@@ -137,33 +137,91 @@ def full_attention_layers(config: PreTrainedConfig) -> list[int]:
     return [index for index, layer in enumerate(stock) if type(layer) is DynamicLayer]
 
 
-def model_identity(config: PreTrainedConfig) -> dict[str, Any]:
-    """Return what a codebook must agree with (type, layers, heads, head size) and, for the record, name and hash."""
-    name = getattr(config, "_name_or_path", "") or ""
-    inner = text_config(config)
-    shape = {
-        "model_type": inner.model_type,
-        "num_hidden_layers": inner.num_hidden_layers,
-        "num_attention_heads": inner.num_attention_heads,
-        "num_key_value_heads": num_key_value_heads(inner),
-        "head_dim": head_dim(inner),
-        "hidden_size": inner.hidden_size,
-        "vocab_size": inner.vocab_size,
-        "quantized_layers": full_attention_layers(config),
-    }
-    digest = hashlib.sha256(json.dumps(shape, sort_keys=True).encode()).hexdigest()[:16]
-    return {"name": name, "revision": getattr(config, "_commit_hash", None), **shape, "shape_hash": digest}
+class HeadShape(NamedTuple):
+    """The heads of one layer's cache: their number, and the elements of a key and of a value."""
+
+    num_key_value_heads: int
+    key_head_dim: int
+    value_head_dim: int
 
 
-def check_identity(codebook: dict[str, Any], model: dict[str, Any]) -> str | None:
+@dataclass(frozen=True)
+class ModelIdentity:
+    """The model that a codebook belongs to.
+
+    Args:
+        name: Hub id or directory; "" if it has none.
+        revision: commit that it was loaded from, or None.
+        model_type: transformers' type of the language model.
+        num_hidden_layers: layers of the language model.
+        layers: layer index -> HeadShape, for the layers with full attention.
+        keys_from_values: those of them whose keys are a fixed function of their values (Gemma 4, `attention_k_eq_v`).
+    """
+
+    name: str
+    revision: str | None
+    model_type: str
+    num_hidden_layers: int
+    layers: Mapping[int, HeadShape] = field(hash=False)
+    keys_from_values: frozenset[int] = frozenset()
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the identity as plain JSON values."""
+        return {
+            "name": self.name,
+            "revision": self.revision,
+            "model_type": self.model_type,
+            "num_hidden_layers": self.num_hidden_layers,
+            "layers": [
+                {"index": index, **shape._asdict(), "keys_from_values": index in self.keys_from_values}
+                for index, shape in sorted(self.layers.items())
+            ],
+        }
+
+
+def head_shapes(config: PreTrainedConfig) -> dict[int, HeadShape]:
+    """Return the heads of each layer with full attention; they may differ from layer to layer."""
+    layers = text_config(config).per_layer_config
+    shapes = {}
+    for index in full_attention_layers(config):
+        key_head_dim = head_dim(layers[index])
+        value_head_dim = getattr(layers[index], "v_head_dim", None) or key_head_dim
+        shapes[index] = HeadShape(num_key_value_heads(layers[index]), key_head_dim, value_head_dim)
+    return shapes
+
+
+def model_identity(config: PreTrainedConfig) -> ModelIdentity:
+    """Return what a codebook must agree with: type, layers, and the heads of those with full attention."""
+    inner, shapes = text_config(config), head_shapes(config)
+    return ModelIdentity(
+        getattr(config, "_name_or_path", "") or "",
+        getattr(config, "_commit_hash", None),
+        inner.model_type,
+        inner.num_hidden_layers,
+        shapes,
+        frozenset(shapes if getattr(inner, "attention_k_eq_v", False) else ()),
+    )
+
+
+def check_identity(codebook: ModelIdentity, model: ModelIdentity) -> str | None:
     """Return how the two identities differ in a way that forbids using the codebook, or None."""
-    for key in ("model_type", "num_hidden_layers", "num_attention_heads", "num_key_value_heads", "head_dim"):
-        if codebook.get(key) != model[key]:
-            made_for = f"{key} {codebook.get(key)!r} ({codebook.get('name')})"
-            return f"it was made for {made_for}, the model has {model[key]!r}"
-    if codebook.get("quantized_layers") != model["quantized_layers"]:
+    made_for = f"({codebook.name})" if codebook.name else "(a model without a name)"
+    for name in ("model_type", "num_hidden_layers"):
+        ours, theirs = getattr(codebook, name), getattr(model, name)
+        if ours != theirs:
+            return f"it was made for {name} {ours!r} {made_for}, the model has {theirs!r}"
+    if set(codebook.layers) != set(model.layers):
         return (
-            f"it covers layers {codebook.get('quantized_layers')}, the model's layers with full attention are "
-            f"{model['quantized_layers']}"
+            f"it covers layers {sorted(codebook.layers)}, the model's layers with full attention are "
+            f"{sorted(model.layers)}"
+        )
+    for index, shape in codebook.layers.items():
+        for name, ours, theirs in zip(HeadShape._fields, shape, model.layers[index], strict=True):
+            if ours != theirs:
+                return f"it was made for {name} {ours} in layer {index} {made_for}, the model has {theirs}"
+    if codebook.keys_from_values != model.keys_from_values:
+        return (
+            f"it was made for keys that are a function of values in layers {sorted(codebook.keys_from_values)} "
+            f"{made_for}, the model has them in layers {sorted(model.keys_from_values)}"
         )
     return None

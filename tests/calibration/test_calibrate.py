@@ -13,7 +13,7 @@ from tiny_models import FAMILIES, tiny_model
 from vecinfer_hf import Codebook, calibrate
 from vecinfer_hf.calibration import requirements
 from vecinfer_hf.errors import ConfigError, UnsupportedModelError
-from vecinfer_hf.model_info import full_attention_layers
+from vecinfer_hf.model_info import full_attention_layers, model_identity
 from vecinfer_hf.quantization.formats import parse_format
 from vecinfer_hf.quantization.transforms import apply_transform
 
@@ -75,7 +75,7 @@ def test_provenance_says_what_was_done():
     assert [text["windows"] for text in provenance["texts"]] == [3, 1]
     assert provenance["tokens"] == 480
     assert [set(error) for error in provenance["errors"]] == [{"layer", "key", "value"}] * 2
-    assert codebook.identity["shape_hash"]
+    assert codebook.identity == model_identity(tiny_model().config)
 
 
 RECIPES = [

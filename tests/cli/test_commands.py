@@ -21,7 +21,19 @@ from vecinfer_hf.cli.console import size
 def test_help_lists_every_command(vecinfer):
     code, out, _ = vecinfer("--help")
     assert code == 0
-    for command in ("calibrate", "generate", "evaluate", "inspect", "push", "pull", "find", "plan", "bench", "doctor"):
+    for command in (
+        "calibrate",
+        "generate",
+        "evaluate",
+        "inspect",
+        "push",
+        "pull",
+        "find",
+        "plan",
+        "bench",
+        "doctor",
+        "convert",
+    ):
         assert f" {command} " in out
 
 
@@ -34,7 +46,7 @@ def test_inspect_shows_every_layer(vecinfer, tiny_codebook_directory):
     codebook = Codebook.from_pretrained(tiny_codebook_directory)
     about = json.loads(out)
     assert about["nbytes"] == codebook.nbytes == sum(layer["nbytes"] for layer in about["layers"])
-    assert about["model"] == codebook.identity
+    assert about["model"] == codebook.identity.to_dict()
 
 
 def test_inspect_shows_errors_and_formats_of_each_layer(vecinfer, tmp_path):
@@ -73,7 +85,7 @@ def test_options_that_commands_share_are_the_same_everywhere():
         "--codebook": {"evaluate", "generate"},
         "--trust": {"evaluate", "generate", "find"},
         "--subfolder": {"evaluate", "generate", "inspect", "push", "pull"},
-        "--output": {"calibrate", "pull"},
+        "--output": {"calibrate", "convert", "pull"},
         "--device": {"calibrate", "evaluate", "generate", "bench"},
     }
     for option, least in shared.items():

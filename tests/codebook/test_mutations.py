@@ -51,7 +51,7 @@ def unusable(codebook):
         if type(value) is not int or not 0 <= value <= most:
             return f"loaded with {name} {value!r}"
     try:
-        json.dumps([codebook.identity, codebook.provenance, codebook.metrics])
+        json.dumps([codebook.identity.to_dict(), codebook.provenance, codebook.metrics])
         repr(codebook)
     except BaseException as error:
         return f"loaded, but cannot be shown: {type(error).__name__}: {error}"

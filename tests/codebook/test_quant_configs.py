@@ -2,16 +2,18 @@
 # SPDX-License-Identifier: Apache-2.0
 """The shipped codebooks: complete, small, honest about their text, and as good as their cards say."""
 
+import hashlib
 import json
 from pathlib import Path
 
 import pytest
+from safetensors import deserialize
 
 from vecinfer_hf import Codebook
 from vecinfer_hf.calibration import quantization_loss
 from vecinfer_hf.calibration.fake_quantization import LayerFakeQuantizer
 from vecinfer_hf.calibration.text import load_text
-from vecinfer_hf.codebook.codebook import shipped_codebooks
+from vecinfer_hf.codebook.shipped import shipped_codebooks
 from vecinfer_hf.evaluation import text_windows
 
 
@@ -32,10 +34,42 @@ def test_the_four_widths_are_there_and_small():
 def test_each_loads_and_is_what_its_name_says(name):
     codebook = Codebook.from_pretrained(name)
     assert codebook.bits_per_element == pytest.approx(float(Path(name).name.removesuffix("bit")), abs=0.02)
-    assert codebook.config.bits_per_element == codebook.bits_per_element
-    assert codebook.identity["quantized_layers"] == list(codebook.layers)
-    assert codebook.identity["name"].rpartition("/")[2] == Path(name).parent.name
+    assert codebook.config.allocate in (None, round(codebook.bits_per_element, 2))
+    assert codebook.config.separator_fraction == (0 if name.endswith("4bit") else 0.25)
+    assert codebook.identity.name.rpartition("/")[2] == Path(name).parent.name
+    assert json.loads((ROOT / name / "config.json").read_text())["format_version"] == 2
     assert "sessions" not in json.dumps(codebook.provenance)
+
+
+TENSORS_AT_0_1 = {
+    "Qwen2.5-Coder-0.5B-Instruct/2bit": "83f5dcdb9056b21c838cf60cfbcafec4e698618d20711df932725b7913966598",
+    "Qwen2.5-Coder-1.5B-Instruct/2bit": "6cf37518df7105d0cc58bcdcc8693e7a6370483015b0b82fc8fd3aaabf38a9a0",
+    "SmolLM2-135M-Instruct/1.5bit": "b77ad6b56c3383b8f3ce43b26980486a38df6c482dfe37535b1d9a6924d29acf",
+    "SmolLM2-135M-Instruct/1bit": "f737f2fda77e504cca1a3aa97c02d623d8c5e7af176e8df22d7d00d1488bc815",
+    "SmolLM2-135M-Instruct/2bit": "de7d0833b3436514e7d388fffbace5be08cc219b733f54cfa7a5d25960e24b45",
+    "SmolLM2-135M-Instruct/4bit": "9eb3dc9a0d92316e14fece80b14dd4e41d853f061bd3a5fb00175a9ea5f27472",
+}
+"""SHA-256 over names, dtypes, shapes and bytes of the tensors in format 1, at commit 2b35d41."""
+
+
+def tensors_digest(content):
+    digest = hashlib.sha256()
+    for name, tensor in sorted(deserialize(content)):
+        digest.update(f"{name} {tensor['dtype']} {tensor['shape']}".encode())
+        digest.update(bytes(tensor["data"]))
+    return digest.hexdigest()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_conversion_to_format_2_changed_no_tensor(name):
+    assert tensors_digest((ROOT / name / "codebook.safetensors").read_bytes()) == TENSORS_AT_0_1[name]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_each_is_as_it_would_be_saved_today(name, tmp_path):
+    Codebook.from_pretrained(name).save_pretrained(tmp_path)
+    for path in tmp_path.iterdir():
+        assert (ROOT / name / path.name).read_bytes() == path.read_bytes(), path.name
 
 
 @pytest.mark.parametrize("name", NAMES)

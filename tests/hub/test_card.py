@@ -12,8 +12,11 @@ from hub_codebooks import tiny_codebook
 from hub_store import parse_card
 from huggingface_hub import ModelCard
 
+from vecinfer_hf import CalibrationConfig
+from vecinfer_hf.codebook.codebook import LayerError
 from vecinfer_hf.hub import card as model_card
-from vecinfer_hf.hub.card import codebook_card, describe, draw_errors, repository_card
+from vecinfer_hf.hub.card import codebook_card, draw_errors, repository_card
+from vecinfer_hf.hub.metadata import describe
 
 
 pytest_plugins = ["hub_fixtures"]
@@ -64,10 +67,9 @@ def test_numbers_are_the_codebook_s():
     assert "| bits per key element | 4 |" in text
     assert f"| this codebook | {codebook.nbytes / 1e6:.2f} MB |" in text
     assert "| held out | 4096 | 12.5 | 12.9 | 1.032 |" in text
-    for entry in codebook.provenance["errors"]:
-        assert re.search(
-            rf"\| {entry['layer']} \| {entry['key']:.5g} \| █+ \| {entry['value']:.5g} \| █{{24}} \|", text
-        )
+    assert codebook.errors == [LayerError(0, 0.05, 0.08), LayerError(1, 0.05 + 0.01, 0.08)]
+    for error in codebook.errors:
+        assert re.search(rf"\| {error.layer} \| {error.key:.5g} \| █+ \| {error.value:.5g} \| █{{24}} \|", text)
 
 
 def test_nothing_measured_is_said_to_be_nothing():
@@ -77,6 +79,32 @@ def test_nothing_measured_is_said_to_be_nothing():
     assert "Not measured." in text
     assert "error per layer" not in text.lower()
     assert "license" not in parse_card(text)
+
+
+def test_the_options_of_the_calibration_that_are_not_default():
+    text = codebook_card(tiny_codebook(bits=4, recipe="paper", num_tokens=3, sink_length=2))
+    options = text.split("| CalibrationConfig |  |\n| --- | --- |\n")[1].split("\n\n")[0]
+    assert options.splitlines() == [
+        "| key_bits | 4 |", "| value_bits | 4 |", "| recipe | paper |", "| num_tokens | 3 |", "| sink_length | 2 |",
+    ]  # fmt: skip
+    for name in ("recipe", "seed", "sequence"):
+        assert text.count(f"| {name} ") <= 1, "a fact that stands there twice"
+    assert "| (all options) | default |" in codebook_card(tiny_codebook())
+    layered = tiny_codebook()
+    layered.config = CalibrationConfig(layer_bits=[[2, 2], ["d4b8", 2]])
+    assert "| layer_bits | 2, 2; d4b8, 2 |" in codebook_card(layered)
+
+
+@pytest.mark.parametrize("name", ['a"); import os; os.abort() #', "a```\n# b", "<b>\\", "a|b", "\u65e5\u672c"])
+def test_a_model_s_name_is_no_code(name):
+    """A directory may have any name; in the example it is a string, elsewhere it stays on its line."""
+    codebook = tiny_codebook(name=name)
+    text = codebook_card(codebook)
+    [code] = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    calls = [node for node in ast.walk(ast.parse(code)) if isinstance(node, ast.Call)]
+    named = [call.args[0].value for call in calls if ast.unparse(call.func).endswith("from_pretrained")]
+    assert named == [name.replace("`", "")] * 2
+    assert text.count("\n# ") == 1
 
 
 def test_text_from_outside_stays_in_its_cell():
@@ -97,12 +125,15 @@ def test_the_example_names_this_codebook(options):
 def test_the_plot_needs_matplotlib(monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
-    assert draw_errors(tiny_codebook().provenance["errors"], tmp_path / "plot.png") is False
+    assert draw_errors(tiny_codebook(), tmp_path / "plot.png") is False
     assert not (tmp_path / "plot.png").exists()
 
 
 def test_the_plot(tmp_path):
     pytest.importorskip("matplotlib")
-    assert draw_errors(tiny_codebook().provenance["errors"], tmp_path / "plot.png")
+    nothing = tiny_codebook()
+    nothing.provenance = {}
+    assert draw_errors(nothing, tmp_path / "plot.png") is False
+    assert draw_errors(tiny_codebook(), tmp_path / "plot.png")
     assert (tmp_path / "plot.png").read_bytes().startswith(b"\x89PNG")
     assert f"]({model_card.ERROR_PLOT})" in codebook_card(tiny_codebook(), with_plot=True)

@@ -6,9 +6,11 @@ import json
 import re
 
 import pytest
+from format_1 import save_format_1
+from hub_codebooks import tiny_codebook
 from hub_store import File, parse_card
 
-from vecinfer_hf.hub.card import GENERATED
+from vecinfer_hf.codebook.saving import GENERATED
 
 
 pytest_plugins = ["hub_fixtures"]
@@ -174,10 +176,67 @@ def test_a_push_that_meets_another_is_made_anew(hub, warm, token, repo):
     assert hub.store.repositories["model", repo].resolve("main") == again["commit"]
 
 
-def test_options_are_pushed_and_pulled(warm, token, repo, tmp_path):
-    options = {"key_bits": 4, "residual_length": 64, "codebook": "org/other"}
-    assert "commit" in warm.call("push_config", repo, options, token=token)
-    assert warm.call("pull_config", repo, str(tmp_path)) == options | {"quant_method": "vecinfer"}
+OPTIONS = {
+    "VecInferConfig": {"key_bits": 4, "residual_length": 64, "codebook": "org/other", "quant_method": "vecinfer"},
+    "CalibrationConfig": {"layer_bits": [[4, 2], [1, 1]], "recipe": "paper", "seed": 3},
+}
+
+
+def test_options_are_pushed_and_pulled(hub, warm, token, repo, tmp_path):
+    for kind, options in OPTIONS.items():
+        assert "commit" in warm.call("push_config", kind, repo, options, token=token)
+        assert "commit" in warm.call("push_config", kind, repo, {}, subfolder="plain", token=token)
+    for kind, options in OPTIONS.items():  # both lie in one repository, under names of their own
+        assert warm.call("pull_config", kind, repo, cache_dir=str(tmp_path)) == options
+        assert "seed" not in warm.call("pull_config", kind, repo, subfolder="plain")
+    assert "has no file" in warm.call("pull_config", "VecInferConfig", repo, subfolder="other")["error"]
+    assert "so there is no config" in warm.call("pull_config", "VecInferConfig", repo, subfolder="other")["error"]
+    repository = hub.store.repositories["model", repo]
+    assert repository.commits[repository.resolve("main")].title == "Upload CalibrationConfig"
+
+
+def test_options_of_another_kind_are_refused(hub, warm, token, repo):
+    warm.call("push_config", "VecInferConfig", repo, {}, token=token)
+    repository = hub.store.repositories["model", repo]
+    for content in (b"{", b"[]", b'{"speed": 1}', b"[" * 100_000, bytes(2 << 20)):
+        repository.commit("refs/heads/main", {"vecinfer_config.json": File(content)}, "other options", "owner")
+        found = warm.call("pull_config", "VecInferConfig", repo)
+        assert found["kind"] in ("ConfigError", "CodebookHubError"), found
+        assert "vecinfer_config.json" in found["error"]
+
+
+def test_unknown_keywords_are_refused_before_anything_is_sent(hub, warm, token, repo):
+    hub.requests.clear()
+    for function, *arguments in (
+        ("push", repo), ("push_config", "VecInferConfig", repo, {}), ("pull_config", "VecInferConfig", repo),
+        ("load", repo),
+    ):  # fmt: skip
+        found = warm.call(function, *arguments, token=token, privat=True)
+        assert found["kind"] == "TypeError"
+        assert "'privat'" in found["error"]
+    assert hub.requests == []
+
+
+def test_a_name_on_the_hub_is_loaded_as_it_was_asked_for(hub, warm, token, repo):
+    old = warm.call("push", repo, seed=1, subfolder="2bit", token=token)
+    new = warm.call("push", repo, seed=2, subfolder="2bit", token=token)
+    found = warm.call("load", repo, subfolder="2bit")
+    assert found["fingerprint"] == new["fingerprint"]
+    assert found["source"] == {"codebook": repo, "revision": new["commit"], "subfolder": "2bit"}
+    pinned = warm.call("load", repo, subfolder="2bit", revision=old["commit"])
+    assert pinned["fingerprint"] == old["fingerprint"]
+    missing = warm.call("load", "org/absent")
+    assert missing["kind"] == "CodebookHubError"
+    assert "There is no directory org/absent here, and the package's own codebooks are" in missing["error"]
+
+
+def test_a_codebook_of_version_0_1_on_the_hub_loads(hub, warm, token, repo, tmp_path):
+    sent = warm.call("push", repo, seed=1, token=token)
+    save_format_1(tiny_codebook(1), tmp_path / "old")
+    repository = hub.store.repositories["model", repo]
+    files = {path.name: File(path.read_bytes(), lfs=path.suffix != ".json") for path in (tmp_path / "old").iterdir()}
+    repository.commit("refs/heads/main", files, "as version 0.1 did", "owner")
+    assert warm.call("load", repo)["fingerprint"] == sent["fingerprint"]
 
 
 @pytest.mark.parametrize("name", ["not a name", "a/b/c", "org/../x"])

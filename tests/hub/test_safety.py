@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Hostile and broken repositories: each test first shows that the fault is there, then that it does no harm."""
 
+import hashlib
 import io
 import json
 import os
@@ -28,9 +29,13 @@ def pushed(hub, warm, token, repo):
     return repo, warm.call("push", repo, token=token)
 
 
-def replace(hub, repo, **files):
-    """Commit other contents, as somebody with git and bad intentions could."""
+def replace(hub, repo, forged=True, **files):
+    """Commit other contents, as somebody with git and bad intentions could; config.json names other tensors' hash."""
     repository = hub.store.repositories["model", repo]
+    if forged and "codebook__safetensors" in files:
+        config = json.loads(original(hub, repo, "config.json"))
+        config["tensors"]["sha256"] = hashlib.sha256(files["codebook__safetensors"]).hexdigest()
+        files["config__json"] = json.dumps(config).encode()
     named = {name.replace("__", "."): File(data, lfs=name.endswith("safetensors")) for name, data in files.items()}
     before = repository.commits[repository.resolve("main")].files
     return repository.commit("refs/heads/main", {**before, **named}, "other contents", "owner")
@@ -153,15 +158,17 @@ def test_a_header_that_claims_a_terabyte_allocates_nothing(hub, warm, pushed, tm
 
 def test_a_config_that_claims_terabytes_allocates_nothing(hub, warm, pushed, tmp_path):
     repo, _ = pushed
-    config = json.loads(original(hub, repo, "config.json"))
-    for layer in config["layers"]:
-        layer["num_key_value_heads"], layer["head_dim"] = 1 << 30, 1 << 10
-    assert 4 * (1 << 40) == 4 * config["layers"][0]["num_key_value_heads"] * config["layers"][0]["head_dim"]
-    replace(hub, repo, config__json=json.dumps(config).encode())
-    found = warm.call("pull", repo, str(tmp_path))
-    assert found["kind"] == "CodebookError"
-    assert "heads" in found["error"]
-    assert found["kilobytes_more"] < 50_000
+    # So many heads are refused at once, so few by the header of the tensors.
+    for heads, dim, part in ((1 << 30, 1 << 10, "num_key_value_heads is"), (4096, 1024, "must be I8 [4096, ")):
+        config = json.loads(original(hub, repo, "config.json"))
+        for layer in config["model"]["layers"]:
+            layer.update(num_key_value_heads=heads, key_head_dim=dim, value_head_dim=dim)
+        assert 2 * 4 * heads * dim * dim > 1 << 34  # bytes of the matrices of both layers
+        replace(hub, repo, config__json=json.dumps(config).encode())
+        found = warm.call("pull", repo, str(tmp_path))
+        assert found["kind"] == "CodebookError"
+        assert part in found["error"]
+        assert found["kilobytes_more"] < 50_000
 
 
 @pytest.mark.parametrize("fault", ["shape", "dtype", "missing", "extra", "nan", "other codebook"])
@@ -187,7 +194,19 @@ def test_tensors_that_do_not_match_the_config_are_refused(hub, warm, pushed, tmp
     replace(hub, repo, codebook__safetensors=changed)
     found = warm.call("pull", repo, str(tmp_path / "cache"))
     assert found["kind"] == "CodebookError"
-    assert {"missing": "lacks", "extra": "unexpected", "nan": "NaN"}.get(fault, "promises") in found["error"]
+    words = {"missing": "lacks", "extra": "unexpected", "nan": "NaN", "other codebook": "asks for"}
+    assert words.get(fault, "must be") in found["error"]
+
+
+def test_tensors_whose_hash_config_json_does_not_name_are_refused(hub, warm, pushed, tmp_path):
+    """The Hub's own hashes are right here: somebody has replaced one file of the two."""
+    repo, _ = pushed
+    tensors = safetensors.torch.load(original(hub, repo, TENSORS))
+    tensors["layers.0.key.centroids"] = tensors["layers.0.key.centroids"].flip(2).contiguous()
+    replace(hub, repo, forged=False, codebook__safetensors=safetensors.torch.save(tensors))
+    found = warm.call("pull", repo, str(tmp_path / "cache"))
+    assert found["kind"] == "CodebookError"
+    assert "do not belong together" in found["error"]
 
 
 def test_half_a_file_is_refused(hub, warm, pushed, tmp_path):

@@ -9,10 +9,11 @@ from hub_codebooks import tiny_codebook
 from hub_store import File
 from tiny_models import tiny_config
 
-from vecinfer_hf import CodebookError
-from vecinfer_hf.codebook import codebook
+from vecinfer_hf import CodebookError, ConfigError
+from vecinfer_hf.codebook import locate, shipped
 from vecinfer_hf.hub import search as discovery
-from vecinfer_hf.hub.search import find_codebooks, resolve_codebook
+from vecinfer_hf.hub.search import find_codebooks
+from vecinfer_hf.integration.resolve import forget_codebooks, resolve
 
 
 pytest_plugins = ["hub_fixtures"]
@@ -28,11 +29,12 @@ def owners(hub):
 
 
 @pytest.fixture
-def shipped(tmp_path, monkeypatch):
+def shipped_root(tmp_path, monkeypatch):
     """A directory that stands for the codebooks shipped with the package."""
     root = tmp_path / "quant_configs"
-    for module in (discovery, codebook):
+    for module in (discovery, locate, shipped):
         monkeypatch.setattr(module, "shipped_codebooks", lambda: root)
+    forget_codebooks()
     return root
 
 
@@ -74,8 +76,8 @@ def test_auto_takes_the_model_owner_s_and_says_so(hub, warm, owners, tmp_path):
     (maker, token), *_ = owners.items()
     model = f"{maker}/tiny-llama"
     sent = warm.call("push", f"{maker}/book", name=model, token=token)
-    finished = warm.wait(warm.begin("automatic", str(tmp_path), name=model))
-    assert (finished.result["name"], finished.result["commit"]) == (f"{maker}/book", sent["commit"])
+    finished = warm.wait(warm.begin("automatic", name=model))
+    assert (finished.result["codebook"], finished.result["revision"]) == (f"{maker}/book", sent["commit"])
     assert f'codebook="auto" took {maker}/book because its card says it is for {model}' in finished.stderr
 
 
@@ -85,15 +87,15 @@ def test_auto_never_downloads_from_a_stranger(hub, warm, owners, tmp_path):
     model = f"{maker}/tiny-llama"
     sent = warm.call("push", f"{stranger}/book", name=model, token=token)
     hub.requests.clear()
-    found = warm.call("automatic", str(tmp_path), name=model)
+    found = warm.call("automatic", name=model)
     assert found["kind"] == "CodebookError"
     assert f"{stranger}/book" in found["error"]
     assert f"trusted_owners=['{stranger}']" in found["error"]
     assert downloads(hub) == []
-    allowed = warm.call("automatic", str(tmp_path), name=model, options={"trusted_owners": [stranger]})
-    assert allowed["commit"] == sent["commit"]
+    allowed = warm.call("automatic", name=model, options={"trusted_owners": [stranger]})
+    assert allowed["revision"] == sent["commit"]
     by_environment = warm.run(
-        f"import hub_tasks; assert hub_tasks.automatic({str(tmp_path)!r}, name={model!r})['commit']",
+        f"import hub_tasks; assert hub_tasks.automatic(name={model!r})['revision']",
         VECINFER_TRUSTED_OWNERS=f"nobody, {stranger}",
     )
     assert by_environment.code == 0, by_environment.stderr
@@ -105,8 +107,10 @@ def test_auto_comes_closest_to_the_bits(warm, owners, tmp_path):
     model = f"{maker}/tiny-llama"
     for bits in (1, 4):
         warm.call("push", f"{maker}/books", name=model, bits=bits, subfolder=f"{bits}bit", token=token)
-    assert warm.call("automatic", str(tmp_path), name=model)["subfolder"] == "1bit"
-    assert warm.call("automatic", str(tmp_path), name=model, options={"bits": 4})["subfolder"] == "4bit"
+    assert warm.call("automatic", name=model)["subfolder"] == "1bit"
+    assert warm.call("automatic", name=model, options={"key_bits": 4})["subfolder"] == "4bit"
+    found = warm.call("automatic", name=model, options={"key_bits": 4, "value_bits": 1})
+    assert found["kind"] == "CodebookError"
 
 
 @pytest.mark.hub
@@ -121,7 +125,7 @@ def test_a_card_that_lies_about_its_model_is_passed_over(hub, warm, owners, tmp_
     repository.commit("refs/heads/main", files, "another claim", maker)
     assert [item["name"] for item in warm.call("find", model)] == [f"{maker}/book"]  # the claim is believed here
     changes = {"num_hidden_layers": 3} if lie == "shape" else {}
-    finished = warm.wait(warm.begin("automatic", str(tmp_path), name=model, **changes))
+    finished = warm.wait(warm.begin("automatic", name=model, **changes))
     assert "found none" in finished.result["error"]
     assert f'codebook="auto" passes over {maker}/book: it was made for' in finished.stderr
 
@@ -135,20 +139,20 @@ def test_the_model_s_config_comes_first(hub, warm, owners, tmp_path):
     warm.call("push", f"{friend}/named", name=model, seed=1, token=second)
     named = {"quant_method": "vecinfer", "codebook": f"{friend}/named", "revision": old["commit"]}
     # A downloaded config may not send the user to an owner of its choice ...
-    assert warm.call("automatic", str(tmp_path), name=model, quantization=named)["name"] == f"{maker}/book"
+    assert warm.call("automatic", name=model, quantization=named)["codebook"] == f"{maker}/book"
     # ... unless the user allows that owner, or the model is the user's own directory.
     options = {"trusted_owners": [friend]}
-    found = warm.call("automatic", str(tmp_path), name=model, quantization=named, options=options)
-    assert (found["name"], found["commit"]) == (f"{friend}/named", old["commit"])
-    assert found["why"] == "the model's config names it"
-    local = warm.call("automatic", str(tmp_path), name=f"/somewhere/{model}", quantization=named)
-    assert local["commit"] == old["commit"]
+    finished = warm.wait(warm.begin("automatic", name=model, quantization=named, options=options))
+    assert finished.result == {"codebook": f"{friend}/named", "revision": old["commit"]}
+    assert f"took {friend}/named because the model's config names it" in finished.stderr
+    local = warm.call("automatic", name=f"/somewhere/{model}", quantization=named)
+    assert local["revision"] == old["commit"]
 
 
-def test_shipped_ones_are_matched_by_name_and_shape(shipped):
-    tiny_codebook().save_pretrained(shipped / "tiny-llama" / "2bit")
-    tiny_codebook(bits=4).save_pretrained(shipped / "tiny-llama" / "4bit")
-    tiny_codebook(name="org/another").save_pretrained(shipped / "another" / "2bit")
+def test_shipped_ones_are_matched_by_name_and_shape(shipped_root):
+    tiny_codebook().save_pretrained(shipped_root / "tiny-llama" / "2bit")
+    tiny_codebook(bits=4).save_pretrained(shipped_root / "tiny-llama" / "4bit")
+    tiny_codebook(name="org/another").save_pretrained(shipped_root / "another" / "2bit")
     found = find_codebooks(named_config("elsewhere/Tiny-LLaMA"), search=False)
     assert [(item.name, item.bits_per_element, item.source) for item in found] == [
         ("tiny-llama/2bit", 2, "shipped"),
@@ -159,38 +163,66 @@ def test_shipped_ones_are_matched_by_name_and_shape(shipped):
     ]
     assert find_codebooks(named_config("x/tiny-llama", num_hidden_layers=3), search=False) == []
     assert find_codebooks(named_config("", num_hidden_layers=2), search=False) == []
-    resolved = resolve_codebook("auto", named_config("/a/dir/tiny-llama"))
-    assert (resolved.name, resolved.commit) == ("tiny-llama/2bit", None)
-    assert resolved.directory == shipped / "tiny-llama" / "2bit"
+    for bits, name in ((None, "tiny-llama/2bit"), (4, "tiny-llama/4bit"), ("d4b8x2", "tiny-llama/4bit")):
+        codebook, _ = resolve(named_config("/a/dir/tiny-llama"), key_bits=bits)
+        assert codebook.source == {"codebook": name}
 
 
-def test_the_hub_is_not_asked_for_what_is_here(shipped, monkeypatch):
+def test_the_hub_is_not_asked_for_what_is_here(shipped_root, monkeypatch):
     def on_hub(*arguments):
         raise AssertionError("asked")
 
     monkeypatch.setattr(discovery, "_on_hub", on_hub)
     with pytest.raises(AssertionError, match="asked"):
-        resolve_codebook("auto", named_config("x/tiny-llama"))
-    tiny_codebook().save_pretrained(shipped / "tiny-llama" / "2bit")
-    assert resolve_codebook("auto", named_config("x/tiny-llama")).name == "tiny-llama/2bit"
+        resolve(named_config("x/tiny-llama"))
+    tiny_codebook().save_pretrained(shipped_root / "tiny-llama" / "2bit")
+    assert resolve(named_config("x/tiny-llama"))[0].source == {"codebook": "tiny-llama/2bit"}
 
 
-def test_a_broken_shipped_codebook_does_not_hide_the_others(shipped):
-    tiny_codebook().save_pretrained(shipped / "tiny-llama" / "2bit")
-    (shipped / "tiny-llama" / "1bit").mkdir()
-    (shipped / "tiny-llama" / "1bit" / "config.json").write_text("{")
+def test_a_broken_shipped_codebook_does_not_hide_the_others(shipped_root):
+    tiny_codebook().save_pretrained(shipped_root / "tiny-llama" / "2bit")
+    (shipped_root / "tiny-llama" / "1bit").mkdir()
+    (shipped_root / "tiny-llama" / "1bit" / "config.json").write_text("{")
     assert [item.name for item in find_codebooks(named_config("x/tiny-llama"), search=False)] == ["tiny-llama/2bit"]
 
 
-def test_nothing_known(shipped):
+def test_nothing_known(shipped_root):
     with pytest.raises(CodebookError, match="vecinfer calibrate /a/model"):
-        resolve_codebook("auto", named_config("/a/model"))
+        resolve(named_config("/a/model"))
 
 
-def test_a_directory_is_itself(tmp_path):
-    tiny_codebook().save_pretrained(tmp_path / "books" / "2bit")
-    resolved = resolve_codebook(str(tmp_path / "books"), named_config("x"), subfolder="2bit")
-    assert (resolved.directory, resolved.commit) == (tmp_path / "books" / "2bit", None)
+def test_one_that_cannot_be_read_is_passed_over(shipped_root, caplog):
+    """Its config.json is good, so it is found; its tensors are not."""
+    for name in ("1bit", "2bit"):
+        tiny_codebook(seed=len(name)).save_pretrained(shipped_root / "tiny-llama" / name)
+    path = shipped_root / "tiny-llama" / "1bit" / "codebook.safetensors"
+    path.write_bytes(path.read_bytes()[:-1] + b"x")
+    assert resolve(named_config("x/tiny-llama"))[0].source == {"codebook": "tiny-llama/2bit"}
+
+
+def test_what_is_kept_in_memory_depends_on_what_was_asked_for(shipped_root):
+    tiny_codebook().save_pretrained(shipped_root / "tiny-llama" / "2bit")
+    first, _ = resolve(named_config("x/tiny-llama"))
+    assert resolve(named_config("x/tiny-llama"))[0] is first
+    assert resolve(named_config("x/tiny-llama"), key_bits=2)[0] is not first
+    assert resolve(named_config("x/tiny-llama"), trusted_owners=["a"])[0] is not first
+    with pytest.raises(CodebookError, match="found none"):
+        resolve(named_config("x/tiny-llama", num_hidden_layers=3))
+    forget_codebooks()
+    assert resolve(named_config("x/tiny-llama"))[0] is not first
+
+
+def test_auto_has_no_place():
+    with pytest.raises(ConfigError, match=r"\['subfolder'\] say where a codebook lies"):
+        resolve(named_config("x/tiny-llama"), subfolder="2bit")
+
+
+def test_a_model_s_config_may_hold_anything(shipped_root):
+    """Configs come from anybody too."""
+    for named in (5, "auto", "online", "", None, ["x"]):
+        config = named_config("x/tiny-llama")
+        config.quantization_config = {"quant_method": "vecinfer", "codebook": named}
+        assert find_codebooks(config, search=False) == []
 
 
 @pytest.mark.hub

@@ -13,7 +13,6 @@ from tiny_codebooks import random_codebook
 from tiny_models import tiny_config, tiny_inputs, tiny_model
 
 from vecinfer_hf import Codebook, CodebookError, ConfigError, VecInferConfig, disable, enable
-from vecinfer_hf.codebook.codebook import shipped_codebooks, shipped_names
 from vecinfer_hf.integration import resolve as module
 from vecinfer_hf.integration.resolve import forget_codebooks, resolve
 
@@ -164,37 +163,19 @@ def test_auto_takes_the_bits_that_were_asked_for(tmp_path, monkeypatch):
     from vecinfer_hf.hub import search
 
     asked = []
+    monkeypatch.setattr(search, "same_name", lambda *_: True)
 
-    def resolve_codebook(name, config, *, bits, trusted_owners, **place):
-        asked.append((bits, tuple(trusted_owners)))
-        directory = tmp_path / str(bits)
-        random_codebook(config, bits, bits).save_pretrained(directory)
-        return search.ResolvedCodebook(directory, f"someone/{bits:g}", None, "c0ffee", "a test says so")
+    def candidates(config, *, key_bits, value_bits, trusted_owners):
+        asked.append((key_bits, value_bits, trusted_owners))
+        for bits in (2, 4):
+            directory = tmp_path / str(bits)
+            random_codebook(config, bits, bits).save_pretrained(directory)
+            yield search.FoundCodebook(str(directory), "hub", True, "a test says so")
 
-    monkeypatch.setattr(search, "resolve_codebook", resolve_codebook)
+    monkeypatch.setattr(search, "candidates", candidates)
     assert load("auto").bits_per_element == 2
     assert load("auto", key_bits=4, value_bits=4).bits_per_element == 4
-    assert load("auto", key_bits=4).source == {"codebook": "someone/4", "revision": "c0ffee"}
+    assert load("auto", key_bits=4).source == {"codebook": str(tmp_path / "4")}
     load("auto", trusted_owners=["someone"])
     load(None)
-    assert asked == [(2, ()), (4, ()), (2, ("someone",))]
-
-
-def test_shipped_names_are_those_in_the_package():
-    for name in shipped_names():
-        assert (shipped_codebooks() / name / "config.json").is_file()
-        assert Codebook.from_pretrained(name).source["codebook"] == name
-
-
-@pytest.mark.parametrize("name", ["../secret", "a/../../b"])
-def test_a_name_with_dots_does_not_leave_the_shipped_directory(name, tmp_path, monkeypatch):
-    from vecinfer_hf.codebook import codebook
-
-    random_codebook(tiny_config("llama")).save_pretrained(tmp_path / "secret")
-    random_codebook(tiny_config("llama")).save_pretrained(tmp_path / "b")
-    (tmp_path / "shipped" / "a").mkdir(parents=True)
-    monkeypatch.setattr(codebook, "shipped_codebooks", lambda: tmp_path / "shipped")
-    monkeypatch.chdir(tmp_path / "shipped" / "a")
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    with pytest.raises((CodebookError, OSError, ValueError)):
-        Codebook.from_pretrained(name)
+    assert asked == [(None, None, None), (4, 4, None), (4, None, None), (None, None, ["someone"])]

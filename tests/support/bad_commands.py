@@ -69,6 +69,7 @@ def right_words(command: str, places: Places, output: Path) -> list[str] | None:
         "generate": [model, "--codebook", codebook, "--prompt", "w5 w6 w7", "--max-new-tokens", "2"],
         "evaluate": [model, "--codebook", codebook, "--text", text, "--window-length", "64", "--max-windows", "1"],
         "inspect": [codebook],
+        "convert": [codebook, "--output", str(output)],
         "push": [codebook, "somebody/something"],
         "pull": ["somebody/something"],
         "find": [model],

@@ -5,11 +5,15 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 from safetensors.torch import save_file
 from tiny_codebooks import random_codebook
+
+from vecinfer_hf import Codebook
+from vecinfer_hf.codebook.tensors import layer_tensors
 
 
 def write_format_1(directory: Path, config, key_bits="d4b8", value_bits="d4b8", kind="smooth_scale") -> None:
@@ -23,59 +27,67 @@ def write_format_1(directory: Path, config, key_bits="d4b8", value_bits="d4b8", 
         kind: "smooth_scale" or "matrix", for keys and values.
     """
     codebook = random_codebook(config, key_bits, value_bits, kind=kind, mean=True, value_kind=kind)
-    tensors, layers = {}, []
-    for index, layer in codebook.layers.items():
-        matrix = kind == "matrix"
-        named = {
-            "key.mean": layer.key_mean,
-            "key.centroids": layer.key_centroids,
-            "key.centroid_scale": layer.key_centroid_scale,
-            "value.mean": layer.value_mean,
-            "value.centroids": layer.value_centroids,
-            "value.centroid_scale": layer.value_centroid_scale,
-            f"key.{kind}": layer.key_transform if matrix else layer.query_transform,
-            f"value.{kind}": layer.value_transform if matrix else layer.output_transform,
-        }
-        tensors.update({f"layers.{index}.{name}": tensor.clone().contiguous() for name, tensor in named.items()})
-        heads, _, _, _ = layer.key_centroids.shape
-        layers.append(
+    codebook.identity = replace(codebook.identity, name="someone/tiny")
+    codebook.config = replace(codebook.config, residual_length=8)
+    save_format_1(codebook, directory)
+
+
+def save_format_1(codebook: Codebook, directory: Path) -> None:
+    """Write a codebook as version 0.1 did, whose layers all had the same heads and one head size."""
+    directory.mkdir(parents=True, exist_ok=True)
+    heads, dim, _ = codebook.head_shape(next(iter(codebook.layers)))
+    options = {
+        "quant_method": "vecinfer",
+        **dict.fromkeys(("codebook", "revision", "subfolder", "trusted_owners", "max_cache_len")),
+        "ops_backend": "auto",
+        "static": False,
+    }
+    made = codebook.config.to_dict()
+    moved = {"refine_steps": "refine_steps", "recall": "retrieval_fraction", "separators": "separator_fraction",
+             "allocated_bits": "allocate"}  # fmt: skip
+    provenance = {old: made.pop(new) for old, new in moved.items()}
+    if provenance["allocated_bits"] is not None:
+        made["layer_bits"] = [[fmt.bits_per_element for fmt in codebook.formats(index)] for index in codebook.layers]
+    kinds = {None: lambda tensor: None, True: lambda tensor: "matrix" if tensor.dim() == 3 else "smooth_scale"}
+    config = {
+        "format_version": 1,
+        "library_name": "vecinfer",
+        "vecinfer_config": options | made,
+        "model": {
+            "name": codebook.identity.name,
+            "revision": codebook.identity.revision,
+            "model_type": codebook.identity.model_type,
+            "num_hidden_layers": codebook.identity.num_hidden_layers,
+            "num_attention_heads": 4,
+            "num_key_value_heads": heads,
+            "head_dim": dim,
+            "hidden_size": 64,
+            "vocab_size": 97,
+            "quantized_layers": list(codebook.layers),
+            "shape_hash": "0123456789abcdef",
+        },
+        "layers": [
             {
                 "index": index,
                 "num_key_value_heads": heads,
-                "head_dim": layer.key_transform.shape[-1],
-                "key_format": key_bits,
-                "value_format": value_bits,
-                "key_transform": kind,
-                "value_transform": kind,
-                "key_mean": True,
-                "value_mean": True,
+                "head_dim": dim,
+                "key_format": codebook.formats(index)[0].name,
+                "value_format": codebook.formats(index)[1].name,
+                "key_transform": kinds[True](layer.key_transform),
+                "value_transform": kinds[True if layer.value_transform is not None else None](layer.value_transform),
+                "key_mean": layer.key_mean is not None,
+                "value_mean": layer.value_mean is not None,
             }
-        )
-    identity = {
-        "name": "someone/tiny",
-        "revision": None,
-        "model_type": config.model_type,
-        "num_hidden_layers": config.num_hidden_layers,
-        "num_attention_heads": config.num_attention_heads,
-        "num_key_value_heads": config.num_key_value_heads,
-        "head_dim": config.head_dim,
-        "hidden_size": config.hidden_size,
-        "vocab_size": config.vocab_size,
-        "quantized_layers": list(codebook.layers),
-        "shape_hash": "0" * 16,
+            for index, layer in codebook.layers.items()
+        ],
+        "provenance": {"sequence_length": made["sequence_length"], **provenance, **codebook.provenance},
+        "metrics": codebook.metrics,
     }
-    options = {"key_bits": 2, "value_bits": 2, "residual_length": 8, "sink_length": 4, "sink_choice": "small_values"}
-    description = {
-        "format_version": 1,
-        "vecinfer_config": {**options, "quant_method": "vecinfer"},
-        "model": identity,
-        "layers": layers,
-        "provenance": {},
-        "metrics": {},
-    }
-    directory.mkdir(parents=True, exist_ok=True)
+    tensors = {}
+    for index, layer in codebook.layers.items():
+        tensors.update(layer_tensors(index, layer))
     save_file(tensors, directory / "codebook.safetensors", metadata={"format": "pt"})
-    (directory / "config.json").write_text(json.dumps(description, indent=2), encoding="utf-8")
+    (directory / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
 
 
 def edit(directory: Path, change) -> None:

@@ -10,7 +10,7 @@ from tiny_models import tiny_inputs, tiny_model
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
-from vecinfer_hf import VecInferConfig
+from vecinfer_hf import CalibrationConfig, VecInferConfig
 from vecinfer_hf.calibration import calibrate
 from vecinfer_hf.integration.compat import returned_cache
 
@@ -31,7 +31,7 @@ def publish_model(repo_id):
 def calibrate_and_push(model_id, repo_id, seed=0, **options):
     """Calibrate the model of the Hub on random text and push its codebook."""
     model = AutoModelForCausalLM.from_pretrained(model_id)
-    config = VecInferConfig(key_bits=2, value_bits=2, num_iterations=2, seed=seed, sequence_length=256, **OPTIONS)
+    config = CalibrationConfig(num_iterations=2, seed=seed, sequence_length=256, **OPTIONS)
     codebook = calibrate(model, tiny_inputs(8, 256, seed=seed), config=config, progress=False)
     commit = codebook.push_to_hub(repo_id, **options)
     return {"commit": commit.oid, "pr": commit.pr_revision, "fingerprint": fingerprint(codebook)}

@@ -12,9 +12,13 @@ from huggingface_hub import HfApi, ModelCard, hf_hub_download
 from huggingface_hub.errors import HfHubHTTPError
 from tiny_models import tiny_config
 
-from vecinfer_hf import Codebook, CodebookError, VecInferCache, VecInferConfig, hub
+from vecinfer_hf import CalibrationConfig, Codebook, VecInferCache, VecInferConfig, VecInferError, hub
 from vecinfer_hf.hub import errors as hub_errors
-from vecinfer_hf.hub.search import find_codebooks, resolve_codebook
+from vecinfer_hf.hub.search import find_codebooks
+from vecinfer_hf.integration.resolve import resolve
+
+
+CONFIGS = {config.__name__: config for config in (VecInferConfig, CalibrationConfig)}
 
 
 def _reported(call):
@@ -23,7 +27,7 @@ def _reported(call):
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     try:
         return call()
-    except (CodebookError, hub.CodebookHubError) as error:
+    except (VecInferError, TypeError) as error:
         grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
         return {"error": str(error), "kind": type(error).__name__, "kilobytes_more": grown}
 
@@ -81,14 +85,24 @@ def pull(repo_id, cache_dir, file_limit=None, **options):
     return _reported(call)
 
 
-def push_config(repo_id, options, **more):
-    """Push a VecInferConfig."""
-    return _reported(lambda: {"commit": VecInferConfig(**options).push_to_hub(repo_id, **more).oid})
+def push_config(kind, repo_id, options, **more):
+    """Push a config of this class."""
+    return _reported(lambda: {"commit": CONFIGS[kind](**options).push_to_hub(repo_id, **more).oid})
 
 
-def pull_config(repo_id, cache_dir, **more):
-    """Download a VecInferConfig."""
-    return _reported(lambda: hub.download_config(repo_id, cache_dir=cache_dir, **more).to_diff_dict())
+def pull_config(kind, repo_id, **more):
+    """Download a config of this class."""
+    return _reported(lambda: CONFIGS[kind].from_pretrained(repo_id, **more).to_diff_dict())
+
+
+def load(repo_id, **options):
+    """Load a codebook by its name."""
+
+    def call():
+        codebook = Codebook.from_pretrained(repo_id, **options)
+        return {"fingerprint": fingerprint(codebook), "source": codebook.source}
+
+    return _reported(call)
 
 
 def use(repo_id, cache_dir, **changes):
@@ -116,7 +130,7 @@ def find(model_id, **options):
     return [asdict(item) for item in find_codebooks(model_id, **options)]
 
 
-def automatic(cache_dir, name="org/tiny-llama", quantization=None, options=None, **changes):
+def automatic(name="org/tiny-llama", quantization=None, options=None, **changes):
     """Resolve codebook="auto" for the tiny llama under a name, its config carrying `quantization`."""
     config = tiny_config("llama", **changes)
     config._name_or_path = name
@@ -124,7 +138,7 @@ def automatic(cache_dir, name="org/tiny-llama", quantization=None, options=None,
         config.quantization_config = quantization
 
     def call():
-        found = resolve_codebook("auto", config, cache_dir=cache_dir, **(options or {}))
-        return {"name": found.name, "subfolder": found.subfolder, "commit": found.commit, "why": found.why}
+        codebook, _ = resolve(config, "auto", **(options or {}))
+        return codebook.source
 
     return _reported(call)

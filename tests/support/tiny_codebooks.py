@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The vecinfer_hf authors
 # SPDX-License-Identifier: Apache-2.0
-"""Random codebooks of any format, for tests that need a valid codebook and no quality.
+"""Random codebooks of any format and head shape, for tests that need a valid codebook and no quality.
 
 Owns nothing of calibration: centroids are random, transforms are well conditioned.
 """
@@ -8,13 +8,7 @@ Owns nothing of calibration: centroids are random, transforms are well condition
 import torch
 
 from vecinfer_hf import CalibrationConfig, Codebook
-from vecinfer_hf.model_info import (
-    full_attention_layers,
-    head_dim,
-    model_identity,
-    num_key_value_heads,
-    text_config,
-)
+from vecinfer_hf.model_info import HeadShape, model_identity
 from vecinfer_hf.ops.types import LayerCodebook
 from vecinfer_hf.quantization.formats import CodeFormat, parse_format
 from vecinfer_hf.quantization.transforms import query_from_key_transform
@@ -39,7 +33,19 @@ def random_layer(
     value_kind: str | None = None,
     value_dim: int | None = None,
 ) -> LayerCodebook:
-    """Return a random layer codebook; `kind`/`value_kind` are "smooth_scale", "matrix" or (values) None."""
+    """Return a random layer codebook.
+
+    Args:
+        heads: key/value heads.
+        dim: elements of a key.
+        key_bits: format of the keys.
+        value_bits: format of the values.
+        seed: seed.
+        kind: transform of the keys, "smooth_scale" or "matrix".
+        mean: whether keys, and values that are transformed, have a mean.
+        value_kind: transform of the values, "smooth_scale", "matrix" or None.
+        value_dim: elements of a value; default `dim`.
+    """
     generator = torch.Generator().manual_seed(seed)
     value_dim = dim if value_dim is None else value_dim
 
@@ -70,15 +76,22 @@ def random_layer(
     )
 
 
-def random_codebook(config, key_bits=2, value_bits=2, seed: int = 0, **kwargs) -> Codebook:
-    """Return a random codebook for a model with this config; `kwargs` as for `random_layer`."""
-    inner = text_config(config)
-    indices = full_attention_layers(config)
+def layer_of_shape(shape: HeadShape, *bits, **kwargs) -> LayerCodebook:
+    """Return a random layer codebook for these heads; other arguments as for `random_layer`."""
+    heads, key_dim, value_dim = shape
+    return random_layer(heads, key_dim, *bits, value_dim=value_dim, **kwargs)
+
+
+def random_codebook(config, key_bits=2, value_bits=2, seed: int = 0, layer_bits=None, **kwargs) -> Codebook:
+    """Return a random codebook for a model with this config; `kwargs` as for `random_layer`.
+
+    With `layer_bits`, a list of [key_bits, value_bits], each layer has its own formats.
+    """
+    identity = model_identity(config)
+    pairs = layer_bits or [(key_bits, value_bits)] * len(identity.layers)
     layers = {
-        index: random_layer(
-            num_key_value_heads(inner), head_dim(inner), key_bits, value_bits, seed=seed + index, **kwargs
-        )
-        for index in indices
+        index: layer_of_shape(shape, *pair, seed=seed + index, **kwargs)
+        for (index, shape), pair in zip(identity.layers.items(), pairs, strict=True)
     }
-    options = CalibrationConfig(key_bits=key_bits, value_bits=value_bits)
-    return Codebook(options, model_identity(config), layers)
+    bits = {"layer_bits": layer_bits} if layer_bits else {"key_bits": key_bits, "value_bits": value_bits}
+    return Codebook(CalibrationConfig(**bits), identity, layers)

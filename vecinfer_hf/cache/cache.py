@@ -13,10 +13,10 @@ from transformers.cache_utils import Cache, CacheLayerMixin, DynamicCache, Quant
 from transformers.utils import logging
 
 from ..codebook.codebook import Codebook
+from ..codebook.sizes import bytes_per_token
 from ..config import VecInferConfig
 from ..errors import CacheStateError, ConfigError, UnsupportedCallError, UnsupportedModelError
 from ..model_info import full_attention_layers, text_config, unsupported_model_reason, unsupported_reason
-from ..quantization.packing import TILE, bytes_per_tile
 from .forward_pass import ForwardPass, Lengths
 from .layer import VecInferLayer
 from .static_layer import VecInferStaticLayer
@@ -130,6 +130,11 @@ class VecInferCache(QuantizedCache):
                 has room for; nothing was stored.
             CacheStateError: if an earlier pass ended midway, so that layers hold different tokens.
         """
+        if layer_idx >= len(self.layers):
+            raise UnsupportedCallError(
+                f"The model has a layer {layer_idx}, but this cache was made for {len(self.layers)} layers; make it "
+                "from the config of the model that runs."
+            )
         layer = self.layers[layer_idx]
         if torch.compiler.is_compiling() or not self.forward_pass.quantized:
             return super().update(key_states, value_states, layer_idx, *args, **kwargs)
@@ -199,9 +204,9 @@ class VecInferCache(QuantizedCache):
         """Mean bits per key or value element of coded tokens, padding bytes of the tile format included."""
         bits = elements = 0
         for layer in self.quantized_layers:
-            heads, *sizes = layer.codebook.head_shape(layer.layer_idx)
-            bits += heads * bytes_per_tile(*layer.storage.formats, *sizes) * 8 / TILE
-            elements += heads * sum(sizes)
+            shape = layer.codebook.head_shape(layer.layer_idx)
+            bits += 8 * bytes_per_token(shape, layer.storage.formats)
+            elements += shape.num_key_value_heads * (shape.key_head_dim + shape.value_head_dim)
         return bits / elements
 
     def stock_nbytes(self, dtype: torch.dtype | None = None) -> int:

@@ -13,9 +13,17 @@ import torch
 from transformers import AutoModelForCausalLM, PreTrainedConfig
 from transformers.cache_utils import DynamicCache, DynamicSlidingWindowLayer
 
-from ..model_info import full_attention_layers, head_dim, num_key_value_heads, text_config, unsupported_reason
-from ..quantization.formats import CodeFormat
-from ..quantization.packing import TILE, bytes_per_tile
+from ..codebook.sizes import bytes_per_token, layer_nbytes
+from ..codebook.tensors import SMOOTH_SCALE, LayerForm, SideForm
+from ..model_info import (
+    HeadShape,
+    full_attention_layers,
+    head_dim,
+    num_key_value_heads,
+    text_config,
+    unsupported_reason,
+)
+from ..quantization.formats import CodeFormat, mean_bits
 from .sinks import CANDIDATES
 
 
@@ -98,16 +106,16 @@ def vecinfer_plan(
         raise ValueError(f"No VecInfer cache for this model: {reason}.")
     inner = text_config(config)
     heads, dim = num_key_value_heads(inner), head_dim(inner)
-    per_token = sum(heads * bytes_per_tile(*pair, dim) / TILE for pair in formats)
+    shape = HeadShape(heads, dim, dim)
+    per_token = sum(bytes_per_token(shape, pair) for pair in formats)
     exact = 2 * heads * dim * dtype.itemsize * (residual_length + sink_length) * len(formats)
     # Two lengths of four bytes, and as many for each place of the sinks' order.
     lengths = 4 * (2 + (heads * (sink_length + CANDIDATES) if sink_length else 0)) * len(formats)
     # The exact tokens are not coded as well.
     per_sequence = exact + lengths - int(per_token * (residual_length + sink_length))
-    codebooks = 0
-    for pair in formats:
-        # Two transforms of the keys, one scale per head and side.
-        codebooks += heads * (2 * dim * 4 + 2 * 4)
-        codebooks += sum(heads * fmt.num_codes * fmt.codebook_size * fmt.subvector_dim for fmt in pair)
-    bits = sum(fmt.bits_per_element for pair in formats for fmt in pair) / (2 * len(formats))
+    codebooks = sum(
+        layer_nbytes(shape, LayerForm(SideForm(key, SMOOTH_SCALE, False), SideForm(value, None, False)))
+        for key, value in formats
+    )
+    bits = mean_bits(formats).bits_per_element
     return CachePlan(f"{bits:g} bits", per_token, per_sequence + _sliding_bytes(config, dtype), codebooks)

@@ -18,7 +18,7 @@ from transformers.utils import logging
 from ..calibration_config import CANDIDATE_BITS, CalibrationConfig
 from ..config import VecInferConfig
 from ..errors import ConfigError, UnsupportedModelError
-from ..model_info import full_attention_layers, head_dim, text_config, unsupported_model_reason
+from ..model_info import full_attention_layers, head_shapes, text_config, unsupported_model_reason
 from ..quantization.formats import parse_format
 from .mixture import TextMixture, text_mixture
 from .retrieval_text import MIN_LENGTH, RETRIEVAL_FRACTION
@@ -71,10 +71,9 @@ def calibratable_model(model: Any, config: CalibrationConfig) -> tuple[PreTraine
     formats = config.formats(len(indices))
     if config.allocate is not None:
         formats = [(parse_format(bits), parse_format(bits)) for bits in CANDIDATE_BITS]
-    inner = text_config(model.config)
-    sizes = head_dim(inner), getattr(inner, "v_head_dim", None) or head_dim(inner)
+    sizes = {(shape.key_head_dim, shape.value_head_dim) for shape in head_shapes(model.config).values()}
     for pair in formats:
-        for code_format, size in zip(pair, sizes, strict=True):
+        for code_format, size in [each for own in sizes for each in zip(pair, own, strict=True)]:
             try:
                 code_format.num_subvectors(size)
             except ValueError as error:

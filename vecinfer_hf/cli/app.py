@@ -13,7 +13,7 @@ import typer
 
 from ..errors import VecInferError
 from ..version import __version__
-from . import bench, calibrate, doctor, evaluate, generate, hub, inspect, plan
+from . import bench, calibrate, convert, doctor, evaluate, generate, hub, inspect, plan
 from .console import errors
 
 
@@ -31,6 +31,7 @@ app.command()(calibrate.calibrate)
 app.command()(generate.generate)
 app.command()(evaluate.evaluate)
 app.command()(inspect.inspect)
+app.command()(convert.convert)
 app.command()(hub.push)
 app.command()(hub.pull)
 app.command()(hub.find)

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 import typer
 
-from ..codebook.codebook import shipped_codebooks
+from ..codebook.shipped import shipped_names
 from ..version import __version__
 from .console import output, print_json, print_table
 from .options import AsJson
@@ -35,9 +35,7 @@ def examine() -> dict[str, Any]:
             {"source": candidate.source, "reason": candidate.reason} for candidate in kernel_candidates()
         ],
         "self_check": self_check(),
-        "shipped_codebooks": sorted(
-            str(path.parent.relative_to(shipped_codebooks())) for path in shipped_codebooks().rglob("config.json")
-        ),
+        "shipped_codebooks": shipped_names(),
     }
 
 

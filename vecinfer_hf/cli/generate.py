@@ -11,7 +11,6 @@ import torch
 import typer
 from transformers import PreTrainedTokenizerBase, TextStreamer
 
-from ..errors import ConfigError
 from ..integration.compat import returned_cache
 from .console import errors, size
 from .loading import check_before_loading, check_codebook, load_tokenizer, load_weights
@@ -117,8 +116,6 @@ def generate(
         static=static,
         ops_backend=ops_backend,
     )
-    if temperature < 0:
-        raise ConfigError(f"--temperature is {temperature}; it must be 0 or more.")
     if prompt is not None:
         check_prompt(prompt)
     check_codebook(codebook, revision, subfolder)

@@ -6,11 +6,12 @@ from __future__ import annotations
 
 import shutil
 from dataclasses import asdict
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from ..codebook.codebook import CONFIG_NAME, TENSORS_NAME, Codebook
+from ..codebook.codebook import Codebook
+from ..codebook.files import CONFIG_NAME, TENSORS_NAME
 from ..errors import CodebookError, ConfigError
 from .console import errors, output, print_json, print_table
 from .inspect import print_codebook
@@ -23,9 +24,13 @@ from .options import (
     Subfolder,
     Trust,
     check_output,
-    finite_value,
+    positive_value,
     text_value,
 )
+
+
+def _wanted(what: str) -> Any:
+    return typer.Option(help=f"{what} wanted; default any.", parser=positive_value, metavar="BITS")
 
 
 Repository = Annotated[str, typer.Argument(help="Hub repository, owner/name.", parser=text_value)]
@@ -109,21 +114,16 @@ def pull(
 
 def find(
     model: Model,
-    bits: Annotated[
-        float | None,
-        typer.Option(
-            help="Mean bits per key and value element wanted; default any.", parser=finite_value, metavar="BITS"
-        ),
-    ] = None,
+    bits: Annotated[float | None, _wanted("Mean bits per key and value element")] = None,
+    key_bits: Annotated[float | None, _wanted("Mean bits per key element")] = None,
+    value_bits: Annotated[float | None, _wanted("Mean bits per value element")] = None,
     trust: Trust = None,
     as_json: AsJson = False,
 ) -> None:
     """List the codebooks known for a model, those to prefer first. Downloads none; exit code 1 if there is none."""
     from ..hub.search import find_codebooks
 
-    if bits is not None and bits <= 0:
-        raise ConfigError(f"--bits is {bits:g}; it must be more than 0.")
-    found = find_codebooks(model, bits, trusted_owners=trust)
+    found = find_codebooks(model, bits, key_bits=key_bits, value_bits=value_bits, trusted_owners=trust)
     if as_json:
         print_json([asdict(item) for item in found])
     if not found:

@@ -30,11 +30,11 @@ COLUMNS = {
 
 def describe(codebook: Codebook) -> dict[str, Any]:
     """Return what `vecinfer inspect` shows, as plain JSON values."""
-    errors = {entry["layer"]: entry for entry in codebook.provenance.get("errors", ())}
+    errors = {error.layer: error for error in codebook.errors}
     layers = []
     for index, layer in codebook.layers.items():
         key_format, value_format = codebook.formats(index)
-        error = errors.get(index, {})
+        error = errors.get(index)
         layers.append(
             {
                 "layer": index,
@@ -43,18 +43,17 @@ def describe(codebook: Codebook) -> dict[str, Any]:
                 "key_bits": key_format.bits_per_element,
                 "value_bits": value_format.bits_per_element,
                 "key_transform": "matrix" if layer.key_transform.dim() == 3 else "scale",
-                "key_error": error.get("key"),
-                "value_error": error.get("value"),
+                "key_error": error and error.key,
+                "value_error": error and error.value,
                 "nbytes": layer.nbytes,
             }
         )
     return {
-        "model": codebook.identity,
+        "model": codebook.identity.to_dict(),
         "bits_per_element": codebook.bits_per_element,
         "nbytes": codebook.nbytes,
-        "residual_length": codebook.config.residual_length,
-        "sink_length": codebook.config.sink_length,
-        "sink_choice": codebook.config.sink_choice,
+        "calibration_config": codebook.config.to_dict(),
+        "weights_fingerprint": codebook.weights_fingerprint,
         "provenance": {name: value for name, value in codebook.provenance.items() if name != "errors"},
         "metrics": codebook.metrics,
         "layers": layers,
@@ -69,7 +68,7 @@ def print_codebook(codebook: Codebook) -> None:
         return "" if value is None else f"{value:.3f}"
 
     print_table(
-        f"{about['model']['name'] or about['model']['model_type']}: "
+        f"{codebook.identity.name or codebook.identity.model_type}: "
         f"{about['bits_per_element']:g} bits per element, {size(about['nbytes'])}",
         ("layer", "keys", "values", "bits", "transform", "key error", "value error", "size"),
         [
@@ -86,9 +85,9 @@ def print_codebook(codebook: Codebook) -> None:
             for row in about["layers"]
         ],
     )
-    for name in ("residual_length", "sink_length", "sink_choice"):
-        output.print(f"{name}: {about[name]}", highlight=False)
-    for name, value in {**about["provenance"], **about["metrics"]}.items():
+    shown = {name: getattr(codebook.config, name) for name in ("residual_length", "sink_length", "sink_choice")}
+    shown |= codebook.config.to_diff_dict()
+    for name, value in [*shown.items(), *about["provenance"].items(), *about["metrics"].items()]:
         if is_rows(value, QUALITY):
             columns = [column for column in COLUMNS if any(column in row for row in value)]
             cells = [[readable(row.get(column, "")) for column in columns] for row in value]

@@ -44,13 +44,21 @@ def bits_value(value: str) -> float | str:
 
 
 def finite_value(value: str) -> float:
-    """Return an option's value as a finite number."""
+    """Return an option's value as a finite number of at least 0."""
     try:
         number = float(value)
     except ValueError:
         number = math.nan
-    if not math.isfinite(number):
-        raise typer.BadParameter(f"{value!r} is not a finite number.")
+    if not (math.isfinite(number) and number >= 0):
+        raise typer.BadParameter(f"{value!r} is not a finite number of 0 or more.")
+    return number
+
+
+def positive_value(value: str) -> float:
+    """Return an option's value as a finite number above 0."""
+    number = finite_value(value)
+    if number == 0:
+        raise typer.BadParameter(f"{value!r} is not above 0.")
     return number
 
 

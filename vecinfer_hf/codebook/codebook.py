@@ -2,38 +2,42 @@
 # SPDX-License-Identifier: Apache-2.0
 """Codebook: the tensors that quantize one model's cache, and where they came from.
 
-Owns the object and where it is looked for. files.py owns the file format, hub/ moves the files.
+Owns the object and where it is looked for. files.py and saving.py own its files, hub/ moves them.
 """
 
 from __future__ import annotations
 
-import json
-import shutil
-import tempfile
+import hashlib
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
-from safetensors.torch import save_file
+from transformers import PreTrainedConfig
 from transformers.utils import logging
 
 from ..calibration_config import CalibrationConfig
-from ..errors import CodebookError
-from ..model_info import check_identity, model_identity
+from ..errors import CodebookError, ConfigError
+from ..model_info import HeadShape, ModelIdentity, check_identity, model_identity
 from ..ops.types import LayerCodebook
-from ..quantization.formats import CodeFormat, implied_format
-from .files import (
-    CONFIG_NAME,
-    FORMAT_VERSION,
-    TENSORS_NAME,
-    layer_tensors,
-    read_config,
-    read_description,
-    read_layers,
-)
+from ..quantization.formats import CodeFormat, MeanBits, implied_format, mean_bits
+from . import sizes
+from .description import Description
+from .files import load_files
+from .locate import locate
+from .saving import save_files
+from .tensors import file_content
 
 
 logger = logging.get_logger(__name__)
+_LARGEST_ERROR = 1e30
+
+
+class LayerError(NamedTuple):
+    """The squared error of a layer's keys and values on the calibration text, relative to their squared size."""
+
+    layer: int
+    key: float
+    value: float
 
 
 class Codebook:
@@ -43,71 +47,105 @@ class Codebook:
         config: the CalibrationConfig it was made with.
         identity: the model it belongs to, as `model_identity(model.config)` returns it.
         layers: layer index -> LayerCodebook, for the layers with full attention.
-        provenance: how it was made: model revision, text sources and hashes, tokens, date, errors per layer.
-        metrics: measured quality, free form, shown in the card.
+        provenance: how it was made: text sources and hashes, tokens, versions, date, errors per layer; JSON values.
+        metrics: measured quality, free form, shown in the card; JSON values.
+        weights_fingerprint: of the model's weights, or None.
+
+    Raises:
+        CodebookError: if `layers` are not those of `identity`.
     """
 
     def __init__(
         self,
         config: CalibrationConfig,
-        identity: dict[str, Any],
+        identity: ModelIdentity,
         layers: dict[int, LayerCodebook],
         provenance: dict[str, Any] | None = None,
         metrics: dict[str, Any] | None = None,
+        weights_fingerprint: str | None = None,
     ):
         self.config = config
         self.identity = identity
         self.layers = dict(sorted(layers.items()))
         self.provenance = provenance or {}
         self.metrics = metrics or {}
+        self.weights_fingerprint = weights_fingerprint
         self.source: dict[str, str] | None = None
-        """Name (and revision) under which it was found, or None for one made in this process."""
+        """Name (and revision, subfolder) under which it was found, or None for one made in this process."""
         self._on_device: dict[tuple[int, torch.device], LayerCodebook] = {}
+        self._check_layers()
 
     def __deepcopy__(self, memo):
         # Shared by all layers of all caches and never changed, so copies of a cache share it too.
         return self
 
     def __repr__(self):
-        return f"Codebook({self.identity.get('name')}, {self.bits_per_element:g} bits, {len(self.layers)} layers)"
+        name = self.identity.name or self.identity.model_type
+        return f"Codebook({name}, {self.bits_per_element:g} bits, {len(self.layers)} layers)"
 
     def layer(self, index: int, device: torch.device) -> LayerCodebook:
-        """Return layer `index` on `device`; it is moved there once and kept."""
+        """Return layer `index` on `device`; it is moved there once and kept until `free`."""
         key = (index, torch.device(device))
         if key not in self._on_device:
             self._on_device[key] = self.layers[index].to(device)
         return self._on_device[key]
+
+    def free(self, device: torch.device | str | None = None) -> None:
+        """Drop the copies that `layer` keeps on a device, on all devices without one; caches in use keep theirs."""
+        given = None if device is None else torch.device(device)
+        for key in [key for key in self._on_device if given in (None, key[1])]:
+            del self._on_device[key]
 
     def formats(self, index: int) -> tuple[CodeFormat, CodeFormat]:
         """Return the key and value format of layer `index`."""
         layer = self.layers[index]
         return implied_format(layer.key_centroids.shape), implied_format(layer.value_centroids.shape)
 
-    def head_shape(self, index: int) -> tuple[int, int]:
-        """Return the key/value heads and the head size of layer `index`."""
-        transform = self.layers[index].key_transform
-        return transform.shape[0], transform.shape[-1], transform.shape[-1]
+    def head_shape(self, index: int) -> HeadShape:
+        """Return the key/value heads of layer `index` and their sizes."""
+        return self.identity.layers[index]
+
+    @property
+    def mean_bits(self) -> MeanBits:
+        """Mean bits per key element, per value element and of both, of coded tokens, over all quantized layers."""
+        return mean_bits(self.formats(index) for index in self.layers)
 
     @property
     def bits_per_element(self) -> float:
         """Mean bits per key or value element of coded tokens, over all quantized layers."""
-        pairs = [self.formats(index) for index in self.layers]
-        return sum(fmt.bits_per_element for pair in pairs for fmt in pair) / (2 * len(pairs))
+        return self.mean_bits.bits_per_element
 
     @property
     def nbytes(self) -> int:
-        """Bytes of all tensors."""
+        """Bytes of all tensors, on one device."""
         return sum(layer.nbytes for layer in self.layers.values())
 
-    def check_model(self, config) -> None:
-        """Raise `CodebookError` unless this codebook belongs to a model with this `PreTrainedConfig`."""
+    @property
+    def bytes_per_token(self) -> float:
+        """Bytes that one coded token of one sequence takes in all quantized layers, padding of the tiles included."""
+        return sum(sizes.bytes_per_token(self.head_shape(index), self.formats(index)) for index in self.layers)
+
+    @property
+    def errors(self) -> list[LayerError]:
+        """The errors per layer in the provenance, by layer; entries of another form are left out."""
+        found = self.provenance.get("errors")
+        known = {}
+        for entry in found if isinstance(found, list) else ():
+            values = [entry.get(name) for name in LayerError._fields] if isinstance(entry, dict) else []
+            if values and type(values[0]) is int and all(type(value) in (int, float) for value in values[1:]):
+                if all(0 <= value < _LARGEST_ERROR for value in values[1:]):
+                    known[values[0]] = LayerError(values[0], float(values[1]), float(values[2]))
+        return [known[index] for index in self.layers if index in known]
+
+    def check_model(self, config: PreTrainedConfig) -> None:
+        """Raise `CodebookError` unless this codebook belongs to a model with this config."""
         model = model_identity(config)
         problem = check_identity(self.identity, model)
         if problem:
             raise CodebookError(
                 f"{self!r} does not fit this model: {problem}. Calibrate one for it with `vecinfer calibrate`."
             )
-        mine, theirs = str(self.identity.get("name") or ""), model["name"]
+        mine, theirs = self.identity.name, model.name
         # The name of a local directory says nothing about the weights in it.
         known = mine and theirs and not Path(theirs).exists() and not Path(mine).exists()
         if known and mine.split("/")[-1] != theirs.split("/")[-1]:
@@ -119,37 +157,28 @@ class Codebook:
     def save_pretrained(self, save_directory: str | Path) -> None:
         """Write `config.json`, `codebook.safetensors` and a `README.md` card into `save_directory`.
 
-        The files are written beside it first and moved into place, so a failure leaves what was there before.
+        The old or the new codebook loads whenever the process stops (saving.py). Other files in the directory stay,
+        and so does a README.md of your own.
 
         Raises:
-            CodebookError: if `save_directory` is a file.
+            CodebookError: if `save_directory` is a file or has a config.json that is no codebook's, or if this
+                codebook could not be loaded again; nothing has changed then.
         """
         from ..hub.card import codebook_card
 
-        target = Path(save_directory)
-        if target.is_file():
-            raise CodebookError(f"Cannot save a codebook to {target}: it is a file; give a directory.")
-        target.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=target, prefix=".saving-") as temporary:
-            work = Path(temporary)
-            tensors = {}
-            for index, layer in self.layers.items():
-                tensors.update(layer_tensors(index, layer))
-            # One entry of metadata: safetensors writes several in any order, and equal codebooks must be equal files.
-            save_file(tensors, work / TENSORS_NAME, metadata={"format": "pt"})
-            description = {
-                "format_version": FORMAT_VERSION,
-                "library_name": "vecinfer",
-                "vecinfer_config": self.config.to_dict(),
-                "model": self.identity,
-                "layers": [self._describe(index) for index in self.layers],
-                "provenance": self.provenance,
-                "metrics": self.metrics,
-            }
-            (work / CONFIG_NAME).write_text(json.dumps(description, indent=2) + "\n", encoding="utf-8")
-            (work / "README.md").write_text(codebook_card(self), encoding="utf-8")
-            for name in (TENSORS_NAME, "README.md", CONFIG_NAME):
-                shutil.move(work / name, target / name)
+        self._check_layers()
+        self._check_config()
+        tensors = file_content(self.layers, self.identity.layers)
+        description = Description(
+            self.config,
+            self.identity,
+            hashlib.sha256(tensors).hexdigest(),
+            self.weights_fingerprint,
+            self.provenance,
+            self.metrics,
+        )
+        config = description.to_json()
+        save_files(Path(save_directory).expanduser(), config, tensors, codebook_card(self).encode("utf-8"))
 
     def push_to_hub(self, repo_id: str, **kwargs):
         """Upload this codebook to a Hub repository; see `vecinfer_hf.hub.push_codebook` for the arguments.
@@ -157,90 +186,96 @@ class Codebook:
         Returns:
             The commit or pull request, a `huggingface_hub.CommitInfo`.
         """
-        from ..hub import push_codebook
+        from ..hub.push import push_codebook
 
         return push_codebook(self, repo_id, **kwargs)
 
     @classmethod
-    def from_pretrained(cls, name: str | Path, **kwargs) -> Codebook:
+    def from_pretrained(
+        cls,
+        name: str | Path,
+        *,
+        revision: str | None = None,
+        subfolder: str | None = None,
+        token: str | bool | None = None,
+        cache_dir: str | Path | None = None,
+        local_files_only: bool = False,
+        force_download: bool = False,
+    ) -> Codebook:
         """Load a codebook from a directory, from those shipped with the package, or from the Hub, and check it.
 
         Args:
             name: directory, shipped name ("SmolLM2-135M-Instruct/2bit") or Hub repository id, looked up in that order.
-            kwargs: for Hub repositories: revision, subfolder, token, cache_dir, local_files_only, force_download.
+            revision: branch, tag or commit of a repository.
+            subfolder: directory inside it.
+            token: Hub token; None for the one of `hf auth login`.
+            cache_dir: the Hub cache; None for the usual one.
+            local_files_only: use the Hub cache only.
+            force_download: download again what is cached.
 
         Raises:
             CodebookError: if it is not found or one of its files is not valid.
+            CodebookHubError: if it cannot be downloaded.
         """
-        directory = Path(name).expanduser()
-        if directory.is_dir():
-            subfolder = kwargs.get("subfolder")
-            return cls._load(directory / subfolder if subfolder else directory, {"codebook": str(name)})
-        shipped = shipped_codebooks() / str(name)
-        if not directory.is_absolute() and ".." not in directory.parts and (shipped / CONFIG_NAME).is_file():
-            return cls._load(shipped, {"codebook": str(name)})
-        if directory.is_file():
-            raise CodebookError(f"{name} is a file; a codebook is a directory with {CONFIG_NAME} and {TENSORS_NAME}.")
-        own = ", ".join(shipped_names())
-        elsewhere = f"There is no directory {name} here, and the package's own codebooks are {own}."
-        if len(directory.parts) > 2 or directory.is_absolute() or str(name).startswith("."):
-            raise CodebookError(f"{elsewhere} It cannot be a Hub repository either: those are called owner/name.")
-        from ..errors import CodebookHubError
-        from ..hub import download_codebook
-
-        try:
-            downloaded, commit = download_codebook(str(name), **kwargs)
-        except CodebookHubError as error:
-            raise CodebookHubError(f"{error} ({elsewhere})") from error
-        source = {"codebook": str(name), "revision": commit}
-        if kwargs.get("subfolder"):
-            source["subfolder"] = kwargs["subfolder"]
-        return cls._load(downloaded, source)
-
-    @classmethod
-    def _load(cls, directory: Path, source: dict[str, str]) -> Codebook:
-        description = read_description(directory)
-        codebook = cls(
-            read_config(description, directory),
-            description["model"],
-            read_layers(directory, description),
-            description.get("provenance"),
-            description.get("metrics"),
+        directory, commit = locate(
+            name,
+            revision=revision,
+            subfolder=subfolder,
+            token=token,
+            cache_dir=cache_dir,
+            local_files_only=local_files_only,
+            force_download=force_download,
         )
-        codebook.source = source
+        description, layers = load_files(directory)
+        codebook = cls(
+            description.config,
+            description.identity,
+            layers,
+            description.provenance,
+            description.metrics,
+            description.weights_fingerprint,
+        )
+        if description.sha256 is not None:  # format 1 is read as it is
+            codebook._check_config(f"{directory}: ")
+        source = {"codebook": str(name), "revision": commit, "subfolder": subfolder}
+        codebook.source = {key: value for key, value in source.items() if value}
         return codebook
 
-    def _describe(self, index: int) -> dict[str, Any]:
-        layer = self.layers[index]
-        key_format, value_format = self.formats(index)
-        heads, head_dim, _ = self.head_shape(index)
-        return {
-            "index": index,
-            "num_key_value_heads": heads,
-            "head_dim": head_dim,
-            "key_format": key_format.name,
-            "value_format": value_format.name,
-            "key_transform": "matrix" if layer.key_transform.dim() == 3 else "smooth_scale",
-            "value_transform": (
-                None
-                if layer.value_transform is None
-                else "matrix"
-                if layer.value_transform.dim() == 3
-                else "smooth_scale"
-            ),
-            "key_mean": layer.key_mean is not None,
-            "value_mean": layer.value_mean is not None,
-        }
+    def _check_layers(self) -> None:
+        """Raise CodebookError unless the layers are those of the model's identity."""
+        if set(self.layers) != set(self.identity.layers):
+            raise CodebookError(
+                f"The codebook has the layers {sorted(self.layers)}, but the identity of its model has "
+                f"{sorted(self.identity.layers)}; give every quantized layer one codebook."
+            )
+        for index, layer in self.layers.items():
+            shape = self.head_shape(index)
+            for side, dim, *tensors in (
+                ("key", shape.key_head_dim, layer.key_transform, layer.key_mean),
+                ("value", shape.value_head_dim, layer.value_transform, layer.value_mean),
+            ):
+                found = {(tensor.shape[0], tensor.shape[-1]) for tensor in tensors if tensor is not None}
+                if found - {(shape.num_key_value_heads, dim)}:
+                    raise CodebookError(
+                        f"Layer {index} has tensors for {side} heads {sorted(found)} (number, size), but its model "
+                        f"has {shape.num_key_value_heads} of size {dim}; calibrate again."
+                    )
 
-
-def shipped_codebooks() -> Path:
-    """Return the directory of the codebooks that come with the package."""
-    package = Path(__file__).resolve().parents[1]
-    installed = package / "quant_configs"
-    return installed if installed.is_dir() else package.parent / "quant_configs"
-
-
-def shipped_names() -> list[str]:
-    """Return the names of the codebooks that come with the package, sorted."""
-    root = shipped_codebooks()
-    return sorted(path.parent.relative_to(root).as_posix() for path in root.glob(f"*/*/{CONFIG_NAME}"))
+    def _check_config(self, where: str = "") -> None:
+        """Raise CodebookError if the bits that the config asks for are not those of the layers."""
+        if self.config.allocate is not None:
+            return
+        try:
+            asked = self.config.formats(len(self.layers))
+        except ConfigError as error:
+            raise CodebookError(
+                f"{where}The CalibrationConfig of this codebook is not its own: {error} Calibrate again."
+            ) from error
+        found = [self.formats(index) for index in self.layers]
+        if asked != found:
+            layer, *pairs = next(each for each in zip(self.layers, asked, found, strict=True) if each[1] != each[2])
+            words = [" and ".join(fmt.name for fmt in pair) for pair in pairs]
+            raise CodebookError(
+                f"{where}The CalibrationConfig of this codebook asks for {words[0]} in layer {layer}, which holds "
+                f"{words[1]} (keys and values); give the config that it was made with, or calibrate again."
+            )

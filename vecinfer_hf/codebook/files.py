@@ -1,220 +1,181 @@
 # SPDX-FileCopyrightText: 2026 The vecinfer_hf authors
 # SPDX-License-Identifier: Apache-2.0
-"""The files of a codebook: what config.json promises, what codebook.safetensors must hold, and every check between.
+"""The files of a codebook, read as a pair that belongs together.
 
-Owns the file format. codebook.py owns the object; hub.py moves the files.
+Owns their names and sizes. description.py and format_1.py own what config.json says, tensors.py what
+codebook.safetensors holds, saving.py how the pair is replaced.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-import torch
-from safetensors import SafetensorError, safe_open
-
-from ..calibration_config import CalibrationConfig
+from ..config import read_json
 from ..errors import CodebookError
 from ..ops.types import LayerCodebook
-from ..quantization.formats import parse_format
-from ..quantization.transforms import query_from_key_transform
+from .description import FORMAT_VERSION, Description, description_from_dict
+from .format_1 import description_from_format_1
+from .tensors import LayerForm, layer_forms, read_header, read_layers
 
 
-FORMAT_VERSION = 1
 CONFIG_NAME = "config.json"
 TENSORS_NAME = "codebook.safetensors"
-_MAX_HEADS = 4096
-_MAX_HEAD_DIM = 1024
+MAX_CONFIG_BYTES = 16 << 20
+MAX_TENSORS_BYTES = 4 << 30
+"""The largest codebook in sight (80 layers, 8 heads of 128, full matrices) has 0.2 GB."""
+_TRIES = 100
+Content = TypeVar("Content")
 
 
-def read_layers(directory: Path, description: dict[str, Any]) -> dict[int, LayerCodebook]:
-    """Return the layers in `directory`, whose config.json said `description`.
+def interim_name(sha256: str) -> str:
+    """Return the name under which new tensors lie beside the old ones until config.json names them."""
+    return f"codebook-{sha256}.safetensors"
 
-    The header is compared with what the config promises before any tensor is read, so nothing large is allocated for
-    a file that lies.
+
+def file_digest(path: Path, digest: Any) -> str:
+    """Return the hexadecimal digest of a file's content, added to a `hashlib` digest."""
+    with path.open("rb") as file:
+        while chunk := file.read(1 << 20):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def load_files(directory: Path) -> tuple[Description, dict[int, LayerCodebook]]:
+    """Return what the files in `directory` say and hold. Format 2: the tensors' hash is checked before any is read.
 
     Raises:
-        CodebookError: if the file is missing, damaged, of other shapes or dtypes, or has NaN or Inf.
+        CodebookError: if a file is missing or damaged, breaks a rule, or the two do not belong together.
     """
-    plan = _expected_tensors(description, directory)
-    path = directory / TENSORS_NAME
+
+    def load() -> tuple[Description, dict[int, LayerCodebook]]:
+        description = read_description(directory)
+        path = _tensors_path(directory, description)
+        _check_promises(layer_forms(read_header(path), description.identity.layers, path), description, path)
+        return description, read_layers(path, description.identity.layers)
+
+    return _undisturbed(load, directory)
+
+
+def load_forms(directory: Path) -> tuple[Description, dict[int, LayerForm]]:
+    """Return what config.json says and the form of each layer. No tensor is read, and no hash checked.
+
+    Raises:
+        CodebookError: as `load_files`.
+    """
+
+    def load() -> tuple[Description, dict[int, LayerForm]]:
+        description = read_description(directory)
+        path = _tensors_path(directory, description, check_hash=False)
+        return description, layer_forms(read_header(path), description.identity.layers, path)
+
+    return _undisturbed(load, directory)
+
+
+def read_description(directory: Path) -> Description:
+    """Return what config.json says, of either format.
+
+    Raises:
+        CodebookError: if it is missing, not JSON, of an unknown format version, or breaks a rule.
+    """
+    path = directory / CONFIG_NAME
     if not path.is_file():
-        raise CodebookError(f"{directory} has no {TENSORS_NAME}; the codebook is incomplete, download it again.")
-    layers = {}
+        what = "is not a file" if path.exists() else "does not exist"
+        raise CodebookError(f"{path} {what}, so {directory} is not a codebook; make one with `vecinfer calibrate`.")
     try:
-        with safe_open(path, framework="pt") as file:
-            _check_header(file, plan, path)
-            for entry in description["layers"]:
-                prefix = f"layers.{entry['index']}."
-                tensors = {key.removeprefix(prefix): file.get_tensor(key) for key in plan if key.startswith(prefix)}
-                for key, tensor in tensors.items():
-                    if tensor.is_floating_point() and not tensor.isfinite().all():
-                        raise CodebookError(f"{path}: tensor {prefix}{key} has NaN or Inf; calibrate again.")
-                layers[entry["index"]] = _layer_from_tensors(tensors, f"{path}: {prefix}")
-    except (SafetensorError, OSError) as error:
+        if path.stat().st_size > MAX_CONFIG_BYTES:
+            raise ValueError(f"it has more than {MAX_CONFIG_BYTES} bytes")
+        data = read_json(path)
+        # Lone halves of surrogate pairs are valid JSON, but no text.
+        json.dumps(data, ensure_ascii=False).encode("utf-8")
+        version = data.get("format_version") if isinstance(data, dict) else None
+        if type(version) is not int:
+            raise ValueError("it has no format_version, or one that is no integer")
+    except (OSError, ValueError, RecursionError) as error:
+        raise CodebookError(f"{path} is not a codebook's config ({error}); download or calibrate it again.") from error
+    if version > FORMAT_VERSION:
         raise CodebookError(
-            f"{path} is not a readable safetensors file ({error}); it is truncated or of another kind. "
-            "Download it again or calibrate again."
-        ) from error
-    return layers
+            f"{path} has a format version above {FORMAT_VERSION}, the newest that this vecinfer_hf reads; upgrade "
+            "with `pip install -U vecinfer-hf`."
+        )
+    if version < 1:
+        raise CodebookError(f"{path} has a format version below 1, which is the first. Calibrate again.")
+    try:
+        return (description_from_format_1 if version == 1 else description_from_dict)(data)
+    except CodebookError as error:
+        raise CodebookError(f"{path}: {error}") from error
 
 
-def layer_tensors(index: int, layer: LayerCodebook) -> dict[str, torch.Tensor]:
-    """Return the tensors that are stored for a layer, under their names in the file."""
-    named = {
-        "key.mean": layer.key_mean,
-        "key.centroids": layer.key_centroids,
-        "key.centroid_scale": layer.key_centroid_scale,
-        "value.mean": layer.value_mean,
-        "value.centroids": layer.value_centroids,
-        "value.centroid_scale": layer.value_centroid_scale,
-    }
-    if layer.key_transform.dim() == 3:
-        named["key.matrix"] = _as_stored(layer.key_transform)
-    else:
-        named["key.smooth_scale"] = layer.query_transform
-    if layer.value_transform is not None:
-        if layer.value_transform.dim() == 3:
-            named["value.matrix"] = _as_stored(layer.value_transform)
-        else:
-            named["value.smooth_scale"] = layer.output_transform
-    return {
-        f"layers.{index}.{name}": tensor.clone().contiguous() for name, tensor in named.items() if tensor is not None
-    }
-
-
-def _as_stored(matrix: torch.Tensor) -> torch.Tensor:
-    """Return full matrices in half the bytes if nothing is lost, which is how calibration makes them."""
-    half = matrix.half()
-    return half if torch.equal(half.float(), matrix) else matrix
-
-
-def _layer_from_tensors(tensors: dict[str, torch.Tensor], where: str) -> LayerCodebook:
-    transforms = {}
-    for side in ("key", "value"):
-        scale, matrix = tensors.get(f"{side}.smooth_scale"), tensors.get(f"{side}.matrix")
-        if scale is not None:
-            if not (scale > 0).all():
-                raise CodebookError(f"{where}{side}.smooth_scale must be positive everywhere; calibrate again.")
-            transforms[side] = (1.0 / scale, scale)
-        elif matrix is not None:
-            matrix = matrix.float()
-            try:
-                inverse = query_from_key_transform(matrix)
-            except torch.linalg.LinAlgError as error:
-                raise CodebookError(f"{where}{side}.matrix has no inverse ({error}); calibrate again.") from error
-            transforms[side] = (matrix, inverse if side == "key" else inverse.transpose(-1, -2).contiguous())
-        else:
-            transforms[side] = (None, None)
-        if not all(part is None or part.isfinite().all() for part in transforms[side]):
-            kind = "matrix" if scale is None else "smooth_scale"
-            raise CodebookError(f"{where}{side}.{kind} is so small that its inverse overflows; calibrate again.")
-        if not (tensors[f"{side}.centroid_scale"] > 0).all():
-            raise CodebookError(f"{where}{side}.centroid_scale must be positive; calibrate again.")
-    return LayerCodebook(
-        tensors.get("key.mean"),
-        *transforms["key"],
-        tensors["key.centroids"],
-        tensors["key.centroid_scale"],
-        tensors.get("value.mean"),
-        *transforms["value"],
-        tensors["value.centroids"],
-        tensors["value.centroid_scale"],
+def _tensors_path(directory: Path, description: Description, check_hash: bool = True) -> Path:
+    """Return the file of the tensors that the description names; CodebookError if there is none."""
+    path, sha256 = directory / TENSORS_NAME, description.sha256
+    # A save that was stopped after its commit (saving.py) leaves the tensors under their interim name.
+    places = [path] if sha256 is None else [path, directory / interim_name(sha256)]
+    places = [place for place in places if place.is_file()]
+    if not places:
+        what = "is not a file" if path.exists() else "does not exist"
+        raise CodebookError(f"{path} {what}; the codebook is incomplete, download it again.")
+    for place in places:
+        if place.stat().st_size > MAX_TENSORS_BYTES:
+            raise CodebookError(
+                f"{place} has more than {MAX_TENSORS_BYTES} bytes, which no codebook needs; download it again."
+            )
+        if sha256 is None or not check_hash or file_digest(place, hashlib.sha256()) == sha256:
+            return place
+    raise CodebookError(
+        f"{places[0]} has another SHA-256 than {CONFIG_NAME} names, {sha256}: the two do not belong together, or the "
+        "tensors are damaged. Download or calibrate the codebook again."
     )
 
 
-def read_description(directory: Path) -> dict[str, Any]:
-    """Return the content of config.json.
-
-    Raises:
-        CodebookError: if it is missing, not JSON, or of an unknown format version.
-    """
-    path = directory / CONFIG_NAME
-    if not path.is_file():
-        raise CodebookError(
-            f"{directory} has no {CONFIG_NAME}, so it is not a codebook; make one with `vecinfer calibrate`."
-        )
-    try:
-        description = json.loads(path.read_text(encoding="utf-8"))
-        version = description["format_version"]
-        if type(version) is not int:
-            raise TypeError(f"format_version is {version!r}")
-    except (ValueError, TypeError, KeyError) as error:
-        raise CodebookError(
-            f"{path} is not a codebook's config ({error!r}); download or calibrate it again."
-        ) from error
-    if version > FORMAT_VERSION:
-        raise CodebookError(
-            f"{path} has format version {version}, this vecinfer_hf reads up to {FORMAT_VERSION}; "
-            "upgrade with `pip install -U vecinfer-hf`."
-        )
-    if version < 1:
-        raise CodebookError(f"{path} has format version {version}; the first is 1. Calibrate again.")
-    for key, kind in (("model", dict), ("layers", list), ("vecinfer_config", dict)):
-        if not isinstance(description.get(key), kind):
+def _check_promises(forms: dict[int, LayerForm], description: Description, path: Path) -> None:
+    """Raise CodebookError if tensors are of other formats than config.json says."""
+    for index, form in description.promised.items():
+        if forms[index] != form:
             raise CodebookError(
-                f"{path}: {key!r} must be a {kind.__name__}; download or calibrate the codebook again."
+                f"{path}: layer {index} holds {_words(forms[index])}, but its {CONFIG_NAME} promises {_words(form)}; "
+                "the files do not belong together. Download or calibrate the codebook again."
             )
-    return description
 
 
-def read_config(description: dict[str, Any], directory: Path) -> CalibrationConfig:
-    """Return the CalibrationConfig in `description`."""
-    try:
-        return CalibrationConfig.from_version_0_1(description["vecinfer_config"], description.get("provenance") or {})
-    except (ValueError, TypeError) as error:
-        raise CodebookError(
-            f"{directory / CONFIG_NAME} has options that cannot be read: {error} If a newer version made it, upgrade "
-            "with `pip install -U vecinfer-hf`; else calibrate again."
-        ) from error
+def _words(form: LayerForm) -> str:
+    return " and ".join(
+        f"{side} {own.code_format.name} ({own.transform or 'no transform'}, {'a' if own.mean else 'no'} mean)"
+        for side, own in form._asdict().items()
+    )
 
 
-def _expected_tensors(description: dict[str, Any], directory: Path) -> dict[str, tuple[str, tuple[int, ...]]]:
-    """Tensor name -> safetensors dtype(s) and shape that config.json promises; nothing is allocated for them here."""
-    plan: dict[str, tuple[str, tuple[int, ...]]] = {}
-    path = directory / CONFIG_NAME
-    try:
-        for entry in description["layers"]:
-            sizes = [entry[key] for key in ("index", "num_key_value_heads", "head_dim")]
-            if any(type(size) is not int for size in sizes):
-                raise TypeError(f"{sizes} are not all integers")
-            index, heads, dim = sizes
-            if not (0 <= index and 0 < heads <= _MAX_HEADS and 0 < dim <= _MAX_HEAD_DIM):
-                raise ValueError(f"layer {index} with {heads} heads of size {dim}")
-            prefix = f"layers.{index}."
-            if f"{prefix}key.centroids" in plan:
-                raise ValueError(f"layer {index} appears twice")
-            for side in ("key", "value"):
-                fmt = parse_format(entry[f"{side}_format"])
-                fmt.num_subvectors(dim)
-                centroids = (heads, fmt.num_codes, fmt.codebook_size, fmt.subvector_dim)
-                plan[f"{prefix}{side}.centroids"] = ("I8", centroids)
-                plan[f"{prefix}{side}.centroid_scale"] = ("F32", (heads,))
-                if entry[f"{side}_mean"]:
-                    plan[f"{prefix}{side}.mean"] = ("F32", (heads, dim))
-                kind = entry[f"{side}_transform"]
-                if kind is not None or side == "key":
-                    shape = {"matrix": (heads, dim, dim), "smooth_scale": (heads, dim)}[kind]
-                    plan[f"{prefix}{side}.{kind}"] = ("F16 or F32" if kind == "matrix" else "F32", shape)
-    except (KeyError, TypeError, ValueError) as error:
-        raise CodebookError(f"{path}: the list of layers is not valid ({error}); download it again.") from error
-    if not plan:
-        raise CodebookError(f"{path} lists no layers; a codebook needs at least one.")
-    return plan
-
-
-def _check_header(file, plan: dict[str, tuple[str, tuple[int, ...]]], path: Path) -> None:
-    present = set(file.keys())
-    for problem, names in (("lacks", set(plan) - present), ("has unexpected", present - set(plan))):
-        if names:
+def _undisturbed(load: Callable[[], Content], directory: Path) -> Content:
+    """Return `load()`, repeated while another process replaces the codebook in between."""
+    for _ in range(_TRIES):
+        before = _state(directory)
+        try:
+            loaded = load()
+        except (CodebookError, OSError) as error:
+            if _state(directory) != before:
+                continue
+            if isinstance(error, CodebookError):
+                raise
             raise CodebookError(
-                f"{path} {problem} tensor(s) {sorted(names)[:3]}; it does not match its {CONFIG_NAME}."
-            )
-    for key, (dtype, shape) in plan.items():
-        entry = file.get_slice(key)
-        if entry.get_dtype() not in dtype.split(" or ") or tuple(entry.get_shape()) != shape:
-            raise CodebookError(
-                f"{path}: tensor {key} is {entry.get_dtype()} {tuple(entry.get_shape())}, but its {CONFIG_NAME} "
-                f"promises {dtype} {shape}; the files do not belong together."
-            )
+                f"{directory} cannot be read ({error}); check its permissions or download it again."
+            ) from error
+        if _state(directory) == before:
+            return loaded
+    raise CodebookError(f"{directory} was saved to by another process at every try; load it when that has ended.")
+
+
+def _state(directory: Path) -> tuple[Any, ...]:
+    """Return what every save changes: the content of config.json, and which file the tensors are."""
+    config, tensors = directory / CONFIG_NAME, directory / TENSORS_NAME
+    try:
+        content = config.read_bytes() if config.stat().st_size <= MAX_CONFIG_BYTES else None
+    except OSError:
+        content = None
+    try:
+        found = tensors.stat()
+    except OSError:
+        return (content,)
+    return content, found.st_ino, found.st_mtime_ns, found.st_size

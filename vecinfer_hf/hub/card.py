@@ -1,76 +1,31 @@
 # SPDX-FileCopyrightText: 2026 The vecinfer_hf authors
 # SPDX-License-Identifier: Apache-2.0
-"""The README.md of a codebook: what the Hub shows, searches and links, written from the codebook itself.
+"""The README.md of a codebook: what the Hub shows, written from the codebook itself.
 
-Owns the card's metadata and text. It measures nothing: every number comes from the codebook's provenance and metrics.
+Owns the text; metadata.py owns the metadata above it. It measures nothing: every number comes from the codebook's
+provenance and metrics. Anybody may have written those: what has another form than expected is left out.
 """
 
 from __future__ import annotations
 
-import re
+import json
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from huggingface_hub import ModelCardData
-
-from ..quantization.packing import TILE, bytes_per_tile
+from ..codebook.saving import GENERATED
+from ..model_info import HeadShape
+from .metadata import base_model_id, card_data, describe, licence_of
 
 
 if TYPE_CHECKING:
     from ..codebook.codebook import Codebook
 
 
-LIBRARY_NAME = "vecinfer"
-TAGS = ("vecinfer", "kv-cache", "vector-quantization")
-DESCRIBED = frozenset(("base_model", "bits_per_element", "key_bits", "value_bits", "recipe"))
-"""The facts that the metadata of a card give about each of its codebooks."""
 ERROR_PLOT = "error_per_layer.png"
-GENERATED = "<!-- Written by vecinfer_hf; a push replaces this file. Remove this line to keep your own text. -->"
-"""A README.md without this line belongs to its author: a push does not touch it."""
-
-_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 _BAR_WIDTH = 24
 _LONGEST_FACT = 400
 """Characters; longer ones (measurements per layer) stay in config.json."""
-
-
-def base_model_id(identity: Mapping[str, Any]) -> str | None:
-    """Return the Hub id of the model a codebook was made for, or None if it came from a directory."""
-    name = str(identity.get("name") or "")
-    return name if _HUB_ID.fullmatch(name) else None
-
-
-def describe(codebook: Codebook) -> dict[str, Any]:
-    """Return the few facts about a codebook that its card's metadata carry, so that a search needs no download."""
-    config = codebook.config
-    return {
-        "base_model": base_model_id(codebook.identity),
-        "bits_per_element": round(codebook.bits_per_element, 4),
-        "key_bits": _mean_bits(codebook, 0),
-        "value_bits": _mean_bits(codebook, 1),
-        "recipe": config.recipe,
-    }
-
-
-def card_data(entries: Mapping[str, Mapping[str, Any]], licence: str | None = None) -> ModelCardData:
-    """Return the metadata of a repository's card.
-
-    Args:
-        entries: subfolder ("" for the root) -> `describe(codebook)`.
-        licence: identifier of the licence, for example "apache-2.0".
-    """
-    bases = list(dict.fromkeys(entry["base_model"] for entry in entries.values() if entry.get("base_model")))
-    bits = sorted({f"{entry['bits_per_element']:g}-bit" for entry in entries.values()})
-    more: dict[str, Any] = {"base_model_relation": "quantized"} if bases else {}
-    listed = [{"subfolder": name, **entry} for name, entry in sorted(entries.items())]
-    return ModelCardData(
-        base_model=(bases[0] if len(bases) == 1 else bases) or None,
-        library_name=LIBRARY_NAME,
-        license=licence,
-        tags=[*TAGS, *bits],
-        vecinfer=listed,
-        **more,
-    )
 
 
 def codebook_card(
@@ -90,23 +45,23 @@ def codebook_card(
         licence: identifier of its licence; by default what its provenance says.
         with_plot: whether `error_per_layer.png` lies beside the card.
     """
-    data = card_data({subfolder or "": describe(codebook)}, licence or (codebook.provenance or {}).get("license"))
-    model = base_model_id(codebook.identity) or codebook.identity.get("name") or "MODEL"
-    name = model.rsplit("/", 1)[-1]
+    data = card_data({subfolder or "": describe(codebook)}, licence or licence_of(codebook))
+    model = base_model_id(codebook.identity.name) or codebook.identity.name or "MODEL"
     parts = [
         f"---\n{data.to_yaml()}\n---",
         GENERATED,
-        f"# {name}: {codebook.bits_per_element:g}-bit VecInfer codebook",
-        f"Stores the key/value cache of `{model}` as vector-quantization codes "
-        f"([VecInfer](https://arxiv.org/abs/2510.06175)). The model's weights are untouched. "
+        f"# {_cell(model.rstrip('/').rsplit('/', 1)[-1])}: {codebook.bits_per_element:g}-bit VecInfer codebook",
+        f"Stores the key/value cache of `{_cell(model).replace('`', '')}` as vector-quantization codes "
+        "([VecInfer](https://arxiv.org/abs/2510.06175)). The model's weights are untouched. "
         "Made with [vecinfer_hf](https://pypi.org/project/vecinfer-hf/).",
         "## How to use it",
         usage(model, repo_id, subfolder),
         "## Sizes",
         table(_sizes(codebook).items(), ("", "")),
-        *_quality(codebook.metrics or {}),
-        *_errors(codebook.provenance or {}, with_plot),
-        "## Where it comes from",
+        *_quality(codebook.metrics),
+        *_errors(codebook, with_plot),
+        "## How it was made",
+        table(_options(codebook).items(), ("CalibrationConfig", "")),
         table(_origin(codebook).items(), ("", "")),
     ]
     return "\n\n".join(parts) + "\n"
@@ -141,6 +96,8 @@ def repository_card(entries: Mapping[str, Mapping[str, Any]], repo_id: str, lice
 def usage(model: str, repo_id: str | None, subfolder: str | None) -> str:
     """Return the python block that generates with a codebook."""
     options = f'codebook="{repo_id or "path/to/this/directory"}"' + (f', subfolder="{subfolder}"' if subfolder else "")
+    # Repositories and their folders have harmless names; a model's directory may have any.
+    name = json.dumps(model.replace("`", ""), ensure_ascii=False)
     return f"""```bash
 pip install vecinfer-hf
 ```
@@ -150,8 +107,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from vecinfer_hf import VecInferConfig
 
 config = VecInferConfig({options})
-tokenizer = AutoTokenizer.from_pretrained("{model}")
-model = AutoModelForCausalLM.from_pretrained("{model}", dtype="auto", quantization_config=config)
+tokenizer = AutoTokenizer.from_pretrained({name})
+model = AutoModelForCausalLM.from_pretrained({name}, dtype="auto", quantization_config=config)
 inputs = tokenizer("The capital of France is", return_tensors="pt").to(model.device)
 print(tokenizer.decode(model.generate(**inputs, max_new_tokens=40)[0]))
 ```"""
@@ -163,15 +120,19 @@ def table(rows: Iterable[Sequence[Any]], header: Sequence[str]) -> str:
     return "\n".join("| " + " | ".join(_cell(cell) for cell in line) + " |" for line in lines)
 
 
-def draw_errors(errors: Sequence[Mapping[str, Any]], path: Any) -> bool:
-    """Draw the errors per layer to `path`; returns False, and draws nothing, where matplotlib is not installed."""
+def draw_errors(codebook: Codebook, path: Any) -> bool:
+    """Draw the errors per layer to `path`; returns False, and draws nothing, without errors or without matplotlib."""
     try:
         from matplotlib.figure import Figure
     except ImportError:
         return False
+    errors = codebook.errors
+    if not errors:
+        return False
     axes = (figure := Figure(figsize=(7, 3), layout="constrained")).subplots()
-    for side in ("key", "value"):
-        axes.plot([e["layer"] for e in errors], [e[side] for e in errors], marker="o", markersize=3, label=side + "s")
+    layers = [error.layer for error in errors]
+    axes.plot(layers, [error.key for error in errors], marker="o", markersize=3, label="keys")
+    axes.plot(layers, [error.value for error in errors], marker="o", markersize=3, label="values")
     axes.set(xlabel="layer", ylabel="relative error", ylim=(0, None))
     axes.legend()
     figure.savefig(path, dpi=120)
@@ -179,53 +140,47 @@ def draw_errors(errors: Sequence[Mapping[str, Any]], path: Any) -> bool:
 
 
 def _cell(value: Any) -> str:
+    """Return one line of text that stays inside a table's cell."""
     if isinstance(value, float):
         return f"{value:.5g}"
     if isinstance(value, (list, tuple)):
         return ", ".join(_cell(item) for item in value)
-    return "" if value is None else str(value).replace("|", "\\|").replace("\n", " ")
-
-
-def _mean_bits(codebook: Codebook, side: int) -> float:
-    bits = [codebook.formats(index)[side].bits_per_element for index in codebook.layers]
-    return round(sum(bits) / len(bits), 4)
+    if value is None:
+        return ""
+    return " ".join(str(value).split()).replace("|", "\\|").encode("utf-8", "replace").decode()
 
 
 def _sizes(codebook: Codebook) -> dict[str, Any]:
-    identity = codebook.identity
-    heads, head_dim = identity["num_key_value_heads"], identity["head_dim"]
-    coded = sum(heads * bytes_per_tile(*codebook.formats(i), head_dim) / TILE for i in codebook.layers)
-    stock = len(codebook.layers) * 2 * heads * head_dim * 2
+    bits, coded = codebook.mean_bits, codebook.bytes_per_token
+    shapes = codebook.identity.layers.values()
+    default = sum(shape.num_key_value_heads * (shape.key_head_dim + shape.value_head_dim) * 2 for shape in shapes)
     return {
-        "bits per key element": _mean_bits(codebook, 0),
-        "bits per value element": _mean_bits(codebook, 1),
+        "bits per key element": round(bits.key_bits, 4),
+        "bits per value element": round(bits.value_bits, 4),
         "code formats": sorted({f"{k.name}/{v.name}" for k, v in map(codebook.formats, codebook.layers)}),
-        "quantized layers": f"{len(codebook.layers)} of {identity['num_hidden_layers']}",
+        "quantized layers": f"{len(codebook.layers)} of {codebook.identity.num_hidden_layers}",
         "bytes per coded token": f"{coded:g}",
-        "bytes per token, bfloat16 cache": f"{stock} ({stock / coded:.2f} times as much)",
+        "bytes per token, bfloat16 cache": f"{default} ({default / coded:.2f} times as much)",
         "this codebook": f"{codebook.nbytes / 1e6:.2f} MB",
     }
 
 
 def _quality(metrics: Mapping[str, Any]) -> list[str]:
-    rows = metrics.get("quality") or []
-    if isinstance(rows, Mapping):
-        rows = [rows]
+    found = metrics.get("quality")
+    rows = [row for row in (found if isinstance(found, list) else [found]) if isinstance(row, Mapping) and row]
     parts = ["## Measured quality"]
     if rows:
         columns = list(dict.fromkeys(key for row in rows for key in row))
-        parts.append(
-            table([[row.get(key) for key in columns] for row in rows], [c.replace("_", " ") for c in columns])
-        )
+        cells = [[_flat(row.get(key)) for key in columns] for row in rows]
+        parts.append(table(cells, [column.replace("_", " ") for column in columns]))
     else:
         parts.append("Not measured. `vecinfer evaluate` measures perplexity through the real cache.")
-    rest = {key.replace("_", " "): value for key, value in metrics.items() if key != "quality"}
-    scalars = {key: value for key, value in rest.items() if not isinstance(value, (Mapping, list, tuple))}
-    return [*parts, table(scalars.items(), ("", ""))] if scalars else parts
+    facts = _facts({key: value for key, value in metrics.items() if key != "quality"})
+    return [*parts, table(facts.items(), ("", ""))] if facts else parts
 
 
-def _errors(provenance: Mapping[str, Any], with_plot: bool) -> list[str]:
-    errors = provenance.get("errors") or []
+def _errors(codebook: Codebook, with_plot: bool) -> list[str]:
+    errors = codebook.errors
     if not errors:
         return []
     parts = [
@@ -234,32 +189,48 @@ def _errors(provenance: Mapping[str, Any], with_plot: bool) -> list[str]:
     ]
     if with_plot:
         parts.append(f"![error per layer]({ERROR_PLOT})")
-    largest = max(max(e["key"], e["value"]) for e in errors) or 1.0
-    rows = [
-        (
-            e["layer"],
-            *(part for side in ("key", "value") for part in (e[side], "█" * round(_BAR_WIDTH * e[side] / largest))),
-        )
-        for e in errors
-    ]
+    largest = max(max(error.key, error.value) for error in errors) or 1.0
+
+    def bar(error: float) -> str:
+        return "█" * round(_BAR_WIDTH * error / largest)
+
+    rows = [(layer, key, bar(key), value, bar(value)) for layer, key, value in errors]
     return [*parts, table(rows, ("layer", "keys", "", "values", ""))]
 
 
+def _options(codebook: Codebook) -> dict[str, Any]:
+    """The options that differ from their defaults."""
+    options = codebook.config.to_diff_dict()
+    layer_bits = options.pop("layer_bits", None)
+    if layer_bits is not None:
+        options["layer_bits"] = "; ".join(_cell(pair) for pair in layer_bits)
+    return options or {"(all options)": "default"}
+
+
 def _origin(codebook: Codebook) -> dict[str, Any]:
-    identity, config = codebook.identity, codebook.config
-    facts = {
-        "model": identity.get("name"),
-        "model revision": identity.get("revision"),
-        "model shape": f"{identity['model_type']}, {identity['num_hidden_layers']} layers, "
-        f"{identity['num_key_value_heads']} key/value heads of {identity['head_dim']}",
-        "recipe": config.recipe,
-        "seed": config.seed,
+    identity = codebook.identity
+    heads = [
+        f"{_heads(shape)} ({count} layers)" if count < len(identity.layers) else _heads(shape)
+        for shape, count in Counter(identity.layers.values()).items()
+    ]
+    own = {key: value for key, value in codebook.provenance.items() if key not in ("errors", "license")}
+    return {
+        "model": identity.name,
+        "model revision": identity.revision,
+        "model shape": f"{identity.model_type}, {identity.num_hidden_layers} layers, {'; '.join(heads)}",
+        **_facts(own),
     }
-    for key, value in (codebook.provenance or {}).items():
-        flat = _flat(value)
-        if key not in ("errors", "license") and value is not None and len(str(flat)) <= _LONGEST_FACT:
-            facts[key.replace("_", " ")] = flat
-    return facts
+
+
+def _heads(shape: HeadShape) -> str:
+    key, value = shape.key_head_dim, shape.value_head_dim
+    return f"{shape.num_key_value_heads} key/value heads of {key if key == value else f'{key} (keys) and {value}'}"
+
+
+def _facts(found: Mapping[str, Any]) -> dict[str, Any]:
+    """Name -> value, in words, of what is short enough for a table."""
+    facts = {key.replace("_", " "): _flat(value) for key, value in found.items() if value not in (None, [], {})}
+    return {key: value for key, value in facts.items() if len(str(value)) <= _LONGEST_FACT}
 
 
 def _flat(value: Any) -> Any:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -18,19 +19,18 @@ from huggingface_hub import HfApi
 from huggingface_hub.utils import HFValidationError, validate_repo_id
 from transformers.utils import logging
 
-from ..codebook.files import CONFIG_NAME, TENSORS_NAME
-from ..errors import CodebookHubError, unreachable
+from ..codebook.files import CONFIG_NAME, MAX_CONFIG_BYTES, MAX_TENSORS_BYTES, TENSORS_NAME, file_digest
+from ..codebook.saving import README_NAME
+from ..errors import CodebookHubError, ConfigError, unreachable
 from ..version import __version__
 from .errors import explained, with_retries
 
 
 logger = logging.get_logger(__name__)
 
-README = "README.md"
-LARGEST = {CONFIG_NAME: 16 << 20, README: 16 << 20, TENSORS_NAME: 4 << 30}
-"""Bytes a file may have. The largest codebook in sight (80 layers, 8 heads of 128, full matrices) has 0.2 GB."""
+LARGEST = {CONFIG_NAME: MAX_CONFIG_BYTES, TENSORS_NAME: MAX_TENSORS_BYTES}
+"""Bytes that a file may have; a file of options may have 1 MiB."""
 _LARGEST_OPTIONS = 1 << 20
-"""Bytes that a file of options may have."""
 
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _FOLDER = re.compile(r"[\w.-]+(/[\w.-]+)*")
@@ -71,31 +71,44 @@ def download_codebook(
                      force_download)  # fmt: skip
 
 
-def download_options(repo_id: str, file_name: str, **kwargs) -> Path:
-    """Return the local path of the options that `push_options` uploaded.
+def download_options(
+    repo_id: str,
+    file_name: str,
+    *,
+    revision: str | None = None,
+    subfolder: str | None = None,
+    token: str | bool | None = None,
+    cache_dir: str | Path | None = None,
+    local_files_only: bool = False,
+    force_download: bool = False,
+) -> Path:
+    """Return the local path of the options that `push_options` uploaded, as `file_name` of a config.
+
+    The other arguments and the errors are those of `download_codebook`.
+    """
+    folder, _ = _download((file_name,), repo_id, revision, subfolder, token, cache_dir, local_files_only,
+                          force_download)  # fmt: skip
+    return folder / file_name
+
+
+def check_local(name: str | Path, revision: str | None, download: Mapping[str, Any] | None = None) -> None:
+    """Raise for arguments that make no sense where a name means a directory on this machine.
 
     Args:
-        repo_id: "owner/name".
-        file_name: the config's `file_name`.
-        kwargs: the other arguments of `download_codebook`.
+        name: what the user gave.
+        revision: must be None, because a directory has none.
+        download: arguments of `download_codebook`, which are not needed here; TypeError for any other.
 
     Raises:
-        CodebookHubError: as `download_codebook`.
-        TypeError: for any other keyword.
+        ConfigError: if there is a revision.
     """
-    defaults = {
-        "revision": None,
-        "subfolder": None,
-        "token": None,
-        "cache_dir": None,
-        "local_files_only": False,
-        "force_download": False,
-    }
-    unknown = sorted(set(kwargs) - set(defaults))
+    unknown = sorted(set(download or ()) - {"token", "cache_dir", "local_files_only", "force_download"})
     if unknown:
-        raise TypeError(f"from_pretrained has no argument(s) {unknown}; it has {sorted(defaults)}.")
-    folder, _ = _download((file_name,), repo_id, **(defaults | kwargs))
-    return folder / file_name
+        raise TypeError(f"from_pretrained() got an unexpected keyword argument {unknown[0]!r}")
+    if revision is not None:
+        raise ConfigError(
+            f"revision={revision!r} is one of a Hub repository, but {name} is on this machine; leave it out."
+        )
 
 
 def hub_api(token: str | bool | None) -> HfApi:
@@ -121,7 +134,7 @@ def check_names(repo_id: str, subfolder: str | None) -> None:
 def _download(names, repo_id, revision, subfolder, token, cache_dir, local_files_only, force_download):
     check_names(repo_id, subfolder)
     what = f"Cannot get {repo_id}" + (f"/{subfolder}" if subfolder else "") + (f" at {revision}" if revision else "")
-    paths = [f"{subfolder}/{name}" if subfolder else name for name in (*names, README)]
+    paths = [f"{subfolder}/{name}" if subfolder else name for name in (*names, README_NAME)]
     api = hub_api(token)
     fetch = partial(api.snapshot_download, repo_id, cache_dir=cache_dir, allow_patterns=paths)
 
@@ -183,18 +196,19 @@ def _check_listing(siblings: list[Any], repo_id: str, subfolder: str | None, nam
         parts = path.replace("\\", "/").split("/")
         if ".." in parts or "" in parts or ":" in parts[0]:
             raise CodebookHubError(f"{repo_id} lists the file {path!r}, which is outside it; it is not to be trusted.")
+    what = "codebook" if TENSORS_NAME in names else "config"
     for name in names:
         path = f"{subfolder}/{name}" if subfolder else name
         if path not in files:
             where = sorted({str(PurePosixPath(p).parent) for p in files if PurePosixPath(p).name == names[-1]})
             where = [place for place in where if place != "."]
-            hint = f"its codebooks are in the subfolders {where}: pass subfolder=" if where else "choose another one"
-            raise CodebookHubError(f"{repo_id} has no file {path}, so there is no codebook; {hint}.")
+            hint = f"it has one in the subfolders {where}: pass subfolder=" if where else "choose another repository"
+            raise CodebookHubError(f"{repo_id} has no file {path}, so there is no {what}; {hint}.")
         most = LARGEST.get(name, _LARGEST_OPTIONS)
         if (files[path].size or 0) > most:
             raise CodebookHubError(
-                f"{repo_id} announces {files[path].size} bytes for {path}, more than the {most} any codebook "
-                "needs; it is not downloaded."
+                f"{repo_id} announces {files[path].size} bytes for {path}, more than the {most} that it can need; it "
+                "is not downloaded."
             )
 
 
@@ -214,8 +228,4 @@ def _as_named(blob: Path) -> bool:
 
 def _digest(path: Path, *, large: bool) -> str:
     """The Hub's name for a content: SHA-256 of large files, git's id of the others."""
-    digest = hashlib.sha256() if large else hashlib.sha1(b"blob %d\0" % path.stat().st_size)
-    with path.open("rb") as file:
-        while chunk := file.read(1 << 20):
-            digest.update(chunk)
-    return digest.hexdigest()
+    return file_digest(path, hashlib.sha256() if large else hashlib.sha1(b"blob %d\0" % path.stat().st_size))

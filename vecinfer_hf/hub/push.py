@@ -9,30 +9,23 @@ the other direction.
 from __future__ import annotations
 
 import copy
-import json
 import tempfile
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING
 
-from huggingface_hub import CommitInfo, CommitOperationAdd, HfApi, ModelCard, ModelCardData
+from huggingface_hub import CommitInfo, CommitOperationAdd, HfApi, ModelCard
 from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError
 from transformers.utils import logging
 
+from ..codebook.saving import GENERATED, README_NAME
 from ..config import StoredOptions
 from ..errors import CodebookHubError, transport_errors
-from .card import (
-    DESCRIBED,
-    ERROR_PLOT,
-    GENERATED,
-    base_model_id,
-    codebook_card,
-    describe,
-    draw_errors,
-    repository_card,
-)
-from .download import README, check_names, hub_api
+from .card import ERROR_PLOT, codebook_card, draw_errors, repository_card
+from .download import check_names, hub_api
 from .errors import explained, with_retries
+from .metadata import base_model_id, describe, licence_of, listed_entries
 
 
 if TYPE_CHECKING:
@@ -83,51 +76,46 @@ def push_codebook(
         codebook.save_pretrained(folder)
 
         def files(api: HfApi, full_id: str, head: str) -> dict[str, bytes]:
-            errors = codebook.provenance.get("errors")
-            plot = bool(errors) and draw_errors(errors, folder / ERROR_PLOT)
-            licence = codebook.provenance.get("license") or _licence_of(api, base_model_id(codebook.identity))
+            plot = draw_errors(codebook, folder / ERROR_PLOT)
+            licence = licence_of(codebook) or _licence_of_base(api, base_model_id(codebook.identity.name))
             card = codebook_card(codebook, repo_id=full_id, subfolder=subfolder, licence=licence, with_plot=plot)
-            found = {path.name: path.read_bytes() for path in folder.iterdir()} | {README: card.encode()}
+            found = {path.name: path.read_bytes() for path in folder.iterdir()} | {README_NAME: card.encode()}
             prefix = f"{subfolder}/" if subfolder else ""
             found = {prefix + name: data for name, data in found.items()}
-            return found | _root_readme(api, full_id, head, codebook, subfolder, licence, found.get(README))
+            return found | _root_readme(api, full_id, head, codebook, subfolder, licence, found.get(README_NAME))
 
         return _push(files, repo_id, private, create_pr, revision, message, token)
 
 
-def push_options(options: StoredOptions, repo_id: str, *, commit_message: str | None = None, **kwargs) -> CommitInfo:
-    """Upload the options of a config under its file name; the other arguments are `push_codebook`'s.
+def push_options(
+    options: StoredOptions,
+    repo_id: str,
+    *,
+    private: bool | None = None,
+    create_pr: bool = False,
+    revision: str | None = None,
+    commit_message: str | None = None,
+    token: str | bool | None = None,
+    subfolder: str | None = None,
+) -> CommitInfo:
+    """Upload the options of a VecInferConfig or CalibrationConfig under their file name, in one commit.
 
-    Args:
-        options: a VecInferConfig or a CalibrationConfig.
-        repo_id: "owner/name", or "name" for one's own; created if it does not exist.
-        commit_message: first line of the commit.
-        kwargs: private, create_pr, revision, token, subfolder.
-
-    Raises:
-        CodebookHubError: if the Hub refuses it or cannot be reached.
-        TypeError: for any other keyword.
+    The other arguments, the result and the errors are those of `push_codebook`.
     """
-    settings = {"private": None, "create_pr": False, "revision": None, "token": None, "subfolder": None}
-    unknown = sorted(set(kwargs) - set(settings))
-    if unknown:
-        raise TypeError(f"push_to_hub has no argument(s) {unknown}; it has {sorted([*settings, 'commit_message'])}.")
-    settings.update(kwargs)
-    subfolder = settings.pop("subfolder")
     check_names(repo_id, subfolder)
     path = f"{subfolder}/{options.file_name}" if subfolder else options.file_name
-    data = (json.dumps(options.to_diff_dict(), indent=2) + "\n").encode()
+    data = options.to_file()
     message = commit_message or f"Upload {type(options).__name__}"
-    return _push(lambda *_: {path: data}, repo_id, message=message, **settings)
+    return _push(lambda *_: {path: data}, repo_id, private, create_pr, revision, message, token)
 
 
 def _for_others(codebook: Codebook, base_model: str | None) -> Codebook:
     """The same codebook under a model's public name: the directory it was loaded from is nobody else's business."""
-    if base_model is not None and base_model_id({"name": base_model}) is None:
+    if base_model is not None and (not isinstance(base_model, str) or base_model_id(base_model) is None):
         raise CodebookHubError(f"base_model {base_model!r} is not a Hub id; use 'owner/name'.")
-    name = base_model or base_model_id(codebook.identity) or PurePath(codebook.identity.get("name") or "").name
+    own = codebook.identity.name
     public = copy.copy(codebook)
-    public.identity = {**codebook.identity, "name": name}
+    public.identity = replace(codebook.identity, name=base_model or base_model_id(own) or PurePath(own).name)
     return public
 
 
@@ -174,30 +162,22 @@ def _root_readme(
 ) -> dict[str, bytes]:
     """The README.md at the root after this push; empty if its author keeps it, or if `own` can stay as it is."""
     try:
-        old = ModelCard(Path(api.hf_hub_download(repo_id, README, revision=head)).read_text(encoding="utf-8"))
+        old = ModelCard(Path(api.hf_hub_download(repo_id, README_NAME, revision=head)).read_text(encoding="utf-8"))
     except EntryNotFoundError:
         old = None
     if old is not None and GENERATED not in old.text:
         logger.warning(f"The README.md of {repo_id} is its author's own: it was not changed.")
-        return {} if subfolder else {README: str(old).encode()}
-    entries = _entries(old.data) if old is not None else {}
+        return {} if subfolder else {README_NAME: str(old).encode()}
+    entries = listed_entries(old.data) if old is not None else {}
     entries[subfolder or ""] = describe(codebook)
     card = ModelCard(repository_card(entries, repo_id, licence))
     if "" in entries:  # a codebook at the root keeps its own text; its metadata list the others too
         text = ModelCard(own.decode()).text if own is not None else old.text
         card = ModelCard(f"---\n{card.data.to_yaml()}\n---\n{text}")
-    return {README: str(card).encode()}
+    return {README_NAME: str(card).encode()}
 
 
-def _entries(data: ModelCardData) -> dict[str, dict]:
-    """Subfolder -> description, as `repository_card` wrote them; what a later hand has made unreadable is left out."""
-    listed = getattr(data, "vecinfer", None)
-    entries = [dict(entry) for entry in listed if isinstance(entry, dict)] if isinstance(listed, list) else []
-    known = {str(entry.pop("subfolder", "") or ""): entry for entry in entries}
-    return {name: entry for name, entry in known.items() if DESCRIBED <= set(entry)}
-
-
-def _licence_of(api: HfApi, base_model: str | None) -> str | None:
+def _licence_of_base(api: HfApi, base_model: str | None) -> str | None:
     """The licence on the base model's card, which its statistics inherit; None where it cannot be read."""
     if base_model is None:
         return None

@@ -3,7 +3,7 @@
 """Finding a codebook for a model: the one its config names, the shipped ones, then the Hub.
 
 Owns the order, and the rule that nothing comes from an owner the user neither named nor allowed. download.py
-fetches, codebook.py reads.
+fetches, codebook/ reads, integration/resolve.py decides.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from huggingface_hub.errors import HfHubHTTPError
 from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
 from transformers.utils import logging
 
-from ..codebook.codebook import shipped_codebooks, shipped_names
-from ..codebook.files import CONFIG_NAME, read_description
+from ..codebook.files import load_forms
+from ..codebook.shipped import shipped_codebooks, shipped_names
 from ..errors import CodebookError, transport_errors
 from ..model_info import check_identity, model_identity
-from ..quantization.formats import parse_format
-from .card import TAGS
-from .download import download_codebook, hub_api
+from ..quantization.formats import mean_bits, parse_format
+from .download import hub_api
+from .metadata import TAGS
 
 
 logger = logging.get_logger(__name__)
@@ -33,6 +33,8 @@ TRUSTED_OWNERS_VARIABLE = "VECINFER_TRUSTED_OWNERS"
 """Environment variable: Hub names, separated by commas, from which `codebook="auto"` may download."""
 
 _MOST_RESULTS = 50
+_PREFERRED_BITS = 2.0
+"""Bits per element that `codebook="auto"` comes closest to."""
 
 
 @dataclass(frozen=True)
@@ -60,16 +62,8 @@ class FoundCodebook:
     key_bits: float | None = None
     value_bits: float | None = None
 
-
-@dataclass(frozen=True)
-class ResolvedCodebook:
-    """A codebook on this machine: its directory, its name, the commit it came from (None if local), and why it."""
-
-    directory: Path
-    name: str
-    subfolder: str | None
-    commit: str | None
-    why: str
+    def __str__(self) -> str:
+        return self.name + (f" (subfolder {self.subfolder})" if self.subfolder else "")
 
 
 def find_codebooks(
@@ -102,46 +96,44 @@ def find_codebooks(
     return [item for item in found if all(_has_bits(getattr(item, name), value) for name, value in wanted)]
 
 
-def resolve_codebook(
-    name: str,
-    model_or_config: PreTrainedModel | PreTrainedConfig | str,
+def candidates(
+    model_or_config: PreTrainedModel | PreTrainedConfig,
     *,
-    bits: float = 2,
-    revision: str | None = None,
-    subfolder: str | None = None,
+    key_bits: float | str | None = None,
+    value_bits: float | str | None = None,
     trusted_owners: Iterable[str] | None = (),
     token: str | bool | None = None,
-    **download: Any,
-) -> ResolvedCodebook:
-    """Return a codebook on this machine for `name`, choosing and downloading one if `name` is "auto".
+) -> Iterator[FoundCodebook]:
+    """Yield the codebooks that `codebook="auto"` may take, best first; those on the Hub are looked for last.
 
     Args:
-        name: "auto", a Hub repository, a shipped name or a directory.
-        model_or_config: the model it is for.
-        bits: for "auto": the bits per element to come closest to.
-        revision: branch, tag or commit of a repository.
-        subfolder: directory inside it.
-        trusted_owners: for "auto": Hub users or organizations from which it may download.
+        model_or_config: the model they are for, or its config.
+        key_bits: bits per key element, or a format name; codebooks known to have others are left out. None: those
+            come first that are closest to 2 bits per element.
+        value_bits: likewise of values.
+        trusted_owners: Hub users or organizations from which it may download.
         token: Hub token.
-        download: further arguments of `download_codebook`.
 
     Raises:
-        CodebookError: if "auto" finds none that it may take; the message lists what the user could allow.
-        CodebookHubError: if a download fails.
+        CodebookError: after the last one, for a caller that took none; it lists what the user could allow.
     """
-    if name != "auto":
-        return _local(FoundCodebook(name, "user", True, "you named it", subfolder, revision), token, download)
+    wanted = {"key_bits": key_bits, "value_bits": value_bits}
+    bits = {name: None if value is None else parse_format(value).bits_per_element for name, value in wanted.items()}
+
+    def distance(item: FoundCodebook) -> float:
+        return abs((item.bits_per_element or _PREFERRED_BITS) - _PREFERRED_BITS)
+
     untrusted = []
-    for found in _places(model_or_config, trusted_owners, True, token):  # the Hub is asked last, and only if need be
-        untrusted += [item for item in found if not item.trusted]
-        allowed = [item for item in found if item.trusted]
-        for item in sorted(allowed, key=lambda item: abs((item.bits_per_element or bits) - bits)):
-            resolved = _local(item, token, download)
-            problem = _mismatch(resolved, model_or_config)
-            if problem is None:
-                logger.warning_once(f'codebook="auto" took {item.name}{_inside(item)} because {item.why}.')
-                return resolved
-            logger.warning(f'codebook="auto" passes over {item.name}{_inside(item)}: {problem}.')
+    for found in _places(model_or_config, trusted_owners, True, token):
+        fitting = [
+            item
+            for item in found
+            if all(
+                getattr(item, name) is None or _has_bits(getattr(item, name), value) for name, value in bits.items()
+            )
+        ]
+        untrusted += [item for item in fitting if not item.trusted]
+        yield from sorted((item for item in fitting if item.trusted), key=distance)
     raise CodebookError(_nothing_to_take(model_or_config, untrusted))
 
 
@@ -191,10 +183,10 @@ def _named_by_config(
     if quantization is not None and not isinstance(quantization, dict):
         quantization = quantization.to_dict()
     for options in (cache_config, quantization):
-        if not options or "vecinfer" not in (options.get("backend"), options.get("quant_method")):
+        if not isinstance(options, dict) or "vecinfer" not in (options.get("backend"), options.get("quant_method")):
             continue
         name = options.get("codebook")
-        if name and name != "auto":
+        if isinstance(name, str) and name not in ("", "auto", "online"):
             # The files of a local model are the user's own; a model from the Hub may name its own owner's codebooks.
             trusted = not _is_hub_id(model_id) or _owner(name) in owners or Path(name).is_dir()
             place = {key: options.get(key) for key in ("subfolder", "revision")}
@@ -205,15 +197,16 @@ def _named_by_config(
 def _shipped(model_id: str, config: PreTrainedConfig | None) -> Iterator[FoundCodebook]:
     for name in shipped_names():
         try:
-            description = read_description(shipped_codebooks() / name)
+            description, forms = load_forms(shipped_codebooks() / name)
         except CodebookError as error:
             logger.warning(str(error))
             continue
-        identity = description["model"]
+        identity = description.identity
         other_shape = config is not None and check_identity(identity, model_identity(config))
-        if other_shape or not _same_name(identity.get("name"), model_id):
+        if other_shape or not same_name(identity.name, model_id):
             continue
-        yield FoundCodebook(name, "shipped", True, "it comes with the package for this model", **_bits(description))
+        bits = mean_bits((form.key.code_format, form.value.code_format) for form in forms.values())
+        yield FoundCodebook(name, "shipped", True, "it comes with the package for this model", **bits._asdict())
 
 
 def _on_hub(model_id: str, owners: dict[str, str], token) -> Iterator[FoundCodebook]:
@@ -244,54 +237,21 @@ def _listed(card_data: Any) -> Iterator[tuple[str | None, dict[str, float | None
             yield (subfolder if subfolder and isinstance(subfolder, str) else None), bits
 
 
-def _local(item: FoundCodebook, token, download: dict[str, Any]) -> ResolvedCodebook:
-    for directory in (Path(item.name).expanduser(), shipped_codebooks() / item.name):
-        if (directory / (item.subfolder or "") / CONFIG_NAME).is_file():
-            return ResolvedCodebook(directory / (item.subfolder or ""), item.name, item.subfolder, None, item.why)
-    directory, commit = download_codebook(
-        item.name, revision=item.revision, subfolder=item.subfolder, token=token, **download
-    )
-    return ResolvedCodebook(directory, item.name, item.subfolder, commit, item.why)
-
-
-def _mismatch(resolved: ResolvedCodebook, model: PreTrainedModel | PreTrainedConfig | str) -> str | None:
-    """Why a codebook is not for this model after all: a card can claim what the codebook does not hold."""
-    identity = read_description(resolved.directory)["model"]
-    config = getattr(model, "config", model)
-    name = config if isinstance(config, str) else config._name_or_path
-    if not _same_name(identity.get("name"), name):
-        return f"it was made for {identity.get('name')}, not for {name}"
-    return None if isinstance(config, str) else check_identity(identity, model_identity(config))
-
-
-def _same_name(one: str | None, other: str | None) -> bool:
-    """Whether two names mean one model, wherever it is stored: the last part counts."""
-    first, second = (str(name or "").rstrip("/").rsplit("/", 1)[-1].lower() for name in (one, other))
+def same_name(one: str, other: str) -> bool:
+    """Return whether two names mean one model, wherever it is stored: the last part counts."""
+    first, second = (name.rstrip("/").rsplit("/", 1)[-1].lower() for name in (one, other))
     return bool(first) and first == second
-
-
-def _bits(description: dict[str, Any]) -> dict[str, float]:
-    bits = {
-        side: [parse_format(entry[f"{side}_format"]).bits_per_element for entry in description["layers"]]
-        for side in ("key", "value")
-    }
-    means = {f"{side}_bits": sum(values) / len(values) for side, values in bits.items()}
-    return {**means, "bits_per_element": sum(means.values()) / 2}
 
 
 def _has_bits(found: float | None, wanted: float | None) -> bool:
     return wanted is None or (found is not None and abs(found - wanted) < 0.05)
 
 
-def _inside(item: FoundCodebook) -> str:
-    return f" (subfolder {item.subfolder})" if item.subfolder else ""
-
-
 def _nothing_to_take(model: Any, untrusted: list[FoundCodebook]) -> str:
     name = model if isinstance(model, str) else getattr(model, "config", model)._name_or_path or "this model"
     text = f'codebook="auto" found none for {name}: none in its config, none shipped, none of an owner you trust.'
     if untrusted:
-        offers = ", ".join(sorted({f"{item.name}{_inside(item)}" for item in untrusted}))
+        offers = ", ".join(sorted({f"{item}" for item in untrusted}))
         owners = sorted({_owner(item.name) for item in untrusted})
         return f"{text} Others offer {offers}: name one as codebook=, or allow its owner with trusted_owners={owners}."
     return f"{text} Make one with `vecinfer calibrate {name}`."

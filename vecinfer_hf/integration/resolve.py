@@ -14,18 +14,20 @@ from typing import Any
 from weakref import WeakValueDictionary
 
 from transformers import PreTrainedConfig, PreTrainedModel
+from transformers.utils import logging
 
 from ..cache.online_codebook import ONLINE, OnlineCodebook
 from ..calibration_config import CalibrationConfig
 from ..codebook.codebook import Codebook
-from ..codebook.files import TENSORS_NAME
+from ..codebook.files import CONFIG_NAME
 from ..config import VecInferConfig
-from ..errors import ConfigError
-from ..model_info import model_identity
+from ..errors import CodebookError, ConfigError
+from ..model_info import check_identity, model_identity
 from ..quantization.formats import parse_format
 
 
 AUTO = "auto"
+logger = logging.get_logger(__name__)
 
 _loaded: WeakValueDictionary[tuple, Codebook] = WeakValueDictionary()
 """Every codebook that is in use, by what named it."""
@@ -70,9 +72,11 @@ def resolve(
         )
     model_config = getattr(model_or_config, "config", model_or_config)
     if made is None:
-        made = _online(model_config, config) if config.codebook == ONLINE else _named(model_config, config)
+        made = _online(model_config, config) if config.codebook == ONLINE else _named(model_or_config, config)
     made.check_model(model_config)
-    _check_bits(made, config)
+    problem = _other_bits(made, config)
+    if problem:
+        raise ConfigError(problem)
     return made, config
 
 
@@ -87,56 +91,77 @@ def _online(model_config: PreTrainedConfig, config: VecInferConfig) -> OnlineCod
     return OnlineCodebook(model_config, CalibrationConfig(**given))
 
 
-def _named(model_config: PreTrainedConfig, config: VecInferConfig) -> Codebook:
+def _named(model_or_config: PreTrainedModel | PreTrainedConfig, config: VecInferConfig) -> Codebook:
     """Return the codebook that `config` names; a second call returns the same object."""
     name = config.codebook or AUTO
     key: tuple = (name, config.revision, config.subfolder, _modified(name, config.subfolder))
     if name == AUTO:
-        identity = model_identity(model_config)
-        key += (identity["name"], identity["shape_hash"], tuple(config.trusted_owners or ()), _mean_bits(config))
+        identity = model_identity(getattr(model_or_config, "config", model_or_config))
+        key += (str(identity), tuple(config.trusted_owners or ()), config.key_bits, config.value_bits)
     codebook = _loaded.get(key)
     if codebook is None:
-        codebook = _loaded.setdefault(key, _load(name, model_config, config))
+        codebook = _loaded.setdefault(key, _load(name, model_or_config, config))
     if all(codebook is not other for other in _recent):
         _recent.append(codebook)
     return codebook
 
 
-def _load(name: str, model_config: PreTrainedConfig, config: VecInferConfig) -> Codebook:
+def _load(name: str, model_or_config: PreTrainedModel | PreTrainedConfig, config: VecInferConfig) -> Codebook:
     place = {name: getattr(config, name) for name in ("revision", "subfolder") if getattr(config, name)}
     if name != AUTO:
         return Codebook.from_pretrained(name, **place)
-    from ..hub.search import resolve_codebook
+    if place:
+        raise ConfigError(f'{sorted(place)} say where a codebook lies, but codebook="auto" looks for one; name it.')
+    from ..hub.search import candidates
 
-    found = resolve_codebook(
-        name, model_config, bits=_mean_bits(config), trusted_owners=config.trusted_owners or (), **place
-    )
-    codebook = Codebook.from_pretrained(found.directory)
-    source = {"codebook": found.name, "revision": found.commit, "subfolder": found.subfolder}
-    codebook.source = {key: value for key, value in source.items() if value}
-    return codebook
-
-
-def _mean_bits(config: VecInferConfig) -> float:
-    """Return the bits per element that "auto" comes closest to: the mean of those asked for, or 2."""
-    asked = [parse_format(bits).bits_per_element for bits in (config.key_bits, config.value_bits) if bits is not None]
-    return sum(asked) / len(asked) if asked else 2
-
-
-def _modified(name: str, subfolder: str | None) -> int | None:
-    """Modification time of a local codebook, so that one that was calibrated again is read again."""
-    path = Path(name).expanduser() / (subfolder or "") / TENSORS_NAME
-    return path.stat().st_mtime_ns if path.is_file() else None
+    bits = {"key_bits": config.key_bits, "value_bits": config.value_bits}
+    for item in candidates(model_or_config, trusted_owners=config.trusted_owners, **bits):
+        try:
+            codebook = Codebook.from_pretrained(item.name, revision=item.revision, subfolder=item.subfolder)
+        except CodebookError as error:
+            if item.source == "model config":  # somebody chose it
+                raise
+            problem: str | None = str(error)
+        else:
+            problem = _mismatch(codebook, model_or_config, config)
+        if problem is None:
+            logger.warning_once(f'codebook="auto" took {item} because {item.why}.')
+            return codebook
+        logger.warning(f'codebook="auto" passes over {item}: {problem}')
+    raise AssertionError("candidates ends with an error")
 
 
-def _check_bits(codebook: Codebook, config: VecInferConfig) -> None:
-    """Raise ConfigError for bits that contradict the codebook."""
+def _mismatch(
+    codebook: Codebook, model_or_config: PreTrainedModel | PreTrainedConfig, config: VecInferConfig
+) -> str | None:
+    """Return why a codebook that was found is not for this model after all: a card can claim anything."""
+    from ..hub.search import same_name
+
+    identity = model_identity(getattr(model_or_config, "config", model_or_config))
+    if not same_name(codebook.identity.name, identity.name):
+        return f"it was made for {codebook.identity.name}, not for {identity.name}."
+    problem = check_identity(codebook.identity, identity)
+    return f"{problem}." if problem else _other_bits(codebook, config)
+
+
+def _modified(name: str, subfolder: str | None) -> tuple[int, int] | None:
+    """File number and time of change of a local codebook, so that one that was saved again is read again."""
+    try:
+        found = (Path(name).expanduser() / (subfolder or "") / CONFIG_NAME).stat()
+    except (OSError, RuntimeError, ValueError):
+        return None
+    return found.st_ino, found.st_mtime_ns
+
+
+def _other_bits(codebook: Codebook, config: VecInferConfig) -> str | None:
+    """Return which bits that were asked for contradict the codebook, or None."""
     for position, name in enumerate(("key_bits", "value_bits")):
         bits = getattr(config, name)
         if bits is not None:
             stored = {codebook.formats(index)[position].name for index in codebook.layers}
             if stored != {parse_format(bits).name}:
-                raise ConfigError(
+                return (
                     f"{name}={bits} was asked for, but the codebook has {sorted(stored)}; leave {name} out or name "
                     "another codebook."
                 )
+    return None

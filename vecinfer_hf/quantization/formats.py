@@ -2,13 +2,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """Code formats: how many bits a sub-vector takes, and what `key_bits=2` means.
 
-Owns the naming and arithmetic of formats; packing.py owns where the bits lie.
+Owns the naming of formats and the count of their bits; packing.py owns where the bits lie.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 
 SUBVECTOR_DIMS = (2, 4, 8)
@@ -93,15 +95,15 @@ def parse_format(bits: float | str) -> CodeFormat:
         ValueError: for anything else, naming what is possible.
     """
     if isinstance(bits, str):
-        match = re.fullmatch(r"d(\d+)b(\d+)(?:x(\d+))?", bits)
+        match = re.fullmatch(r"d([0-9]{1,2})b([0-9]{1,2})(?:x([0-9]{1,2}))?", bits)
         if match:
             return CodeFormat(int(match[1]), int(match[2]), int(match[3] or 1))
         try:
             bits = float(bits)
         except ValueError:
             pass
-    if isinstance(bits, (int, float)) and not isinstance(bits, bool) and float(bits) in FORMATS_BY_BITS:
-        return FORMATS_BY_BITS[float(bits)]
+    if isinstance(bits, (int, float)) and not isinstance(bits, bool) and bits in FORMATS_BY_BITS:
+        return FORMATS_BY_BITS[bits]
     raise ValueError(
         f"{bits!r} is not a number of bits per element that can be stored; use one of "
         f"{sorted(FORMATS_BY_BITS, reverse=True)} or a format name such as 'd2b8' (8-bit codes over 2 elements)."
@@ -109,6 +111,35 @@ def parse_format(bits: float | str) -> CodeFormat:
 
 
 def implied_format(centroids_shape: tuple[int, int, int, int]) -> CodeFormat:
-    """Return the format of centroids of shape `[Hkv, num_codes, 2**bits_per_code, subvector_dim]`."""
+    """Return the format of centroids of shape `[Hkv, num_codes, 2**bits_per_code, subvector_dim]`.
+
+    Raises:
+        ValueError: if no format has such centroids.
+    """
     _, num_codes, size, dim = centroids_shape
-    return CodeFormat(dim, size.bit_length() - 1, num_codes)
+    fmt = CodeFormat(dim, size.bit_length() - 1, num_codes)
+    if size != fmt.codebook_size:
+        sizes = [2**bits for bits in BITS_PER_CODE]
+        raise ValueError(f"codebook_size is {size}, but a code format needs one of {sizes}.")
+    return fmt
+
+
+class MeanBits(NamedTuple):
+    """Mean bits per element of coded tokens: of keys, of values, and of both together."""
+
+    key_bits: float
+    value_bits: float
+    bits_per_element: float
+
+
+def mean_bits(formats: Iterable[tuple[CodeFormat, CodeFormat]]) -> MeanBits:
+    """Return the mean bits of layers with these key and value formats, every layer and side with the same weight.
+
+    Raises:
+        ValueError: if there are no layers.
+    """
+    pairs = [(key.bits_per_element, value.bits_per_element) for key, value in formats]
+    if not pairs:
+        raise ValueError("No layer has codes, so there are no bits to average; give at least one pair of formats.")
+    key_bits, value_bits = (sum(side) / len(pairs) for side in zip(*pairs, strict=True))
+    return MeanBits(key_bits, value_bits, (key_bits + value_bits) / 2)
