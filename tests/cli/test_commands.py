@@ -117,11 +117,24 @@ def test_version(vecinfer):
     assert vecinfer("--version") == (0, f"vecinfer {__version__}\n", "")
 
 
-def test_the_shell_completes_commands_and_options():
-    environment = {**os.environ, "COMP_WORDS": "vecinfer ev", "COMP_CWORD": "1", "_VECINFER_COMPLETE": "complete_bash"}
+@pytest.mark.parametrize(
+    ("words", "offered"),
+    [
+        ("vecinfer ev", ["evaluate"]),
+        ("vecinfer generate --stat", ["--static"]),
+        ("vecinfer generate --codebook o", ["online"]),
+    ],
+)
+def test_the_shell_completes_commands_options_and_codebooks(words, offered):
+    environment = {
+        **os.environ,
+        "COMP_WORDS": words,
+        "COMP_CWORD": str(len(words.split()) - 1),
+        "_VECINFER_COMPLETE": "complete_bash",
+    }
     code = "import sys; sys.argv[0] = 'vecinfer'; from vecinfer_hf.cli.app import main; main()"
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
-    assert done.stdout.split() == ["evaluate"]
+    assert done.stdout.split() == offered
 
 
 @pytest.mark.parametrize(

@@ -74,9 +74,10 @@ def test_generate_reads_standard_input(vecinfer, monkeypatch, tiny_model_directo
     assert out
 
 
-def test_empty_prompt(vecinfer, tiny_model_directory, tiny_codebook_directory):
-    line = error_line(vecinfer("generate", tiny_model_directory, "-c", tiny_codebook_directory, "-p", "  "))
-    assert "prompt is empty" in line
+def test_a_prompt_without_text(vecinfer, tiny_model_directory, tiny_codebook_directory):
+    for prompt, message in (("  ", "prompt is empty"), ("\udcff", "prompt is not UTF-8 text")):
+        line = error_line(vecinfer("generate", tiny_model_directory, "-c", tiny_codebook_directory, "-p", prompt))
+        assert message in line
 
 
 @pytest.mark.parametrize(

@@ -49,7 +49,8 @@ def bench(
 ) -> None:
     """Time `generate` with random weights and prompts: until the first token, then per token; and count the memory.
 
-    The default cache and the VecInfer cache, each growing and static (compiled on a GPU).
+    The default cache and the VecInfer cache, each growing and static (compiled on a GPU). Exit code 1 if nothing could
+    be measured.
     """
     lengths = numbers(contexts)
     if not lengths:
@@ -80,6 +81,8 @@ def bench(
         print_json({**about, "rows": [row.to_dict() for row in rows]})
     else:
         print_speed(f"{shape}, random weights, {about['dtype']}, {bits} bits; {about['device']}", rows)
+    if all(row.problem for row in rows):
+        raise typer.Exit(1)
 
 
 def print_speed(title: str, rows: list[SpeedResult]) -> None:

@@ -33,7 +33,7 @@ def calibrate(
     text: Annotated[
         list[str] | None,
         typer.Option(
-            help=f"Text file, - for standard input, or an excerpt that comes along ({', '.join(EXCERPTS)}); "
+            help=f"Text file, - for standard input, or an excerpt of the package ({', '.join(EXCERPTS)}); "
             f"repeatable; default {EXCERPTS[0]}.",
             parser=text_value,
             metavar="TEXT",

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The vecinfer_hf authors
 # SPDX-License-Identifier: Apache-2.0
-"""`vecinfer evaluate`: perplexity through a codebook's cache beside the stock cache."""
+"""`vecinfer evaluate`: perplexity through a codebook's cache beside the default cache."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ from .options import (
 Text = Annotated[
     str,
     typer.Option(
-        help=f"Text file, - for standard input, or an excerpt that comes along ({', '.join(EXCERPTS)}); not the text "
+        help=f"Text file, - for standard input, or an excerpt of the package ({', '.join(EXCERPTS)}); not the text "
         "calibrated on.",
         parser=text_value,
         metavar="TEXT",
@@ -138,7 +138,7 @@ def measure(
             codebook,
             chunk_length=chunk_length,
             prompt_length=prompt_length,
-            batch_size=batch_size,
+            batch_size=min(batch_size, windows.shape[0]),
             progress=advance,
             **options,
         )
@@ -159,11 +159,11 @@ def report(
 
 
 def print_perplexity(measured: str, result: PerplexityResult) -> None:
-    """Print what was measured, on how much text, and a table of two columns, stock and vecinfer."""
+    """Print what was measured, on how much text, and a table of two columns, default cache and vecinfer."""
     share = result.cache_nbytes / result.cache_nbytes_stock
     print_table(
         f"{measured}: {counted(result.windows, 'window')} of {result.window_length} tokens",
-        ("", "stock cache", "vecinfer"),
+        ("", "default cache", "vecinfer"),
         [
             ("perplexity", f"{result.perplexity_stock:.3f}", f"{result.perplexity_vecinfer:.3f}"),
             ("ratio", "1", f"{result.perplexity_ratio:.4f}"),

@@ -34,9 +34,13 @@ from .options import (
 
 
 def check_prompt(prompt: str) -> None:
-    """Raise ValueError for a prompt without a word."""
+    """Raise ValueError for a prompt without a word, or one that is not UTF-8 text."""
     if not prompt.strip():
         raise ValueError("The prompt is empty; give one with --prompt or on standard input.")
+    try:
+        prompt.encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(f"The prompt is not UTF-8 text ({error.reason}); convert it first.") from None
 
 
 def standard_input() -> str:
@@ -138,6 +142,6 @@ def generate(
     cache = returned_cache(result)
     errors.print(
         f"{result.sequences.shape[1] - ids.shape[1]} tokens; cache of {int(cache.get_seq_length())} tokens: "
-        f"{size(cache.nbytes)}, stock {size(cache.stock_nbytes())}",
+        f"{size(cache.nbytes)}, default cache {size(cache.stock_nbytes())}",
         highlight=False,
     )

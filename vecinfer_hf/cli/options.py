@@ -15,6 +15,7 @@ from typing import Annotated, Any
 import typer
 
 from ..cache.online_codebook import ONLINE
+from ..codebook.shipped import shipped_names
 from ..config import OPS_BACKENDS, SINK_CHOICES, VecInferConfig
 from ..errors import ConfigError
 from ..integration.resolve import AUTO
@@ -62,6 +63,11 @@ def positive_value(value: str) -> float:
     return number
 
 
+def _codebook_names(incomplete: str) -> list[str]:
+    """Return the names that the shell offers for a codebook, besides directories."""
+    return [name for name in (AUTO, ONLINE, *shipped_names()) if name.startswith(incomplete)]
+
+
 _BITS = "Bits per {} element: 4, 2, 1.5, 1.25, 1, or a format name such as d2b8."
 _NAMED = "Chooses among the codebooks of auto and shapes an online one."
 
@@ -75,6 +81,7 @@ CodebookName = Annotated[
         "first prompt).",
         parser=text_value,
         metavar="NAME",
+        autocompletion=_codebook_names,
     ),
 ]
 CodebookDirectory = Annotated[Path, typer.Argument(help="Directory of a codebook.", parser=path_value)]
