@@ -3,6 +3,7 @@
 """files.py, description.py, tensors.py: no malformed file gets through, and each refusal names value, rule, remedy."""
 
 import json
+import os
 import struct
 
 import pytest
@@ -98,11 +99,11 @@ def test_a_file_that_promises_much_allocates_nothing(saved):
 
 
 @pytest.mark.parametrize("name", [TENSORS_NAME, CONFIG_NAME])
-@pytest.mark.parametrize("instead", [None, "directory"])
-def test_a_missing_file_or_a_directory_instead(saved, name, instead):
+@pytest.mark.parametrize("instead", [None, "mkdir", "mkfifo"])
+def test_a_missing_file_or_something_else_instead(saved, name, instead):
     (saved / name).unlink()
     if instead:
-        (saved / name).mkdir()
+        getattr(os, instead)(saved / name)
     refused(saved, name, "is not a file" if instead else "does not exist")
 
 
