@@ -121,7 +121,7 @@ def inspect(
     as_json: AsJson = False,
 ) -> None:
     """Show a codebook: bits, sizes, error per layer, where it came from."""
-    loaded = Codebook.from_pretrained(codebook, **({"revision": revision} if revision else {}))
+    loaded = Codebook.from_pretrained(codebook, revision=revision)
     if as_json:
         print_json(describe(loaded))
     else:
