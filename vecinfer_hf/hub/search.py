@@ -249,7 +249,10 @@ def _has_bits(found: float | None, wanted: float | None) -> bool:
 
 def _nothing_to_take(model: Any, untrusted: list[FoundCodebook]) -> str:
     name = model if isinstance(model, str) else getattr(model, "config", model)._name_or_path
-    text = f'codebook="auto" found none for {name or "this model"}: none in its config, none shipped, none of an owner you trust.'
+    text = (
+        f'codebook="auto" found none for {name or "this model"}: none in its config, none shipped, none of an owner '
+        "you trust."
+    )
     if untrusted:
         offers = ", ".join(sorted({f"{item}" for item in untrusted}))
         owners = sorted({_owner(item.name) for item in untrusted})
