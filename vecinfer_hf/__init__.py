@@ -24,6 +24,7 @@ from .errors import (
 )
 from .integration import registration
 from .integration.enable import disable, enable, enabled
+from .integration.resolve import forget_codebooks
 from .version import __version__
 
 
@@ -47,6 +48,7 @@ __all__ = [
     "enable",
     "enabled",
     "find_codebooks",
+    "forget_codebooks",
 ]
 
 _LAZY = {"calibrate": "calibration.calibrate", "find_codebooks": "hub.search"}

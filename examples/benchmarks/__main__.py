@@ -16,9 +16,9 @@ from transformers import PreTrainedConfig
 
 from vecinfer_hf.cli.app import run
 from vecinfer_hf.cli.bench import numbers
-from vecinfer_hf.cli.calibrate import bits as parse_bits
 from vecinfer_hf.cli.console import errors
-from vecinfer_hf.cli.loading import Device, machine
+from vecinfer_hf.cli.loading import machine
+from vecinfer_hf.cli.options import Device, bits_value
 from vecinfer_hf.evaluation.random_models import LLAMA_8B, random_model, shape_config
 from vecinfer_hf.model_info import full_attention_layers, text_config
 
@@ -53,7 +53,7 @@ def benchmarks(
         show(*read_json(kept), plot_file)
         return
     if device is None and not torch.cuda.is_available():
-        raise RuntimeError(
+        raise ValueError(
             f"There is no CUDA device, and the shape of {shape} is slow on a CPU and may not fit its memory; "
             "--device cpu insists (with a small --shape)."
         )
@@ -73,7 +73,7 @@ def benchmarks(
         random_model(config, dtype, place),
         contexts=numbers(contexts),
         static_contexts=numbers(contexts if static_contexts is None else static_contexts),
-        bits=[parse_bits(part) for part in bits.split(",")],
+        bits=[bits_value(part) for part in bits.split(",")],
         long_contexts=numbers(long_contexts),
         prefill_contexts=numbers(prompts),
         batch_context=batch_context or None,

@@ -26,15 +26,14 @@ from vecinfer_hf.cli.evaluate import (
     ChunkLength,
     MaxWindows,
     PromptLength,
-    SinkChoice,
     Text,
     WindowLength,
-    check_codebook,
     measure,
     print_perplexity,
 )
 from vecinfer_hf.cli.evaluate import report as perplexity_report
-from vecinfer_hf.cli.loading import (
+from vecinfer_hf.cli.loading import check_codebook, load_model
+from vecinfer_hf.cli.options import (
     AsJson,
     CodebookName,
     Device,
@@ -43,9 +42,9 @@ from vecinfer_hf.cli.loading import (
     OpsBackend,
     ResidualLength,
     Revision,
+    SinkChoice,
     SinkLength,
     cache_options,
-    load_model,
 )
 from vecinfer_hf.codebook.codebook import Codebook
 from vecinfer_hf.evaluation import text_windows
@@ -138,11 +137,18 @@ def evaluate(
         )
     if output_file is not None and (output_file.is_dir() or not output_file.absolute().parent.is_dir()):
         raise ValueError(f"--output {output_file} is a directory or in none; give a file in a directory that exists.")
+    options = cache_options(
+        codebook,
+        revision=revision,
+        residual_length=residual_length,
+        sink_length=sink_length,
+        sink_choice=sink_choice,
+        ops_backend=ops_backend,
+    )
     check_codebook(codebook, revision)
     questions = {name: load_task(name, task_questions) for name in tasks or ()}
     content = load_text(text)
     loaded, tokenizer = load_model(model, dtype, device)
-    options = cache_options(revision, residual_length, sink_length, ops_backend, sink_choice)
     windows = text_windows(tokenizer, content, window_length, max_windows)
     if separator_fraction:
         windows = _separated(loaded, tokenizer, windows, separator_fraction)

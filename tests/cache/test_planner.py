@@ -82,15 +82,6 @@ def test_memory_that_cannot_be_read_is_refused(text):
         parse_memory(text)
 
 
-def test_the_command_knows_models_by_their_short_names(tmp_path, capsys, monkeypatch):
-    tiny_config("llama", head_dim=64).save_pretrained(tmp_path)
-    monkeypatch.setattr("vecinfer_hf.cli.app.loading.split_model_directory", lambda name: tmp_path)
-    with pytest.raises(SystemExit) as stopped:
-        main(["plan", "qwen2.5-coder-0.5b", "--json"])
-    assert stopped.value.code == 0
-    assert json.loads(capsys.readouterr().out)["plans"]
-
-
 def test_the_command(tmp_path, capsys):
     tiny_config("llama", head_dim=64).save_pretrained(tmp_path)
     with pytest.raises(SystemExit) as stopped:

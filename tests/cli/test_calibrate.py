@@ -3,6 +3,7 @@
 """`vecinfer calibrate`: what it makes, and what it refuses before the model is read."""
 
 import io
+import json
 import sys
 
 import pytest
@@ -10,7 +11,7 @@ from command_line import error_line
 
 from vecinfer_hf import Codebook
 from vecinfer_hf.calibration.text import load_text
-from vecinfer_hf.cli.calibrate import bits
+from vecinfer_hf.cli.options import bits_value
 
 
 def test_calibrate_then_inspect(vecinfer, tiny_model_directory, book, tmp_path):
@@ -49,7 +50,7 @@ def test_output_that_is_a_file_is_kept(vecinfer, tiny_model_directory, tmp_path)
 
 
 def test_bit_widths_as_the_config_takes_them():
-    assert [bits(text) for text in ("2", "4.0", "1.5", "d2b8")] == [2, 4, 1.5, "d2b8"]
+    assert [bits_value(text) for text in ("2", "4.0", "1.5", "d2b8")] == [2, 4, 1.5, "d2b8"]
 
 
 @pytest.mark.parametrize(
@@ -57,14 +58,16 @@ def test_bit_widths_as_the_config_takes_them():
     [
         (("--output", "book.txt/x"), "book.txt is a file; give a directory"),
         (("--output", "x", "--allocate", 9), "allocate is 9.0; it must be a number from 1 to 4, or None"),
+        (("--output", "x", "--allocate", 2, "--key-bits", 2), "--key-bits and --value-bits have no effect"),
+        (("--output", "x", "--recipe", "query", "--retrieval-fraction", 0.5), "has no effect: the recipe query"),
+        (("--output", "x", "--retrieval-fraction", 0.5), "has no effect: windows of 256 tokens are too short"),
     ],
 )
-def test_what_is_wrong_is_said_before_calibration(
+def test_what_is_wrong_is_said_before_the_model_is_loaded(
     vecinfer, monkeypatch, tiny_model_directory, book, tmp_path, given, message
 ):
     monkeypatch.chdir(tmp_path)
-    module = sys.modules["vecinfer_hf.calibration.calibrate"]
-    monkeypatch.setattr(module, "calibration_windows", lambda *_: pytest.fail("read"))
+    monkeypatch.setattr("vecinfer_hf.cli.app.calibrate.load_weights", lambda *_: pytest.fail("loaded"))
     line = error_line(vecinfer("calibrate", tiny_model_directory, "--text", book, "--sequence-length", 256, *given))
     assert message in line
     assert sorted(path.name for path in tmp_path.iterdir() if path.name == "x") == []
@@ -75,6 +78,16 @@ def test_fast_calibration_runs_no_gradients(vecinfer, tiny_model_directory, book
     assert vecinfer(*arguments, "--sequence-length", 256, "--residual-length", 32)[0] == 0
     config = Codebook.from_pretrained(tmp_path / "codebook").config
     assert (config.recipe, config.num_iterations, config.num_tokens) == ("query", 8, 16384)
+
+
+def test_what_is_given_beside_fast_counts(vecinfer, tiny_model_directory, book, tmp_path):
+    arguments = ("calibrate", tiny_model_directory, "--output", tmp_path / "codebook", "--text", book, "--fast")
+    more = ("--sequence-length", 256, "--residual-length", 32, "--num-tokens", 20000, "--recipe", "paper", "--json")
+    code, out, _ = vecinfer(*arguments, *more)
+    assert code == 0
+    assert json.loads(out)["directory"] == str(tmp_path / "codebook")
+    config = Codebook.from_pretrained(tmp_path / "codebook").config
+    assert (config.recipe, config.num_iterations, config.num_tokens) == ("paper", 8, 20000)
 
 
 def test_the_default_text_is_the_first_excerpt_and_a_dash_is_standard_input(

@@ -1,24 +1,39 @@
 # SPDX-FileCopyrightText: 2026 The vecinfer_hf authors
 # SPDX-License-Identifier: Apache-2.0
-"""The commands end with code 0 and true output, and on bad input with code 2, one line, and files as they were."""
+"""What holds for all commands, and `vecinfer inspect` and `doctor`: code 0 and true output."""
 
 import json
+import os
 import re
+import subprocess
+import sys
 
 import pytest
-from command_line import error_line
+import typer
 from tiny_codebooks import random_codebook
 from tiny_models import tiny_config
 
-from vecinfer_hf import Codebook
-from vecinfer_hf.cli.app import main
+from vecinfer_hf import Codebook, __version__
+from vecinfer_hf.cli.app import app
 from vecinfer_hf.cli.console import size
 
 
 def test_help_lists_every_command(vecinfer):
     code, out, _ = vecinfer("--help")
     assert code == 0
-    for command in ("calibrate", "generate", "evaluate", "inspect", "push", "pull", "find", "plan", "bench", "doctor"):
+    for command in (
+        "calibrate",
+        "generate",
+        "evaluate",
+        "inspect",
+        "push",
+        "pull",
+        "find",
+        "plan",
+        "bench",
+        "doctor",
+        "convert",
+    ):
         assert f" {command} " in out
 
 
@@ -64,31 +79,24 @@ def test_inspect_shows_provenance_for_people_and_whatever_else_it_holds(vecinfer
         assert line in out
 
 
-def test_generate_streams_and_tells_the_size(vecinfer, tiny_model_directory, tiny_codebook_directory):
-    arguments = ("generate", tiny_model_directory, "--codebook", tiny_codebook_directory, "--max-new-tokens", 9)
-    code, out, err = vecinfer(*arguments, "--prompt", "Once upon a time", "--residual-length", 16)
-    assert code == 0
-    assert out.strip()
-    assert "9 tokens; cache of 12 tokens" in err
-    assert vecinfer(*arguments, "--prompt", "Once upon a time")[1] == out  # greedy
-
-
-def test_generate_in_chat_form_and_with_sampling(vecinfer, tiny_model_directory, tiny_codebook_directory):
-    arguments = ("generate", tiny_model_directory, "-c", tiny_codebook_directory, "--max-new-tokens", 5, "-p", "Hello")
-    code, _, err = vecinfer(*arguments, "--chat", "--temperature", 0.7)
-    assert code == 0
-    assert "5 tokens; cache of" in err
-
-
-def test_generate_reads_standard_input(vecinfer, monkeypatch, tiny_model_directory, tiny_codebook_directory):
-    import io
-
-    monkeypatch.setattr("sys.stdin", io.StringIO("From a pipe"))
-    code, out, _ = vecinfer(
-        "generate", tiny_model_directory, "-c", tiny_codebook_directory, "--max-new-tokens", 3, "--dtype", "bfloat16"
-    )
-    assert code == 0
-    assert out
+def test_options_that_commands_share_are_the_same_everywhere():
+    commands = typer.main.get_command(app).commands
+    shared = {
+        "--codebook": {"evaluate", "generate"},
+        "--trust": {"evaluate", "generate", "find"},
+        "--subfolder": {"evaluate", "generate", "inspect", "push", "pull"},
+        "--output": {"calibrate", "convert", "pull"},
+        "--device": {"calibrate", "evaluate", "generate", "bench"},
+    }
+    for option, least in shared.items():
+        found = {
+            name: parameter
+            for name, command in commands.items()
+            for parameter in command.params
+            if option in parameter.opts
+        }
+        assert set(found) >= least, option
+        assert len({(tuple(each.opts), each.help, each.metavar) for each in found.values()}) == 1, option
 
 
 def test_doctor_names_versions_and_says_why_no_kernel_loads(vecinfer):
@@ -105,41 +113,15 @@ def test_doctor_names_versions_and_says_why_no_kernel_loads(vecinfer):
     assert "all in place" in out
 
 
-def test_codebook_that_is_none(vecinfer, tmp_path):
-    line = error_line(vecinfer("inspect", tmp_path))
-    assert "config.json" in line
+def test_version(vecinfer):
+    assert vecinfer("--version") == (0, f"vecinfer {__version__}\n", "")
 
 
-def test_empty_prompt(vecinfer, tiny_model_directory, tiny_codebook_directory):
-    line = error_line(vecinfer("generate", tiny_model_directory, "-c", tiny_codebook_directory, "-p", "  "))
-    assert "prompt is empty" in line
-
-
-@pytest.mark.parametrize(
-    ("option", "value", "message"),
-    [
-        ("--dtype", "float7", "--dtype is 'float7'"),
-        ("--dtype", "nn", "--dtype is 'nn'"),
-        ("--device", "toaster", "--device is 'toaster'"),
-        ("--ops-backend", "fast", "ops_backend is 'fast'"),
-    ],
-)
-def test_unknown_choices(vecinfer, tiny_model_directory, tiny_codebook_directory, option, value, message):
-    arguments = ("generate", tiny_model_directory, "-c", tiny_codebook_directory, "-p", "Hello")
-    assert message in error_line(vecinfer(*arguments, option, value))
-
-
-def test_unknown_option_is_refused_with_code_2(vecinfer):
-    code, out, err = vecinfer("inspect", "--colour")
-    assert code == 2
-    assert out == ""
-    assert "--colour" in err
-
-
-def test_traceback_on_request(monkeypatch, tmp_path):
-    monkeypatch.setenv("VECINFER_TRACEBACK", "1")
-    with pytest.raises(ValueError, match=r"config\.json"):
-        main(["inspect", str(tmp_path)])
+def test_the_shell_completes_commands_and_options():
+    environment = {**os.environ, "COMP_WORDS": "vecinfer ev", "COMP_CWORD": "1", "_VECINFER_COMPLETE": "complete_bash"}
+    code = "import sys; sys.argv[0] = 'vecinfer'; from vecinfer_hf.cli.app import main; main()"
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
+    assert done.stdout.split() == ["evaluate"]
 
 
 @pytest.mark.parametrize(

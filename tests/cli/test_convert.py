@@ -54,9 +54,9 @@ def test_in_place(convert, old):
 
 def test_elsewhere(convert, old, tmp_path):
     before = {path.name: path.read_bytes() for path in old.iterdir()}
-    code, out, _ = convert(old, "--output", tmp_path / "new")
+    code, out, _ = convert(old, "--output", tmp_path / "new", "--json")
     assert (code, version(tmp_path / "new")) == (0, 2)
-    assert str(tmp_path / "new") in out
+    assert json.loads(out) == {"directory": str(tmp_path / "new"), "format_version": 2, "converted": True}
     assert {path.name: path.read_bytes() for path in old.iterdir()} == before
     assert Codebook.from_pretrained(tmp_path / "new").config == Codebook.from_pretrained(old).config
     # A codebook of format 2 is copied.
@@ -73,7 +73,7 @@ def test_what_cannot_be_converted_is_one_line_and_code_2(convert, old, tmp_path)
         ((tmp_path / "absent",), "holds no codebook"),
         ((tmp_path / "file",), "holds no codebook"),
         ((tmp_path / "model",), "format_version"),
-        ((old, "-o", tmp_path / "file"), "it is a file"),
+        ((old, "-o", tmp_path / "file"), "is a file; give a directory"),
         ((old, "-o", tmp_path / "model"), "would be lost"),
     ):
         code, out, err = convert(*words)

@@ -56,7 +56,7 @@ def test_codebook_of_another_model(vecinfer, tiny_model_directory, tmp_path, boo
 def test_what_is_wrong_is_said_before_the_model_is_loaded(
     vecinfer, monkeypatch, tiny_codebook_directory, book, given, message
 ):
-    monkeypatch.setattr("vecinfer_hf.cli.app.evaluate.load_model", lambda *_: pytest.fail("loaded"))
+    monkeypatch.setattr("vecinfer_hf.cli.app.evaluate.load_weights", lambda *_: pytest.fail("loaded"))
     assert message in error_line(vecinfer("evaluate", "model", "-c", tiny_codebook_directory, "--text", book, *given))
 
 

@@ -81,4 +81,6 @@ def test_find(command, local, repo):
     assert repo in [item["name"] for item in json.loads(text)]
     status, text, _ = command("find", "org/tiny-llama", "--bits", "2")
     assert (status, repo in text) == (0, True)
-    assert "No codebook is known" in command("find", "nobody/nothing")[1]
+    status, text, errors = command("find", "nobody/nothing")
+    assert (status, text) == (1, "")
+    assert "vecinfer: No codebook is known for nobody/nothing" in errors

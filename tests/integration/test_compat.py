@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The vecinfer_hf authors
 # SPDX-License-Identifier: Apache-2.0
-"""cache_name.py: the name that this transformers gives a cache, and the older one where it still takes that."""
+"""compat.py: the name that this transformers gives a cache, and the older one where it still takes that."""
 
 import inspect
 
@@ -20,6 +20,7 @@ def new_cache(model):
 @pytest.mark.parametrize("family", FAMILIES)
 def test_every_family_takes_and_returns_a_cache_under_the_name(family):
     model = tiny_model(family)
+    model.set_attn_implementation("vecinfer")
     assert CACHE_ARGUMENT in inspect.signature(model.forward).parameters
     assert CACHE_ARGUMENT in inspect.signature(model.base_model.forward).parameters
     cache = new_cache(model)
@@ -44,6 +45,7 @@ def test_the_older_name_gives_the_same_tokens_with_transformers_own_warning():
     with pytest.warns(FutureWarning, match="`past_key_values` is deprecated"):
         tokens = model.generate(ids, **options, past_key_values=new_cache(model))
     assert torch.equal(tokens, expected)
+    model.set_attn_implementation("vecinfer")
     with torch.no_grad():
         expected = model(ids, **cache_argument(new_cache(model))).logits
         with pytest.warns(FutureWarning, match="`past_key_values` is deprecated"):

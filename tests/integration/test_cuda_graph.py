@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The vecinfer_hf authors
 # SPDX-License-Identifier: Apache-2.0
-"""decode_graph.py: one CUDA graph per decode step; the same logits as the dynamic cache without it."""
+"""cuda_graph.py: one CUDA graph per decode step; the same logits as the dynamic cache without it."""
 
 import pytest
 import torch
@@ -42,6 +42,7 @@ def test_on_a_cpu_transformers_decides():
 
 def test_several_tokens_over_codes_are_not_compiled():
     model = tiny_model("llama")
+    model.set_attn_implementation("vecinfer")
     call = module.decode_call(model, None, lambda **inputs: "compiled")
     ids, cache = tiny_inputs(1, 3), static_cache(model)
     with torch.no_grad():

@@ -2,15 +2,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """enable.py: every form of `enable` does what it says; `disable` and `enabled` bring back exactly what was there."""
 
-import copy
-import pickle
-
 import pytest
 import torch
 import transformers
 from tiny_codebooks import random_codebook
 from tiny_models import tiny_config, tiny_inputs, tiny_model
-from transformers import AutoModelForCausalLM, GenerationConfig
+from transformers import GenerationConfig
 from transformers.cache_utils import DynamicCache, StaticCache
 
 from vecinfer_hf import (
@@ -284,69 +281,6 @@ def test_blocks_may_be_nested_and_stand_in_an_enabled_model(directory):
     assert used_cache(model).layers[0].residual_length == 32
     disable(model)
     assert state(model) == before
-
-
-COPIES = {"deepcopy": copy.deepcopy, "pickle": lambda model: pickle.loads(pickle.dumps(model))}
-
-
-@pytest.mark.parametrize("how", COPIES)
-def test_a_copy_of_an_enabled_model_is_enabled_by_itself(how):
-    model = tiny_model("llama")
-    model.set_attn_implementation("eager")
-    before = state(model)
-    try:
-        COPIES[how](model)
-    except (AttributeError, pickle.PicklingError) as error:
-        pytest.skip(f"this transformers cannot {how} a model that is not enabled ({error})")
-    enable(model, random_codebook(model.config), **OPTIONS)
-    copied = COPIES[how](model)
-    caches = [used_cache(each) for each in (model, copied)]
-    assert [cache.layers[0].residual_length for cache in caches] == [16, 16]
-    assert torch.equal(caches[0].layers[0].buffers.codes, caches[1].layers[0].buffers.codes)
-    disable(copied)
-    assert state(copied) == before
-    assert model.config._attn_implementation == "vecinfer"
-    assert isinstance(used_cache(model), VecInferCache)
-    disable(model)
-    assert state(model) == before
-
-
-def test_two_models_may_share_a_config():
-    config = tiny_config("llama", attn_implementation="eager")
-    one, other = (transformers.LlamaForCausalLM(config).eval() for _ in range(2))
-    codebook = random_codebook(config)
-    enable(one, codebook, **OPTIONS)
-    enable(other, codebook, residual_length=8)
-    disable(one)
-    assert config._attn_implementation == "eager"
-    assert used_cache(other).layers[0].residual_length == 8
-    assert type(used_cache(one)) is DynamicCache
-    disable(other)
-    assert config._attn_implementation == "eager"
-
-
-def test_a_saved_model_is_enabled_when_loaded_and_disable_really_disables(directory, tmp_path):
-    model = enable(tiny_model("llama"), directory, residual_length=16)
-    model.save_pretrained(tmp_path / "model")
-    loaded = AutoModelForCausalLM.from_pretrained(tmp_path / "model", dtype=torch.float32)
-    assert loaded.config._attn_implementation != "vecinfer"
-    assert used_cache(loaded).layers[0].residual_length == 16
-    assert loaded.config._attn_implementation != "vecinfer"
-    enable(loaded, directory, residual_length=8)
-    assert used_cache(loaded).layers[0].residual_length == 8
-    disable(loaded)
-    assert loaded.generation_config.cache_config is None
-    assert type(used_cache(loaded)) is DynamicCache
-    again = AutoModelForCausalLM.from_pretrained(tmp_path / "model", dtype=torch.float32)
-    assert type(used_cache(disable(again))) is DynamicCache
-
-
-def test_a_codebook_without_a_name_is_not_saved_and_its_absence_is_told(tmp_path):
-    model = enable(tiny_model("llama"), random_codebook(tiny_config("llama")))
-    model.save_pretrained(tmp_path)
-    loaded = AutoModelForCausalLM.from_pretrained(tmp_path, dtype=torch.float32)
-    with pytest.raises(CodebookError, match=r'(?s)codebook="auto" found none.*vecinfer calibrate'):
-        used_cache(loaded)
 
 
 def test_disable_leaves_a_model_alone_that_was_not_enabled():

@@ -1,57 +1,18 @@
 # SPDX-FileCopyrightText: 2026 The vecinfer_hf authors
 # SPDX-License-Identifier: Apache-2.0
-"""generate, in every way a user may call it, against the stock cache; and every refusal before it starts."""
+"""generate, in every mode and for every family, against the default cache."""
 
 import copy
-import json
 import logging
-import subprocess
-import sys
-import threading
 
 import pytest
 import torch
-import transformers
-from tiny_codebooks import random_codebook
+from tiny_generate import LONG, SHORT, greedy, padded_batch, with_vecinfer
 from tiny_models import FAMILIES, tiny_inputs, tiny_model
-from transformers import AutoModelForCausalLM, GenerationConfig
 from transformers.cache_utils import DynamicCache
 
-from vecinfer_hf import CodebookError, VecInferCache, VecInferConfig, disable, enable
-from vecinfer_hf.integration.compat import CACHE_ARGUMENT, cache_argument, returned_cache
-
-
-LONG = {"residual_length": 512, "ops_backend": "reference"}
-"""Codes switched off: a window longer than any text here."""
-SHORT = {"residual_length": 16, "ops_backend": "reference"}
-
-
-@pytest.fixture
-def codebooks(tmp_path):
-    """Save a random codebook for a model and return its directory."""
-
-    def save(model):
-        directory = tmp_path / f"codebook-{model.config.model_type}-{model.config.num_key_value_heads}"
-        if not directory.exists():
-            random_codebook(model.config).save_pretrained(directory)
-        return str(directory)
-
-    return save
-
-
-def padded_batch(length=30, paddings=(0, 7, 21)):
-    ids, mask = tiny_inputs(len(paddings), length), torch.ones(len(paddings), length, dtype=torch.long)
-    for row, padding in enumerate(paddings):
-        ids[row, :padding], mask[row, :padding] = 0, 0
-    return {"input_ids": ids, "attention_mask": mask}
-
-
-def greedy(model, tokens=30, **kwargs):
-    return model.generate(max_new_tokens=tokens, do_sample=False, **kwargs)
-
-
-def with_vecinfer(codebook, options, **kwargs):
-    return {"cache_implementation": "vecinfer", "cache_config": {"codebook": codebook, **options}, **kwargs}
+from vecinfer_hf import VecInferCache
+from vecinfer_hf.integration.compat import cache_argument, returned_cache
 
 
 MODES = {
@@ -116,7 +77,6 @@ def test_codes_are_really_used(codebooks):
     assert not torch.equal(greedy(model, 60, input_ids=ids), output.sequences)
     # 60 + 60 - 1 tokens, of which 4 sinks and 16 recent ones are exact.
     assert returned_cache(output).layers[0].read_lengths().quantized == [119 - 20]
-    assert model.config._attn_implementation == "vecinfer"
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -141,6 +101,7 @@ def test_a_beam_of_one_idea_is_greedy_on_codes(codebooks):
     assert output.shape == (1, 80)
     layer = cache.layers[0]
     alone = VecInferCache(model.config, codebooks(model), **SHORT)
+    model.set_attn_implementation("vecinfer")
     with torch.no_grad():
         model(ids, **cache_argument(alone))
     # The 40 tokens coded in the prefill are the first 32-token tile of all three rows, untouched by reordering.
@@ -237,159 +198,6 @@ def test_assisted_generation_of_an_agreeing_assistant_on_codes(codebooks):
     assert output.shape == (1, 100)
 
 
-def test_pipeline(codebooks):
-    model = tiny_model("llama")
-    vocab = {f"t{index}": index for index in range(97)}
-    from tokenizers import Tokenizer, models, pre_tokenizers
-
-    backend = Tokenizer(models.WordLevel(vocab, unk_token="t1"))
-    backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    tokenizer = transformers.PreTrainedTokenizerFast(tokenizer_object=backend, pad_token="t0", padding_side="left")
-    text = " ".join(f"t{index}" for index in tiny_inputs(1, 20)[0].tolist())
-    pipe = transformers.pipeline("text-generation", model=model, tokenizer=tokenizer)
-    generation = GenerationConfig(max_new_tokens=20, do_sample=False, pad_token_id=0)
-    stock = pipe(text, generation_config=generation)
-    kwargs = with_vecinfer(codebooks(model), LONG)
-    generation = GenerationConfig(max_new_tokens=20, do_sample=False, pad_token_id=0, **kwargs)
-    assert pipe(text, generation_config=generation) == stock
-
-
-def test_every_way_to_ask_for_it_gives_the_same_tokens(codebooks, tmp_path):
-    model = tiny_model("llama")
-    directory, ids = codebooks(model), tiny_inputs(1, 60)
-    model.save_pretrained(tmp_path / "model")
-    options = {"codebook": directory, **SHORT}
-    results = {
-        "explicit": greedy(tiny_model("llama"), 40, input_ids=ids, **with_vecinfer(directory, SHORT)),
-        "backend": greedy(tiny_model("llama"), 40, input_ids=ids, cache_config={"backend": "vecinfer", **options}),
-        "quantized": greedy(
-            tiny_model("llama"), 40, input_ids=ids, cache_implementation="quantized",
-            cache_config={"backend": "vecinfer", **options},
-        ),
-        "generation config": tiny_model("llama").generate(
-            ids,
-            generation_config=GenerationConfig(
-                cache_config={"backend": "vecinfer", **options}, pad_token_id=0, max_new_tokens=40, do_sample=False
-            ),
-        ),
-        "enable": greedy(enable(tiny_model("llama"), VecInferConfig(**options)), 40, input_ids=ids),
-        "enable with an object": greedy(
-            enable(tiny_model("llama"), random_codebook(model.config), **SHORT), 40, input_ids=ids
-        ),
-        "user cache": greedy(
-            model, 40, input_ids=ids, **cache_argument(VecInferCache(model.config, directory, **SHORT))
-        ),
-    }  # fmt: skip
-    loaded = AutoModelForCausalLM.from_pretrained(
-        tmp_path / "model", quantization_config=VecInferConfig(**options), dtype=torch.float32
-    )
-    loaded.generation_config.eos_token_id = None
-    results["quantization config"] = greedy(loaded, 40, input_ids=ids)
-    enable(model, VecInferConfig(**options)).save_pretrained(tmp_path / "enabled")
-    again = AutoModelForCausalLM.from_pretrained(tmp_path / "enabled", dtype=torch.float32)
-    results["saved and loaded"] = greedy(again, 40, input_ids=ids)
-    first = results.pop("explicit")
-    assert first.shape == (1, 100)
-    for name, tokens in results.items():
-        assert torch.equal(first, tokens), name
-
-
-def test_disable_gives_the_stock_cache_back(codebooks):
-    model = tiny_model("llama")
-    model.set_attn_implementation("eager")
-    before = model.generation_config.to_dict()
-    stock = greedy(model, input_ids=tiny_inputs(1, 60))
-    enable(model, VecInferConfig(codebook=codebooks(model), **SHORT))
-    greedy(model, input_ids=tiny_inputs(1, 60))
-    assert disable(model) is model
-    assert model.config._attn_implementation == "eager"
-    assert model.generation_config.to_dict() == before
-    output = greedy(model, input_ids=tiny_inputs(1, 60), return_dict_in_generate=True)
-    assert torch.equal(output.sequences, stock)
-    assert isinstance(returned_cache(output), DynamicCache)
-    disable(model)
-
-
-def test_a_users_cache_wins_over_a_default_one(codebooks):
-    model = enable(tiny_model("llama"), VecInferConfig(codebook=codebooks(tiny_model("llama")), **SHORT))
-    cache = DynamicCache(config=model.config)
-    output = greedy(model, input_ids=tiny_inputs(1, 60), **cache_argument(cache))
-    assert cache.get_seq_length() == 89
-    assert torch.equal(output, greedy(disable(model), input_ids=tiny_inputs(1, 60)))
-
-
-def test_use_cache_false_uses_no_cache(codebooks):
-    model = tiny_model("llama")
-    stock = greedy(model, 10, input_ids=tiny_inputs(1, 30))
-    output = greedy(model, 10, input_ids=tiny_inputs(1, 30), use_cache=False, **with_vecinfer(codebooks(model), SHORT))
-    assert torch.equal(stock, output)
-
-
-def test_repeated_calls_leave_the_users_objects_alone(codebooks):
-    model = tiny_model("llama")
-    cache_config = {"backend": "vecinfer", "codebook": codebooks(model), **SHORT}
-    generation = GenerationConfig(
-        cache_config=copy.deepcopy(cache_config), pad_token_id=0, max_new_tokens=10, do_sample=False
-    )
-    written, dictionary = generation.to_json_string(), copy.deepcopy(cache_config)
-    models_own = model.generation_config.to_json_string()
-    results = [model.generate(tiny_inputs(1, 30), generation_config=generation) for _ in range(3)]
-    results += [greedy(model, 10, input_ids=tiny_inputs(1, 30), cache_config=dictionary) for _ in range(3)]
-    assert all(torch.equal(results[0], each) for each in results)
-    assert generation.to_json_string() == written
-    assert dictionary == cache_config
-    assert model.generation_config.to_json_string() == models_own
-
-
-def test_a_saved_model_lives_without_this_package(codebooks, tmp_path):
-    model = tiny_model("llama")
-    stock = greedy(model, 10, input_ids=tiny_inputs(1, 30))[0].tolist()
-    plain, directory = tmp_path / "plain", codebooks(model)
-    model.save_pretrained(plain)
-    enable(model, VecInferConfig(codebook=directory, **SHORT)).save_pretrained(tmp_path / "enabled")
-    loaded = AutoModelForCausalLM.from_pretrained(
-        plain, quantization_config=VecInferConfig(codebook=directory, **SHORT), dtype=torch.float32
-    )
-    loaded.save_pretrained(tmp_path / "quantization")
-    config = json.loads((tmp_path / "quantization" / "config.json").read_text())
-    assert config["quantization_config"]["quant_method"] == "vecinfer"
-    for name in ("enabled", "quantization"):
-        saved = json.loads((tmp_path / name / "generation_config.json").read_text())
-        assert saved["cache_config"]["backend"] == "vecinfer"
-        assert saved.get("cache_implementation") is None
-    script = f"""
-import sys
-sys.modules["vecinfer_hf"] = None
-import torch
-from transformers import AutoModelForCausalLM
-for name in ("enabled", "quantization"):
-    model = AutoModelForCausalLM.from_pretrained({str(tmp_path)!r} + "/" + name, dtype=torch.float32)
-    model.generation_config.eos_token_id = None
-    ids = torch.tensor([{tiny_inputs(1, 30)[0].tolist()}])
-    print(model.generate(ids, max_new_tokens=10, do_sample=False)[0].tolist())
-"""
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr
-    assert [json.loads(line) for line in done.stdout.splitlines()] == [stock, stock]
-
-
-def test_threads_may_share_a_model(codebooks):
-    model = tiny_model("llama")
-    kwargs = with_vecinfer(codebooks(model), SHORT)
-    wanted = [greedy(model, input_ids=tiny_inputs(1, 50, seed=seed), **kwargs) for seed in range(4)]
-    results = [None] * 4
-
-    def work(seed):
-        results[seed] = greedy(model, input_ids=tiny_inputs(1, 50, seed=seed), **kwargs)
-
-    threads = [threading.Thread(target=work, args=(seed,)) for seed in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert all(torch.equal(ours, theirs) for ours, theirs in zip(results, wanted, strict=True))
-
-
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
 @pytest.mark.parametrize("family", ["llama", "gemma2", "gpt_oss"])
 def test_low_precision_models_generate(family, dtype, codebooks):
@@ -400,112 +208,3 @@ def test_low_precision_models_generate(family, dtype, codebooks):
     layer = returned_cache(output).quantized_layers[0]
     assert layer.buffers.ring_keys.dtype == dtype
     assert output.sequences.shape == (3, 70)
-
-
-def state(model):
-    return (
-        model.config._attn_implementation,
-        model.config.to_json_string(),
-        model.generation_config.to_json_string(),
-        sorted(vars(model)),
-    )
-
-
-def refused_models():
-    sizes = {"vocab_size": 97, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": None}
-    small = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
-    return {
-        "t5": lambda: transformers.T5ForConditionalGeneration(
-            transformers.T5Config(
-                d_model=32, d_kv=16, d_ff=32, num_layers=1, num_heads=2, decoder_start_token_id=0, **sizes
-            )
-        ),
-        "bart": lambda: transformers.BartForConditionalGeneration(
-            transformers.BartConfig(
-                d_model=32, encoder_layers=1, decoder_layers=1, encoder_attention_heads=2, decoder_attention_heads=2,
-                encoder_ffn_dim=32, decoder_ffn_dim=32, decoder_start_token_id=0, forced_eos_token_id=None, **sizes,
-            )
-        ),
-        "deepseek_v3": lambda: transformers.DeepseekV3ForCausalLM(
-            transformers.DeepseekV3Config(
-                **small, **sizes, intermediate_size=32, moe_intermediate_size=16, n_routed_experts=4, n_group=1,
-                topk_group=1, num_experts_per_tok=2, kv_lora_rank=8, q_lora_rank=8, qk_rope_head_dim=8,
-                qk_nope_head_dim=8, v_head_dim=16, num_key_value_heads=2, first_k_dense_replace=1,
-            )
-        ),
-        "falcon": lambda: transformers.FalconForCausalLM(transformers.FalconConfig(**small, **sizes)),
-        "bloom": lambda: transformers.BloomForCausalLM(
-            transformers.BloomConfig(hidden_size=32, n_layer=1, n_head=2, **sizes)
-        ),
-    }  # fmt: skip
-
-
-@pytest.mark.parametrize("how", ["generate", "enable"])
-@pytest.mark.parametrize("name", refused_models())
-def test_models_that_cannot_have_it_are_refused_unchanged(name, how, codebooks):
-    model = refused_models()[name]().eval()
-    codebook = codebooks(tiny_model("llama"))
-    # One stock run first: transformers itself leaves some marks behind.
-    stock = model.generate(tiny_inputs(1, 10), max_new_tokens=5, do_sample=False)
-    before = state(model)
-    asks = {
-        "generate": lambda: greedy(model, 5, input_ids=tiny_inputs(1, 10), **with_vecinfer(codebook, {})),
-        "enable": lambda: enable(model, VecInferConfig(codebook=codebook)),
-    }
-    with pytest.raises(ValueError, match=r"(?s)No VecInfer cache for this model.*[Uu]se the default cache"):
-        asks[how]()
-    assert state(model) == before
-    assert torch.equal(stock, model.generate(tiny_inputs(1, 10), max_new_tokens=5, do_sample=False))
-
-
-def test_both_a_cache_and_a_cache_implementation_is_an_error(codebooks):
-    model = tiny_model("llama")
-    for cache in (DynamicCache(config=model.config), VecInferCache(model.config, codebooks(model))):
-        with pytest.raises(ValueError, match=CACHE_ARGUMENT):
-            greedy(
-                model, 5, input_ids=tiny_inputs(1, 10), **cache_argument(cache),
-                **with_vecinfer(codebooks(model), {}),
-            )  # fmt: skip
-
-
-BAD_OPTIONS = {
-    "unknown key": ({"window": 3}, r"window.*residual_length.*sink_length"),
-    "negative window": ({"residual_length": -1}, r"residual_length.*-1"),
-    "window that is no number": ({"residual_length": "128"}, r"residual_length.*'128'"),
-    "backend": ({"ops_backend": "fast"}, r"ops_backend.*fast.*reference"),
-    "object as codebook": ({"codebook": 3}, r"codebook.*int.*name or directory"),
-    "no codebook": ({"codebook": None}, r"vecinfer calibrate"),
-    "missing directory": ({"codebook": "/no/such/directory"}, r"/no/such/directory"),
-}
-
-
-@pytest.mark.parametrize("form", ["explicit", "backend"])
-@pytest.mark.parametrize("case", BAD_OPTIONS)
-def test_bad_options_are_refused_and_change_nothing(case, form, codebooks):
-    model = tiny_model("llama")
-    options, message = BAD_OPTIONS[case]
-    cache_config = {"codebook": codebooks(model), **options}
-    kwargs = {"cache_implementation": "vecinfer"} if form == "explicit" else {}
-    cache_config.update({} if form == "explicit" else {"backend": "vecinfer"})
-    stock = greedy(model, 5, input_ids=tiny_inputs(1, 10))
-    before = state(model)
-    with pytest.raises((ValueError, OSError), match=f"(?s){message}"):
-        greedy(model, 5, input_ids=tiny_inputs(1, 10), cache_config=cache_config, **kwargs)
-    assert state(model) == before
-    assert torch.equal(stock, greedy(model, 5, input_ids=tiny_inputs(1, 10)))
-
-
-def test_a_codebook_of_another_model_is_refused_and_changes_nothing(codebooks):
-    other, model = codebooks(tiny_model("llama_mha")), tiny_model("llama")
-    before = state(model)
-    with pytest.raises(CodebookError, match=r"num_key_value_heads 4.*model has 2.*calibrate"):
-        greedy(model, 5, input_ids=tiny_inputs(1, 10), **with_vecinfer(other, {}))
-    with pytest.raises(CodebookError, match=r"num_key_value_heads 4.*model has 2.*calibrate"):
-        enable(model, VecInferConfig(codebook=other))
-    assert state(model) == before
-
-
-def test_cuda_kernels_on_a_cpu_are_an_error(codebooks):
-    model = tiny_model("llama")
-    with pytest.raises(RuntimeError, match=r"CUDA device.*auto"):
-        greedy(model, 5, input_ids=tiny_inputs(1, 10), **with_vecinfer(codebooks(model), {"ops_backend": "cuda"}))

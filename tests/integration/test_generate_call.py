@@ -1,14 +1,12 @@
 # SPDX-FileCopyrightText: 2026 The vecinfer_hf authors
 # SPDX-License-Identifier: Apache-2.0
-"""generate_call.py: a call leaves the model as it was, and one that asked for codes used them or raised."""
+"""generate_call.py: a call makes the cache that was asked for, and leaves the model as it was."""
 
 import copy
 import json
-import logging
 
 import pytest
 import torch
-import transformers
 from tiny_codebooks import random_codebook
 from tiny_models import tiny_config, tiny_inputs, tiny_model
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
@@ -18,11 +16,9 @@ from vecinfer_hf import (
     CodebookError,
     ConfigError,
     UnsupportedCallError,
-    UnsupportedModelError,
     VecInferCache,
     VecInferConfig,
     VecInferError,
-    disable,
     enable,
 )
 from vecinfer_hf.integration import generate_call
@@ -182,134 +178,6 @@ def test_a_generation_config_with_a_vecinfer_config_is_saved_and_loaded(director
     assert generation.cache_config == config
 
 
-class ReplacesItsCache(transformers.LlamaForCausalLM):
-    """As models with longrope: from a length on, a forward pass begins a cache of its own."""
-
-    def prepare_inputs_for_generation(self, input_ids, **kwargs):
-        if input_ids.shape[1] > 42:
-            kwargs[CACHE_ARGUMENT] = DynamicCache(config=self.config)
-        return super().prepare_inputs_for_generation(input_ids, **kwargs)
-
-
-class PreparesItsCache(transformers.LlamaForCausalLM):
-    """As models that override transformers' method without calling it."""
-
-    def _prepare_cache_for_generation(self, generation_config, model_kwargs, *args, **kwargs):
-        model_kwargs[CACHE_ARGUMENT] = DynamicCache(config=self.config)
-
-
-class DropsItsCache(transformers.LlamaForCausalLM):
-    """Never fills the cache it is given, and returns none."""
-
-    def forward(self, input_ids=None, attention_mask=None, **kwargs):
-        output = super().forward(input_ids=input_ids, use_cache=False)
-        return transformers.modeling_outputs.CausalLMOutput(logits=output.logits)
-
-
-WAYWARD = {
-    ReplacesItsCache: (UnsupportedCallError, "replaced the VecInfer cache by a DynamicCache in this call"),
-    PreparesItsCache: (UnsupportedModelError, "PreparesItsCache prepares the cache of a generate call by itself"),
-    DropsItsCache: (UnsupportedCallError, "stored no token of this call in the VecInfer cache"),
-}
-
-
-@pytest.mark.parametrize("how", ["enable", "call", "cache"])
-@pytest.mark.parametrize("kind", WAYWARD)
-def test_a_model_that_uses_another_cache_is_an_error_and_not_silent(kind, how, directory):
-    model = kind(tiny_config("llama")).eval()
-    model.generation_config.eos_token_id = None
-    model.generation_config.pad_token_id = 0
-    expected = run(model).sequences
-    error, message = WAYWARD[kind]
-    kwargs = {}
-    if how == "enable":
-        enable(model, directory, **OPTIONS)
-        message += ".*vecinfer_hf.disable"
-    elif how == "call":
-        kwargs = CALLS["a VecInferConfig"](model, directory)
-    else:
-        kwargs = CALLS["a cache of the model"](model, directory)
-        if kind is PreparesItsCache:
-            error, message = WAYWARD[ReplacesItsCache]
-    with pytest.raises(error, match=message):
-        run(model, **kwargs)
-    disable(model)
-    assert model.config._attn_implementation == "sdpa"
-    assert torch.equal(run(model).sequences, expected)
-
-
-def phi3_with_longrope():
-    rope = {
-        "rope_type": "longrope", "rope_theta": 1e4, "short_factor": [1.0] * 8, "long_factor": [2.0] * 8,
-        "original_max_position_embeddings": 64,
-    }  # fmt: skip
-    return tiny_model("phi3", original_max_position_embeddings=64, rope_parameters=rope)
-
-
-@pytest.mark.parametrize(("length", "tokens", "fits"), [(30, 5, True), (60, 10, False), (100, 5, False)])
-def test_longrope_of_transformers_is_told_where_it_drops_the_cache(length, tokens, fits):
-    model = enable(phi3_with_longrope(), "online", ops_backend="reference")
-    if fits:
-        assert isinstance(used(model, length=length, tokens=tokens), VecInferCache)
-        return
-    with pytest.raises(UnsupportedCallError, match=r"replaced the VecInfer cache.*longrope.*more than 64 tokens"):
-        run(model, length=length, tokens=tokens)
-    disable(model)
-    assert type(used(model, length=length, tokens=tokens)) is DynamicCache
-
-
-def batch(model, **kwargs):
-    kwargs.setdefault("generation_config", GenerationConfig(max_new_tokens=3, eos_token_id=-1, pad_token_id=0))
-    return model.generate_batch([tiny_inputs(1, 10)[0].tolist()], **kwargs)
-
-
-def test_continuous_batching_of_a_model_with_codes_is_refused(directory):
-    model = enable(tiny_model("llama"), directory, **OPTIONS)
-    calls = {
-        "generate_batch": lambda: batch(model),
-        "manager": lambda: model.init_continuous_batching(),
-        "context": lambda: model.continuous_batching_context_manager().__enter__(),
-        "paged": lambda: model.generate(tiny_inputs(1, 10), cache_implementation="paged", max_new_tokens=3),
-    }
-    for call in calls.values():
-        with pytest.raises(UnsupportedCallError, match=r"Continuous batching.*holds no codes.*disable\(model\)"):
-            call()
-    disable(model)
-    with pytest.raises(UnsupportedCallError, match="Continuous batching"):
-        batch(model, generation_config=GenerationConfig(cache_config=VecInferConfig(directory), eos_token_id=-1))
-    assert len(batch(model)) == 1
-
-
-@pytest.fixture
-def _own_deprecations(monkeypatch):
-    """Assisted generation of transformers calls generate in a way that it deprecates itself."""
-    monkeypatch.setattr(logging.getLogger("transformers.generation.utils"), "disabled", True)
-
-
-@pytest.mark.usefixtures("_own_deprecations")
-def test_a_model_that_drafts_with_its_first_layers(directory):
-    """The window holds everything, since guesses that are refused push tokens out of a short one."""
-    model = enable(tiny_model("llama"), directory, residual_length=512, ops_backend="reference")
-    alone = run(model, tokens=20).sequences
-    assert torch.equal(run(model, tokens=20, assistant_early_exit=1).sequences, alone)
-
-
-@pytest.mark.usefixtures("_own_deprecations")
-def test_an_enabled_assistant_drafts_on_codes(directory, monkeypatch):
-    model, assistant = tiny_model("llama"), enable(tiny_model("llama", seed=1), directory, **OPTIONS)
-    alone = run(model, tokens=20).sequences
-    caches = []
-    use = generate_call.GenerateCall.use
-    monkeypatch.setattr(
-        generate_call.GenerateCall, "use", lambda call, cache: caches.append(call.model) or use(call, cache)
-    )
-    output = run(model, tokens=20, assistant_model=assistant)
-    assert torch.equal(output.sequences, alone)
-    assert type(returned_cache(output)) is DynamicCache
-    assert caches
-    assert all(each is assistant for each in caches)
-
-
 def test_a_generation_of_ones_own_is_watched_too(directory):
     model = tiny_model("llama")
     model.set_attn_implementation("eager")
@@ -366,26 +234,3 @@ def test_every_error_is_one_of_ours(case, directory):
         run(model, **WRONG[case])
     assert isinstance(raised.value, ConfigError if case != "chunks" else UnsupportedCallError)
     assert isinstance(used(model), VecInferCache)
-
-
-def test_layers_that_choose_their_keys_are_refused_by_name():
-    if not hasattr(transformers, "MiniMaxM3VLTextConfig"):
-        pytest.skip("this transformers has no MiniMax-M3")
-    config = transformers.MiniMaxM3VLTextConfig(
-        vocab_size=97, hidden_size=64, intermediate_size=96, num_hidden_layers=2, num_attention_heads=4,
-        num_key_value_heads=2, head_dim=16, num_local_experts=4, num_experts_per_tok=2, index_n_heads=2,
-        index_head_dim=16, index_block_size=8, index_topk_blocks=2, pad_token_id=0, bos_token_id=1, eos_token_id=2,
-        layer_types=["full_attention", "minimax_m3_sparse"],
-    )  # fmt: skip
-    model = transformers.AutoModelForCausalLM.from_config(config).float().eval()
-    model.generation_config.eos_token_id = None
-    stock = run(model, length=30).sequences
-    for ask in (
-        lambda: enable(model, "online"),
-        lambda: run(model, length=30, cache_config=VecInferConfig("online")),
-        lambda: VecInferCache(model, "online"),
-        lambda: VecInferCache(config, "online"),
-    ):
-        with pytest.raises(UnsupportedModelError, match=r"layers of the types \['minimax_m3_sparse'\].*default cache"):
-            ask()
-    assert torch.equal(run(model, length=30).sequences, stock)

@@ -69,11 +69,12 @@ def right_words(command: str, places: Places, output: Path) -> list[str] | None:
         "generate": [model, "--codebook", codebook, "--prompt", "w5 w6 w7", "--max-new-tokens", "2"],
         "evaluate": [model, "--codebook", codebook, "--text", text, "--window-length", "64", "--max-windows", "1"],
         "inspect": [codebook],
+        "convert": [codebook, "--output", str(output)],
         "push": [codebook, "somebody/something"],
         "pull": ["somebody/something"],
         "find": [model],
         "plan": [model],
-        "bench": [],
+        "bench": [model, "--contexts", "60", "--new-tokens", "10", "--device", "cpu"],
         "doctor": [],
     }.get(command)
 
@@ -94,6 +95,9 @@ def nasty_values(name: str, kinds: set[type], places: Places) -> list[str]:
     below_a_file = str(places.text / "below")
     named = {
         "model": ["", missing, text, full, "no such model", "/"],
+        "shape": ["", missing, text, full, "/"],
+        "contexts": ["", ",", "4k", "0", "-5", "1.5"],
+        "bits": ["", "3", "0", "-2", "nan", "two"],
         "codebook": ["", missing, text, full, str(places.model), "no/such/codebook/at/all", "/"],
         "output_directory": ["", text, below_a_file, "/proc/nothing/here"],
         "output_file": ["", full, below_a_file, f"{missing}/report.json"],

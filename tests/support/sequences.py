@@ -143,6 +143,19 @@ class Sequences(RuleBasedStateMachine):
     def room(self, count: int) -> bool:
         return self.columns + count <= LONGEST
 
+    def possible(self, how: str) -> bool:
+        """Return whether transformers can generate in this way with this cache.
+
+        Only behind an empty cache it splits prompts in chunks and rows in beams, and looks up guesses right: behind a
+        filled one it feeds the whole prompt again. It has prompt lookup for single rows in caches that can be cropped.
+        A static cache keeps the number of rows that it was first called with.
+        """
+        if how == "lookup":
+            return not self.columns and self.batch == 1 and not (self.limit and self.family in _SLIDING)
+        if how == "beams" and self.limit:
+            return not any(layer.is_initialized for layer in self.cache.layers)
+        return not self.columns or how in ("greedy", "sample")
+
     # Rules.
 
     @rule(
@@ -223,15 +236,7 @@ class Sequences(RuleBasedStateMachine):
         prompt = 1 + seed % 20
         if not self.room(prompt + new + 12):
             return
-        if self.columns and how in ("chunks", "beams"):
-            # transformers splits a prompt in chunks, and a row in beams, only for a cache that is empty.
-            how = "greedy"
-        if how == "lookup" and (self.batch > 1 or (self.limit and self.family in _SLIDING)):
-            # transformers has prompt lookup for single rows, in caches that can be cropped.
-            how = "greedy"
-        if how == "beams" and self.limit and self.cache.is_initialized:
-            # A static cache keeps the number of rows that it was first used with.
-            how = "greedy"
+        how = how if self.possible(how) else "greedy"
         if how == "beams":
             # A cache that was cropped to nothing keeps its number of rows, one that was reset does not.
             self.cache.reset()

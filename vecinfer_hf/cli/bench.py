@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The vecinfer_hf authors
 # SPDX-License-Identifier: Apache-2.0
-"""`vecinfer bench`: time and memory of a model's shape on this machine, with the stock cache and with codes."""
+"""`vecinfer bench`: time and memory of a model's shape on this machine, with the default cache and with codes."""
 
 from __future__ import annotations
 
@@ -8,39 +8,63 @@ from typing import Annotated
 
 import typer
 
+from ..config import check_bits
+from ..errors import ConfigError
 from ..evaluation.random_models import LLAMA_8B, random_codebook, random_model, shape_config
 from ..evaluation.speed import SpeedResult, compare_speed
-from .calibrate import bits as parse_bits
 from .console import errors, print_json, print_table, size
-from .loading import AsJson, Device, machine, model_dtype, usable_device
+from .loading import machine, model_dtype, usable_device
+from .options import AsJson, Device, bits_value, text_value
 
 
 def bench(
     shape: Annotated[
-        str, typer.Argument(help=f"Whose shape: Hub id or directory of a model, or {LLAMA_8B}; weights are random.")
+        str,
+        typer.Argument(
+            help=f"Hub id or directory of the model whose shape is taken, or {LLAMA_8B}; weights are random.",
+            parser=text_value,
+        ),
     ] = LLAMA_8B,
-    contexts: Annotated[str, typer.Option(help="Tokens of the prompts, with commas.")] = "4096,32768",
-    bits: Annotated[str, typer.Option(help="Bits per element of the codes: 4, 2, 1.5, 1.25 or 1.")] = "2",
+    contexts: Annotated[str, typer.Option(help="Tokens of the prompts, separated by commas.")] = "4096,32768",
+    bits: Annotated[
+        str,
+        typer.Option(
+            help="Bits per key and value element: 4, 2, 1.5, 1.25, 1, or a format name such as d2b8.",
+            parser=bits_value,
+            metavar="BITS",
+        ),
+    ] = "2",
     batch_size: Annotated[int, typer.Option(min=1, help="Rows.")] = 1,
-    new_tokens: Annotated[int, typer.Option(help="Tokens to generate; the first 8 are not timed.")] = 40,
-    dtype: Annotated[str | None, typer.Option(help="Default float32 on a CPU, else bfloat16.")] = None,
+    new_tokens: Annotated[int, typer.Option(min=1, help="Tokens to generate; the first 8 are not timed.")] = 40,
+    dtype: Annotated[
+        str | None,
+        typer.Option(
+            help="float32, bfloat16 or float16; default float32 on a CPU, else bfloat16.",
+            parser=text_value,
+            metavar="DTYPE",
+        ),
+    ] = None,
     device: Device = None,
     as_json: AsJson = False,
 ) -> None:
     """Time `generate` with random weights and prompts: until the first token, then per token; and count the memory.
 
-    The stock cache and the VecInfer cache, each growing and static (compiled on a GPU).
+    The default cache and the VecInfer cache, each growing and static (compiled on a GPU).
     """
     lengths = numbers(contexts)
+    if not lengths:
+        raise ConfigError(f"--contexts is {contexts!r}; give at least one length.")
+    check_bits("--bits", bits)
     place = usable_device(device)
     if device is None and place.type == "cpu" and shape == LLAMA_8B:
         raise ValueError(
             f"There is no CUDA device, and {LLAMA_8B} takes 32 GB of memory and minutes per prompt on a CPU; name a "
             "smaller model, or insist with --device cpu."
         )
+    wanted = model_dtype(dtype or ("float32" if place.type == "cpu" else "bfloat16"))
     config = shape_config(shape)
-    codebook = random_codebook(config, parse_bits(bits))
-    model = random_model(config, model_dtype(dtype or ("float32" if place.type == "cpu" else "bfloat16")), place)
+    codebook = random_codebook(config, bits)
+    model = random_model(config, wanted, place)
     rows = list(
         compare_speed(
             model,
@@ -51,7 +75,7 @@ def bench(
             progress=lambda text: errors.print(f"... {text}", highlight=False),
         )
     )
-    about = {"shape": shape, "bits": bits, "dtype": str(model.dtype).removeprefix("torch."), **machine(place)}
+    about = {"shape": shape, "bits": str(bits), "dtype": str(model.dtype).removeprefix("torch."), **machine(place)}
     if as_json:
         print_json({**about, "rows": [row.to_dict() for row in rows]})
     else:

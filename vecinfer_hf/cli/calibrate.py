@@ -4,48 +4,59 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from ..calibration import calibrate as make_codebook
+from ..calibration.retrieval_text import MIN_LENGTH
 from ..calibration.text import EXCERPTS, load_text
-from ..calibration_config import CalibrationConfig
+from ..calibration_config import RECIPES, CalibrationConfig
 from ..config import SINK_CHOICES
-from .console import output
-from .inspect import print_codebook
-from .loading import Device, Dtype, Model, load_model
+from ..errors import ConfigError, UnsupportedModelError
+from ..model_info import unsupported_reason
+from .console import output, print_json
+from .inspect import describe, print_codebook
+from .loading import load_config, load_tokenizer, load_weights, usable_device, wanted_dtype
+from .options import AsJson, Device, Dtype, Model, Output, bits_value, check_output, text_value
 
 
 DEFAULT = CalibrationConfig()
-FAST_TOKENS, FAST_SAMPLES, FAST_ITERATIONS = 16384, 4096, 8
-
-
-def bits(value: str) -> float | str:
-    """Return a bit width as CalibrationConfig takes it: a number, or a format name such as "d2b8"."""
-    try:
-        number = float(value)
-    except ValueError:
-        return value
-    return int(number) if number.is_integer() else number
+FAST = {"recipe": "query", "num_tokens": 16384, "num_samples": 4096, "num_iterations": 8}
+"""What --fast uses for the options that are not given."""
 
 
 def calibrate(
     model: Model,
-    output_directory: Annotated[Path, typer.Option("--output", "-o", help="Directory for the codebook.")],
+    output_directory: Output,
     text: Annotated[
         list[str] | None,
         typer.Option(
             help=f"Text file, - for standard input, or an excerpt that comes along ({', '.join(EXCERPTS)}); "
-            f"repeatable; default {EXCERPTS[0]}."
+            f"repeatable; default {EXCERPTS[0]}.",
+            parser=text_value,
+            metavar="TEXT",
         ),
     ] = None,
-    key_bits: Annotated[str, typer.Option(help="Bits per key element: 4, 2, 1.5, 1.25, 1 or a format name.")] = "2",
-    value_bits: Annotated[str, typer.Option(help="Bits per value element, likewise.")] = "2",
+    key_bits: Annotated[
+        str | None,
+        typer.Option(
+            help="Bits per key element: 4, 2, 1.5, 1.25, 1, or a format name such as d2b8; "
+            f"default {DEFAULT.key_bits}.",
+            parser=bits_value,
+            metavar="BITS",
+        ),
+    ] = None,
+    value_bits: Annotated[
+        str | None,
+        typer.Option(
+            help=f"Bits per value element, likewise; default {DEFAULT.value_bits}.", parser=bits_value, metavar="BITS"
+        ),
+    ] = None,
     allocate: Annotated[
-        float | None, typer.Option(help="Mean bits to spread over layers, keys and values where they matter (slow).")
+        float | None,
+        typer.Option(help="Mean bits to distribute over layers, keys and values by sensitivity, 1 to 4 (slow)."),
     ] = None,
     refine_steps: Annotated[
         int, typer.Option(min=0, help="Gradient steps against the model's output, 70 to 200 (for a GPU).")
@@ -64,40 +75,56 @@ def calibrate(
             "without gradients)."
         ),
     ] = None,
-    recipe: Annotated[str, typer.Option(help="default, query (no gradients), or paper.")] = DEFAULT.recipe,
+    recipe: Annotated[
+        str | None, typer.Option(help=f"{', '.join(RECIPES)}; all but the first read no gradients.")
+    ] = None,
     fast: Annotated[
-        bool, typer.Option("--fast", help="At most 16384 tokens, 8 iterations, recipe query unless it is paper.")
+        bool,
+        typer.Option(
+            "--fast",
+            help=f"Recipe {FAST['recipe']}, {FAST['num_tokens']} tokens and {FAST['num_iterations']} iterations, "
+            "where these are not given.",
+        ),
     ] = False,
     sequence_length: Annotated[
         int, typer.Option(help="Tokens per window; cover the positions that will be used.")
     ] = DEFAULT.sequence_length,
     num_tokens: Annotated[
-        int, typer.Option(help="Tokens of text to read, at most, but one window at least.")
-    ] = DEFAULT.num_tokens,
-    num_iterations: Annotated[int, typer.Option(help="Iterations of k-means.")] = DEFAULT.num_iterations,
-    residual_length: Annotated[int, typer.Option(help="Recent tokens kept exact.")] = DEFAULT.residual_length,
-    sink_length: Annotated[int, typer.Option(help="Early tokens kept exact.")] = DEFAULT.sink_length,
+        int | None,
+        typer.Option(help=f"Tokens of text to read, at most, but one window at least; default {DEFAULT.num_tokens}."),
+    ] = None,
+    num_iterations: Annotated[
+        int | None, typer.Option(help=f"Iterations of k-means; default {DEFAULT.num_iterations}.")
+    ] = None,
+    residual_length: Annotated[
+        int, typer.Option(min=0, help="Recent tokens kept in full precision.")
+    ] = DEFAULT.residual_length,
+    sink_length: Annotated[
+        int, typer.Option(min=0, help="Early tokens kept in full precision.")
+    ] = DEFAULT.sink_length,
     sink_choice: Annotated[
         str, typer.Option(help=f"Which early tokens: {' or '.join(SINK_CHOICES)}.")
     ] = DEFAULT.sink_choice,
     seed: Annotated[int, typer.Option(help="Seed; the same seed gives the same codebook.")] = DEFAULT.seed,
     dtype: Dtype = None,
     device: Device = None,
+    as_json: AsJson = False,
 ) -> None:
     """Make a codebook for a model from text and save it."""
-    num_samples = DEFAULT.num_samples
-    if fast:
-        recipe = "query" if recipe == DEFAULT.recipe else recipe
-        num_tokens, num_iterations = min(num_tokens, FAST_TOKENS), min(num_iterations, FAST_ITERATIONS)
-        num_samples = min(num_samples, FAST_SAMPLES)
+    if allocate is not None and not (key_bits is None and value_bits is None):
+        raise ConfigError(
+            "--allocate distributes the bits itself, so --key-bits and --value-bits have no effect; leave them out."
+        )
+    given = {
+        "key_bits": key_bits,
+        "value_bits": value_bits,
+        "recipe": recipe,
+        "num_tokens": num_tokens,
+        "num_iterations": num_iterations,
+    }
     config = CalibrationConfig(
-        key_bits=bits(key_bits),
-        value_bits=bits(value_bits),
-        recipe=recipe,
+        **{**(FAST if fast else {}), **{name: value for name, value in given.items() if value is not None}},
         sequence_length=sequence_length,
-        num_tokens=num_tokens,
-        num_samples=num_samples,
-        num_iterations=num_iterations,
         residual_length=residual_length,
         sink_length=sink_length,
         sink_choice=sink_choice,
@@ -107,22 +134,39 @@ def calibrate(
         retrieval_fraction=retrieval_fraction,
         separator_fraction=separator_fraction,
     )
-    _check_output(output_directory)
+    _check_retrieval(config)
+    check_output(output_directory)
     texts = {name: load_text(name) for name in text or EXCERPTS[:1]}
-    loaded, tokenizer = load_model(model, dtype, device)
+    wanted_dtype(dtype, usable_device(device))
+    reason = unsupported_reason(load_config(model))
+    if reason:
+        raise UnsupportedModelError(f"No codebook for {model}: {reason}.")
+    tokenizer = load_tokenizer(model)
+    loaded = load_weights(model, dtype, device)
     if Path(model).is_dir():
         # Otherwise the codebook would name a directory of this machine.
         loaded.config._name_or_path = Path(model).absolute().name
     codebook = make_codebook(loaded, tokenizer, texts, config)
     codebook.save_pretrained(output_directory)
-    print_codebook(codebook)
-    output.print(f"Saved to {output_directory}", markup=False, highlight=False)
+    if as_json:
+        print_json({**describe(codebook), "directory": str(output_directory)})
+    else:
+        print_codebook(codebook)
+        output.print(f"Saved to {output_directory}", markup=False, highlight=False, soft_wrap=True)
 
 
-def _check_output(directory: Path) -> None:
-    """Raise for a directory that cannot be written, before there is something to lose."""
-    existing = next(path for path in (directory.absolute(), *directory.absolute().parents) if path.exists())
-    if not existing.is_dir():
-        raise ValueError(f"--output {directory}: {existing} is a file; give a directory.")
-    if not os.access(existing, os.W_OK):
-        raise ValueError(f"--output {directory}: {existing} cannot be written; give another directory.")
+def _check_retrieval(config: CalibrationConfig) -> None:
+    """Raise ConfigError for a fraction of windows with facts that this calibration would not read."""
+    if not config.retrieval_fraction:
+        return
+    name = f"--retrieval-fraction {config.retrieval_fraction}"
+    if config.recipe != DEFAULT.recipe and config.allocate is None and not config.refine_steps:
+        raise ConfigError(
+            f"{name} has no effect: the recipe {config.recipe} without --allocate and --refine-steps reads no "
+            f"gradients. Leave it out, or use --recipe {DEFAULT.recipe}."
+        )
+    if config.sequence_length < MIN_LENGTH:
+        raise ConfigError(
+            f"{name} has no effect: windows of {config.sequence_length} tokens are too short for facts. Leave it out, "
+            f"or use --sequence-length {MIN_LENGTH} or more."
+        )

@@ -4,30 +4,27 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Annotated
-
-import typer
-
 from ..codebook.codebook import Codebook
 from ..codebook.description import FORMAT_VERSION
 from ..codebook.files import CONFIG_NAME, load_files
-from .console import output
+from ..errors import CodebookError
+from .console import output, print_json
+from .options import AsJson, CodebookDirectory, OutputOrNone, check_output
 
 
-def convert(
-    directory: Annotated[Path, typer.Argument(help="Directory of a codebook.")],
-    output_directory: Annotated[
-        Path | None,
-        typer.Option("--output", "-o", help="Directory for the converted codebook; default: in place."),
-    ] = None,
-) -> None:
-    """Rewrite a codebook in the newest format; its tensors stay the same."""
+def convert(directory: CodebookDirectory, output_directory: OutputOrNone = None, as_json: AsJson = False) -> None:
+    """Rewrite a codebook in the newest format, in place or with --output elsewhere; its tensors stay the same."""
     if not (directory / CONFIG_NAME).is_file():
-        raise ValueError(f"{directory} holds no codebook; give the directory of one.")
-    if output_directory is None and load_files(directory)[0].sha256 is not None:
-        output.print(f"{directory} has format {FORMAT_VERSION} already; nothing to do.", markup=False, highlight=False)
-        return
+        raise CodebookError(f"{directory} holds no codebook; give the directory of one.")
     target = directory if output_directory is None else output_directory
-    Codebook.from_pretrained(directory).save_pretrained(target)
-    output.print(f"Saved in format {FORMAT_VERSION} to {target}", markup=False, highlight=False, soft_wrap=True)
+    check_output(target)
+    needless = output_directory is None and load_files(directory)[0].sha256 is not None
+    if not needless:
+        Codebook.from_pretrained(directory).save_pretrained(target)
+    if as_json:
+        print_json({"directory": str(target), "format_version": FORMAT_VERSION, "converted": not needless})
+    elif needless:
+        text = f"{directory} has format {FORMAT_VERSION} already; nothing to do."
+        output.print(text, markup=False, highlight=False, soft_wrap=True)
+    else:
+        output.print(f"Saved in format {FORMAT_VERSION} to {target}", markup=False, highlight=False, soft_wrap=True)

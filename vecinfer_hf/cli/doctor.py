@@ -9,11 +9,12 @@ from importlib import metadata
 from typing import Any
 
 import torch
+import typer
 
 from ..codebook.shipped import shipped_names
 from ..version import __version__
 from .console import output, print_json, print_table
-from .loading import AsJson
+from .options import AsJson
 
 
 PACKAGES = ("torch", "transformers", "kernels", "huggingface-hub", "accelerate", "safetensors")
@@ -27,7 +28,7 @@ def examine() -> dict[str, Any]:
     return {
         "vecinfer-hf": __version__,
         "python": platform.python_version(),
-        **{name: metadata.version(name) for name in PACKAGES},
+        **{name: _version(name) for name in PACKAGES},
         "devices": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())] or ["cpu"],
         "kernels_loaded": load_kernels() is not None,
         "kernel_candidates": [
@@ -38,12 +39,30 @@ def examine() -> dict[str, Any]:
     }
 
 
+def _version(package: str) -> str:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return "not installed"
+
+
 def doctor(as_json: AsJson = False) -> None:
-    """Say which kernels load here and, if none, why; and what versions are installed."""
+    """Say which kernels load here and, if none, why; and what versions are installed.
+
+    Exit code 1 if transformers lacks one of the package's hooks.
+    """
     found = examine()
     if as_json:
         print_json(found)
-        return
+    else:
+        print_report(found)
+    if found["self_check"]:
+        raise typer.Exit(1)
+
+
+def print_report(found: dict[str, Any]) -> None:
+    """Print what `examine` returned."""
+    found = dict(found)
     candidates, problems = found.pop("kernel_candidates"), found.pop("self_check")
     print_table(
         "Environment",

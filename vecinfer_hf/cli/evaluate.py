@@ -13,23 +13,28 @@ from transformers import PreTrainedModel
 
 from ..cache.online_codebook import ONLINE
 from ..calibration.text import EXCERPTS, load_text
-from ..codebook.codebook import Codebook
-from ..config import SINK_CHOICES
+from ..errors import ConfigError
 from ..evaluation import PerplexityResult, evaluate_perplexity, text_windows
+from ..evaluation.perplexity import MAX_CHUNK
 from .console import counted, print_json, print_table, progress_bar, size
-from .loading import (
+from .loading import check_before_loading, check_codebook, load_tokenizer, load_weights, machine
+from .options import (
     AsJson,
     CodebookName,
     Device,
     Dtype,
+    KeyBits,
     Model,
     OpsBackend,
     ResidualLength,
     Revision,
+    SinkChoice,
     SinkLength,
+    Subfolder,
+    Trust,
+    ValueBits,
     cache_options,
-    load_model,
-    machine,
+    text_value,
 )
 
 
@@ -37,32 +42,35 @@ Text = Annotated[
     str,
     typer.Option(
         help=f"Text file, - for standard input, or an excerpt that comes along ({', '.join(EXCERPTS)}); not the text "
-        "calibrated on."
+        "calibrated on.",
+        parser=text_value,
+        metavar="TEXT",
     ),
 ]
 WindowLength = Annotated[int, typer.Option(min=2, help="Tokens per window of text.")]
 MaxWindows = Annotated[int | None, typer.Option(min=1, help="Windows, spread over the text; default all.")]
-ChunkLength = Annotated[int, typer.Option(help="Tokens per call, 1 to 16.")]
+ChunkLength = Annotated[int, typer.Option(min=1, max=MAX_CHUNK, help="Tokens per call.")]
 PromptLength = Annotated[
     int | None,
     typer.Option(min=0, help="First tokens in one call, not counted; default 0, half a window for 'online'."),
 ]
 BatchSize = Annotated[int, typer.Option(min=1, help="Windows per call.")]
-SinkChoice = Annotated[
-    str | None, typer.Option(help=f"Which early tokens: {' or '.join(SINK_CHOICES)}; default the codebook's.")
-]
 
 
 def evaluate(
     model: Model,
-    codebook: CodebookName,
     text: Text,
+    codebook: CodebookName = "auto",
     window_length: WindowLength = 2048,
     max_windows: MaxWindows = 8,
-    chunk_length: ChunkLength = 16,
+    chunk_length: ChunkLength = MAX_CHUNK,
     prompt_length: PromptLength = None,
     batch_size: BatchSize = 1,
     revision: Revision = None,
+    subfolder: Subfolder = None,
+    trust: Trust = None,
+    key_bits: KeyBits = None,
+    value_bits: ValueBits = None,
     residual_length: ResidualLength = None,
     sink_length: SinkLength = None,
     sink_choice: SinkChoice = None,
@@ -71,30 +79,44 @@ def evaluate(
     device: Device = None,
     as_json: AsJson = False,
 ) -> None:
-    """Measure perplexity, KL divergence and memory of a cache with codes beside the stock cache."""
-    check_codebook(codebook, revision)
-    content = load_text(text)
-    loaded, tokenizer = load_model(model, dtype, device)
-    windows = text_windows(tokenizer, content, window_length, max_windows)
-    result = measure(
-        loaded,
-        windows,
+    """Measure perplexity, KL divergence and memory of a cache with codes beside the default cache."""
+    options = cache_options(
         codebook,
-        chunk_length,
-        prompt_length,
-        batch_size,
-        **cache_options(revision, residual_length, sink_length, ops_backend, sink_choice),
+        revision=revision,
+        subfolder=subfolder,
+        trust=trust,
+        key_bits=key_bits,
+        value_bits=value_bits,
+        residual_length=residual_length,
+        sink_length=sink_length,
+        sink_choice=sink_choice,
+        ops_backend=ops_backend,
     )
+    check_prompt_length(codebook, window_length, prompt_length)
+    check_codebook(codebook, revision, subfolder)
+    content = load_text(text)
+    check_before_loading(model, codebook, options, dtype, device)
+    windows = text_windows(load_tokenizer(model), content, window_length, max_windows)
+    loaded = load_weights(model, dtype, device)
+    result = measure(loaded, windows, codebook, chunk_length, prompt_length, batch_size, **options)
     if as_json:
         print_json(report(loaded, model, codebook, text, content, result))
     else:
         print_perplexity(f"{model} on {text}", result)
 
 
-def check_codebook(name: str, revision: str | None) -> None:
-    """Raise for a codebook that cannot be loaded, before the model, which takes longer than a name to be mistyped."""
-    if name not in (ONLINE, "auto"):
-        Codebook.from_pretrained(name, **({"revision": revision} if revision else {}))
+def check_prompt_length(codebook: str, window_length: int, prompt_length: int | None) -> None:
+    """Raise ConfigError for a prompt that leaves nothing to predict, or none for an online codebook."""
+    if prompt_length is not None and prompt_length > window_length - 2:
+        raise ConfigError(
+            f"--prompt-length is {prompt_length}, but windows of {window_length} tokens have nothing to predict after "
+            f"more than {window_length - 2}; give a shorter prompt or longer windows."
+        )
+    if codebook == ONLINE and (prompt_length == 0 or (prompt_length is None and window_length < 4)):
+        raise ConfigError(
+            "--codebook online is fitted to a prompt, and there is none; give --prompt-length, half of "
+            "--window-length for example."
+        )
 
 
 def measure(

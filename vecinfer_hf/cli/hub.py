@@ -6,40 +6,66 @@ from __future__ import annotations
 
 import shutil
 from dataclasses import asdict
-from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from ..codebook.codebook import Codebook
 from ..codebook.files import CONFIG_NAME, TENSORS_NAME
-from .console import output, print_json, print_table
+from ..errors import CodebookError, ConfigError
+from .console import errors, output, print_json, print_table
 from .inspect import print_codebook
-from .loading import AsJson, Revision
+from .options import (
+    AsJson,
+    CodebookDirectory,
+    Model,
+    OutputOrNone,
+    Revision,
+    Subfolder,
+    Trust,
+    check_output,
+    positive_value,
+    text_value,
+)
 
 
-Subfolder = Annotated[str | None, typer.Option(help="Directory inside the repository, which can hold several.")]
+def _wanted(what: str) -> Any:
+    return typer.Option(help=f"{what} wanted; default any.", parser=positive_value, metavar="BITS")
+
+
+Repository = Annotated[str, typer.Argument(help="Hub repository, owner/name.", parser=text_value)]
 
 
 def push(
-    codebook: Annotated[Path, typer.Argument(help="Directory of a codebook.")],
-    repository: Annotated[str, typer.Argument(help="Hub repository, owner/name; created if it does not exist.")],
+    codebook: CodebookDirectory,
+    repository: Repository,
     subfolder: Subfolder = None,
     private: Annotated[
         bool | None,
         typer.Option("--private/--public", help="Who sees a new repository; default: the owner's setting."),
     ] = None,
     create_pr: Annotated[bool, typer.Option("--create-pr", help="Offer it as a pull request.")] = False,
-    revision: Annotated[str | None, typer.Option(help="Branch to commit to; created if it does not exist.")] = None,
-    base_model: Annotated[
-        str | None, typer.Option(help="Hub id of the model it is for; default: the one it was calibrated on.")
+    revision: Annotated[
+        str | None,
+        typer.Option(help="Branch to commit to; created if it does not exist.", parser=text_value, metavar="REVISION"),
     ] = None,
-    message: Annotated[str | None, typer.Option("--message", "-m", help="First line of the commit.")] = None,
+    base_model: Annotated[
+        str | None,
+        typer.Option(
+            help="Hub id of the model it is for; default: the one it was calibrated on.",
+            parser=text_value,
+            metavar="MODEL",
+        ),
+    ] = None,
+    message: Annotated[
+        str | None,
+        typer.Option("--message", "-m", help="First line of the commit.", parser=text_value, metavar="TEXT"),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Upload a codebook and its card to the Hub, in one commit."""
+    """Upload a codebook and its card to the Hub, in one commit; a repository that does not exist is created."""
     if not (codebook / CONFIG_NAME).is_file():
-        raise ValueError(f"{codebook} holds no codebook; `vecinfer calibrate` makes one, `--output` says where.")
+        raise CodebookError(f"{codebook} holds no codebook; `vecinfer calibrate` makes one, `--output` says where.")
     loaded = Codebook.from_pretrained(codebook)
     commit = loaded.push_to_hub(
         repository,
@@ -57,29 +83,28 @@ def push(
 
 
 def pull(
-    repository: Annotated[str, typer.Argument(help="Hub repository, owner/name.")],
+    repository: Repository,
     subfolder: Subfolder = None,
     revision: Revision = None,
-    directory: Annotated[
-        Path | None,
-        typer.Option("--output", "-o", help="Also copy it into this directory; default: the Hub cache only."),
-    ] = None,
+    output_directory: OutputOrNone = None,
     force: Annotated[bool, typer.Option("--force", help="Download again what is cached.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Download a codebook into the Hub cache, check it, and show it."""
+    """Download a codebook into the Hub cache, check it, and show it; with --output also copy it there."""
     from ..hub import download_codebook
 
-    if directory is not None and directory.exists() and (directory.is_file() or any(directory.iterdir())):
-        raise ValueError(f"--output {directory} exists and is not empty; give a new directory.")
+    if output_directory is not None:
+        check_output(output_directory)
+        if output_directory.is_dir() and any(output_directory.iterdir()):
+            raise ConfigError(f"--output {output_directory} exists and is not empty; give a new directory.")
     place, commit = download_codebook(repository, revision=revision, subfolder=subfolder, force_download=force)
     loaded = Codebook.from_pretrained(place)
-    if directory is not None:
-        directory.mkdir(parents=True, exist_ok=True)
+    if output_directory is not None:
+        output_directory.mkdir(parents=True, exist_ok=True)
         for name in (TENSORS_NAME, "README.md", CONFIG_NAME):
             if (place / name).is_file():
-                shutil.copyfile(place / name, directory / name)
-        place = directory
+                shutil.copyfile(place / name, output_directory / name)
+        place = output_directory
     if as_json:
         print_json({"commit": commit, "directory": str(place)})
     else:
@@ -88,20 +113,24 @@ def pull(
 
 
 def find(
-    model: Annotated[str, typer.Argument(help="Hub id or directory of a model.")],
-    bits: Annotated[float | None, typer.Option(help="Bits per element wanted; default: any.")] = None,
-    trust: Annotated[list[str] | None, typer.Option(help="Hub owner to trust; may be given several times.")] = None,
+    model: Model,
+    bits: Annotated[float | None, _wanted("Mean bits per key and value element")] = None,
+    key_bits: Annotated[float | None, _wanted("Mean bits per key element")] = None,
+    value_bits: Annotated[float | None, _wanted("Mean bits per value element")] = None,
+    trust: Trust = None,
     as_json: AsJson = False,
 ) -> None:
-    """List the codebooks known for a model, those to prefer first. Downloads none."""
+    """List the codebooks known for a model, those to prefer first. Downloads none; exit code 1 if there is none."""
     from ..hub.search import find_codebooks
 
-    found = find_codebooks(model, bits, trusted_owners=trust)
+    found = find_codebooks(model, bits, key_bits=key_bits, value_bits=value_bits, trusted_owners=trust)
     if as_json:
         print_json([asdict(item) for item in found])
-        return
     if not found:
-        output.print(f"No codebook is known for {model}; `vecinfer calibrate` makes one.", markup=False)
+        text = f"vecinfer: No codebook is known for {model}; `vecinfer calibrate` makes one."
+        errors.print(text, markup=False, highlight=False, soft_wrap=True)
+        raise typer.Exit(1)
+    if as_json:
         return
     bits_of = [f"{item.bits_per_element:g}" if item.bits_per_element else "?" for item in found]
     print_table(

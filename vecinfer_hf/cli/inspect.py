@@ -10,7 +10,7 @@ import typer
 
 from ..codebook.codebook import Codebook
 from .console import output, print_json, print_table, size
-from .loading import AsJson, Revision
+from .options import AsJson, Revision, Subfolder, text_value
 
 
 # What the entries of these lists have at least. A codebook may come from anybody: others are printed as they are.
@@ -116,12 +116,16 @@ def readable(value: Any) -> str:
 
 
 def inspect(
-    codebook: Annotated[str, typer.Argument(help="Directory, shipped name or Hub repository.")],
+    codebook: Annotated[
+        str,
+        typer.Argument(help="Directory, shipped name or Hub repository.", parser=text_value),
+    ],
     revision: Revision = None,
+    subfolder: Subfolder = None,
     as_json: AsJson = False,
 ) -> None:
     """Show a codebook: bits, sizes, error per layer, where it came from."""
-    loaded = Codebook.from_pretrained(codebook, revision=revision)
+    loaded = Codebook.from_pretrained(codebook, revision=revision, subfolder=subfolder)
     if as_json:
         print_json(describe(loaded))
     else:

@@ -1,33 +1,35 @@
 # SPDX-FileCopyrightText: 2026 The vecinfer_hf authors
 # SPDX-License-Identifier: Apache-2.0
-"""Loading what the user named: a model with its tokenizer, and the options several commands share."""
+"""Loading a model with its tokenizer, and everything that is checked before its weights are read."""
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Any
 
 import torch
 import transformers
-import typer
 from rich.status import Status
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 from transformers.utils import logging
 
+from ..cache.online_codebook import ONLINE
+from ..codebook.codebook import Codebook
+from ..errors import BackendError, UnsupportedModelError
+from ..integration.resolve import AUTO, resolve
+from ..model_info import unsupported_reason
+from ..ops.kernel_loader import load_kernels
 from ..version import __version__
 from .console import errors
 
 
-Model = Annotated[str, typer.Argument(help="Hub id or directory of the model.")]
-CodebookName = Annotated[
-    str, typer.Option("--codebook", "-c", help="Codebook: a directory, a shipped name or a Hub repository.")
-]
-Revision = Annotated[str | None, typer.Option(help="Branch, tag or commit of the codebook's Hub repository.")]
-ResidualLength = Annotated[int | None, typer.Option(min=0, help="Recent tokens kept exact; default the codebook's.")]
-SinkLength = Annotated[int | None, typer.Option(min=0, help="Early tokens kept exact; default the codebook's.")]
-OpsBackend = Annotated[str, typer.Option(help="auto, cuda or reference.")]
-Dtype = Annotated[str | None, typer.Option(help="float32, bfloat16 or float16; default float32 on a CPU, else auto.")]
-Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, ...; default the GPU if there is one.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
+DTYPES = ("float32", "bfloat16", "float16")
 
 
 def usable_device(name: str | None) -> torch.device:
@@ -36,42 +38,98 @@ def usable_device(name: str | None) -> torch.device:
     Raises:
         ValueError: if it cannot be used here.
     """
-    name = name or ("cuda" if torch.cuda.is_available() else "cpu")
+    if name is None:
+        name = "cuda" if torch.cuda.is_available() else "cpu"
     try:
-        return torch.empty(0, device=name).device
-    except (RuntimeError, AssertionError) as error:
+        device = torch.empty(0, device=name).device
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
         raise ValueError(f"--device is {name!r}, which cannot be used here: {error}") from error
+    if device.type == "meta":
+        raise ValueError("--device is 'meta', which holds no numbers; use cpu or cuda.")
+    return device
 
 
 def model_dtype(name: str) -> torch.dtype:
     """Return the dtype of a name.
 
     Raises:
-        ValueError: if it is none.
+        ValueError: if it is none of `DTYPES`.
     """
-    found = getattr(torch, name, None)
-    if not isinstance(found, torch.dtype):
-        raise ValueError(f"--dtype is {name!r}; use float32, bfloat16, float16 or auto.")
-    return found
+    if name not in DTYPES:
+        raise ValueError(f"--dtype is {name!r}; use {', '.join(DTYPES)}, or auto where a model is loaded.")
+    return getattr(torch, name)
 
 
-def load_model(
-    name: str, dtype: str | None = None, device: str | None = None
-) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """Load a causal language model and its tokenizer, weights as they are stored unless `dtype` says otherwise.
+def wanted_dtype(name: str | None, device: torch.device) -> torch.dtype | str:
+    """Return the dtype to load weights in: that of a name, or "auto"; see the option --dtype."""
+    if name is None:
+        name = "float32" if device.type == "cpu" else "auto"
+    return name if name == "auto" else model_dtype(name)
+
+
+def check_codebook(name: str, revision: str | None = None, subfolder: str | None = None) -> None:
+    """Raise for a named codebook that cannot be loaded; a name is mistyped more quickly than a model is loaded."""
+    if name not in (ONLINE, AUTO):
+        place = {"revision": revision, "subfolder": subfolder}
+        Codebook.from_pretrained(name, **{key: value for key, value in place.items() if value is not None})
+
+
+def check_before_loading(
+    model: str, codebook: str, options: dict[str, Any], dtype: str | None, device: str | None
+) -> None:
+    """Raise for what can be known of a line before weights are read: dtype, device, operators, model and codebook.
+
+    Args:
+        model: Hub id or directory; its config is read.
+        codebook: name of the codebook.
+        options: as `cache_options` returns them.
+        dtype: the option --dtype.
+        device: the option --device.
+    """
+    place = usable_device(device)
+    wanted_dtype(dtype, place)
+    if options.get("ops_backend") == "cuda" and (place.type != "cuda" or load_kernels() is None):
+        raise BackendError(
+            f"--ops-backend cuda needs a CUDA device and the compiled kernels, and the device is {place}; "
+            "`vecinfer doctor` says which kernels load here."
+        )
+    config = load_config(model)
+    reason = unsupported_reason(config)
+    if reason:
+        raise UnsupportedModelError(f"No VecInfer cache for {model}: {reason}.")
+    resolve(config, codebook, **options)
+
+
+def load_config(name: str) -> PreTrainedConfig:
+    """Read the config of a model."""
+    return AutoConfig.from_pretrained(name)
+
+
+def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
+    """Load the tokenizer of a model."""
+    logging.disable_progress_bar()
+    return AutoTokenizer.from_pretrained(name)
+
+
+def load_weights(name: str, dtype: str | None = None, device: str | None = None) -> PreTrainedModel:
+    """Load a causal language model.
 
     Raises:
         ValueError: for an unknown dtype or a device that does not exist.
     """
     place = usable_device(device)
-    if dtype is None:
-        dtype = "float32" if place.type == "cpu" else "auto"
-    wanted = dtype if dtype == "auto" else model_dtype(dtype)
+    wanted = wanted_dtype(dtype, place)
     logging.disable_progress_bar()
     with Status(f"Loading {name}", console=errors):
-        tokenizer = AutoTokenizer.from_pretrained(name)
-        model = AutoModelForCausalLM.from_pretrained(name, dtype=wanted).to(place).eval()
-    return model, tokenizer
+        return AutoModelForCausalLM.from_pretrained(name, dtype=wanted).to(place).eval()
+
+
+def load_model(
+    name: str, dtype: str | None = None, device: str | None = None
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """Load a causal language model and its tokenizer; see `load_weights`."""
+    tokenizer = load_tokenizer(name)
+    return load_weights(name, dtype, device), tokenizer
 
 
 def machine(device: torch.device) -> dict[str, str]:
@@ -82,21 +140,3 @@ def machine(device: torch.device) -> dict[str, str]:
         "transformers": transformers.__version__,
         "vecinfer_hf": __version__,
     }
-
-
-def cache_options(
-    revision: str | None = None,
-    residual_length: int | None = None,
-    sink_length: int | None = None,
-    ops_backend: str = "auto",
-    sink_choice: str | None = None,
-) -> dict[str, str | int]:
-    """Return the options that were given, as `VecInferCache` and `cache_config` take them."""
-    given = {
-        "revision": revision,
-        "residual_length": residual_length,
-        "sink_length": sink_length,
-        "sink_choice": sink_choice,
-        "ops_backend": ops_backend if ops_backend != "auto" else None,
-    }
-    return {name: value for name, value in given.items() if value is not None}

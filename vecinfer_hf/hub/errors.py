@@ -44,7 +44,10 @@ _DISK = {
 
 
 def with_retries(call: Callable[[], Result], *, statuses: tuple[int, ...] = TRANSIENT) -> Result:
-    """Return `call()`, trying again when the connection fails or the Hub answers with one of `statuses`."""
+    """Return `call()`, trying again when the connection fails or the Hub answers with one of `statuses`.
+
+    An error that is raised after all has the number of tries as its attribute `vecinfer_tries`, for `explained`.
+    """
     wait = FIRST_WAIT
     for left in range(TRIES - 1, -1, -1):
         try:
@@ -53,6 +56,7 @@ def with_retries(call: Callable[[], Result], *, statuses: tuple[int, ...] = TRAN
             status = status_of(error)
             again = status in statuses if status is not None else unreachable(error)
             if left == 0 or not again or isinstance(error, OfflineModeIsEnabled):
+                error.vecinfer_tries = TRIES - left  # type: ignore[attr-defined]
                 raise
             seconds = min(_asked_wait(error) or wait, LONGEST_WAIT)
             logger.warning(f"The Hub {_what(error)}; trying again in {seconds:g} s ({left} more).")
@@ -83,9 +87,9 @@ def _explanation(error: Exception, revision: str | None, cache_dir: object) -> s
             "or offer the change with create_pr=True."
         )
     if unreachable(error):
-        return (
-            f"the Hub {_what(error)}, also after {TRIES} tries. Try later; what is cached works with local_files_only."
-        )
+        tries = getattr(error, "vecinfer_tries", 1)
+        after = f", also after {tries} tries" if tries > 1 else ""
+        return f"the Hub {_what(error)}{after}. Try later; what is cached works with local_files_only."
     if isinstance(error, LocalEntryNotFoundError):
         return "it is not in the local cache; download it once while online (`vecinfer pull`)."
     if isinstance(error, OSError) and error.errno in _DISK:

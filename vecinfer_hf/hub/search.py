@@ -255,10 +255,13 @@ def _has_bits(found: float | None, wanted: float | None) -> bool:
 
 
 def _nothing_to_take(model: Any, untrusted: list[FoundCodebook]) -> str:
-    name = model if isinstance(model, str) else getattr(model, "config", model)._name_or_path or "this model"
-    text = f'codebook="auto" found none for {name}: none in its config, none shipped, none of an owner you trust.'
+    name = model if isinstance(model, str) else getattr(model, "config", model)._name_or_path
+    text = (
+        f'codebook="auto" found none for {name or "this model"}: none in its config, none shipped, none of an owner '
+        "you trust."
+    )
     if untrusted:
         offers = ", ".join(sorted({f"{item}" for item in untrusted}))
         owners = sorted({_owner(item.name) for item in untrusted})
         return f"{text} Others offer {offers}: name one as codebook=, or allow its owner with trusted_owners={owners}."
-    return f"{text} Make one with `vecinfer calibrate {name}`."
+    return f"{text} Make one with `vecinfer calibrate {name or 'MODEL'}`."

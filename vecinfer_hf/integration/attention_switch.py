@@ -41,9 +41,14 @@ _running: dict[int, _Calls] = {}
 """By the id of the config, which the entry keeps alive."""
 
 
+def has_vecinfer_attention(model: PreTrainedModel) -> bool:
+    """Whether the attention of `model` is "vecinfer" now."""
+    return _name(_config(model)) == NAME
+
+
 def own_attention(model: PreTrainedModel) -> str:
     """Return the attention implementation of `model`, whatever the calls that run right now have switched."""
-    config = text_config(model.config)
+    config = _config(model)
     with _changed:
         calls = _running.get(id(config))
         return (calls.restore if calls else None) or _name(config)
@@ -58,7 +63,7 @@ def use_vecinfer_attention(model: PreTrainedModel) -> str:
     Raises:
         UnsupportedCallError: if called inside a `generate` of this model that uses no codes.
     """
-    config = text_config(model.config)
+    config = _config(model)
     with _changed:
         calls = _running.get(id(config))
         if calls is not None and calls.restore is not None:
@@ -78,7 +83,7 @@ def restore_attention(model: PreTrainedModel, name: str, *, always: bool = False
         name: the implementation.
         always: whether to set it also if somebody has set another one than "vecinfer" since.
     """
-    config = text_config(model.config)
+    config = _config(model)
     with _changed:
         if _name(config) != NAME and not always:
             return
@@ -99,12 +104,7 @@ def attention_of_call(model: PreTrainedModel, needs_vecinfer: bool) -> Iterator[
     Raises:
         UnsupportedCallError: as `use_vecinfer_attention`.
     """
-    thread = threading.get_ident()
-    try:
-        config = text_config(model.config)
-    except ValueError:
-        # A model with several language models; codes are refused for it elsewhere.
-        config = model.config
+    config, thread = _config(model), threading.get_ident()
     with _changed:
         if needs_vecinfer:
             _wait_for_other_threads(config)
@@ -143,6 +143,15 @@ def _wait_for_other_threads(config: PreTrainedConfig) -> None:
             "vecinfer_hf.enable(model) before the outer call."
         )
     _changed.wait_for(lambda: not with_own())
+
+
+def _config(model: PreTrainedModel) -> PreTrainedConfig:
+    """Return the config whose attention is switched: that of the language model."""
+    try:
+        return text_config(model.config)
+    except ValueError:
+        # A model with several language models has no VecInfer cache, but its calls come here as well.
+        return model.config
 
 
 def _name(config: PreTrainedConfig) -> str:

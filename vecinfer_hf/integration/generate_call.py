@@ -21,7 +21,7 @@ from ..cache.cache import VecInferCache
 from ..config import VecInferConfig
 from ..errors import UnsupportedCallError, UnsupportedModelError
 from ..model_info import check_supported, text_config
-from .attention_switch import NAME, attention_of_call, own_attention
+from .attention_switch import NAME, attention_of_call, has_vecinfer_attention, own_attention
 from .compat import CACHE_ARGUMENT, returned_cache
 from .cuda_graph import decode_call
 from .request import Request, enabled_state, given_value, requested
@@ -177,7 +177,7 @@ _SIZES = ("generation_config", "batch_size", "max_cache_length")
 
 def _check_attention(model: PreTrainedModel) -> None:
     """Raise unless the attention of `model` is "vecinfer", as it is within transformers' own `generate`."""
-    if text_config(model.config)._attn_implementation != NAME:
+    if not has_vecinfer_attention(model):
         raise UnsupportedCallError(
             f"This call cannot switch the attention of {type(model).__name__} to codes (it is "
             f'"{own_attention(model)}"). Call vecinfer_hf.enable(model) first, and leave out use_cache=False.'
@@ -242,7 +242,7 @@ def wrap_compiled_call(original: Callable) -> Callable:
     @functools.wraps(original)
     def get_compiled_call(self, compile_config):
         fallback = original(self, compile_config)
-        if text_config(self.config)._attn_implementation != NAME:
+        if not has_vecinfer_attention(self):
             return fallback
         return decode_call(self, compile_config, fallback)
 
