@@ -12,6 +12,9 @@ from transformers import BatchEncoding
 from vecinfer_hf import CalibrationConfig, Codebook, calibrate
 
 
+pytestmark = pytest.mark.sampled(3)
+
+
 IDS = tiny_inputs(1, 600)[0]
 
 

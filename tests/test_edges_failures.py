@@ -17,6 +17,9 @@ from transformers import DynamicCache
 from vecinfer_hf.integration.compat import cache_argument
 
 
+pytestmark = pytest.mark.sampled(13)
+
+
 @pytest.fixture(params=MODELS)
 def model(request):
     return make_model(request.param)
