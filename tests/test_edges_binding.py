@@ -17,6 +17,9 @@ from transformers import DynamicCache
 from vecinfer_hf.integration.compat import cache_argument
 
 
+pytestmark = pytest.mark.sampled(3)
+
+
 def equal_config(model, cache):
     return model, new_cache(copy.deepcopy(model.config), exact=True)
 

@@ -12,6 +12,9 @@ from transformers import BatchEncoding
 from vecinfer_hf import CalibrationConfig, Codebook, calibrate
 
 
+pytestmark = pytest.mark.sampled(3)
+
+
 IDS = tiny_inputs(1, 600)[0]
 
 
@@ -142,7 +145,7 @@ def test_a_config_of_another_type_is_refused(model, config):
 @pytest.mark.parametrize(
     "texts",
     [5, [5], {"a": 5}, [], {}, [""], "", b"text", [None], {"a": None}, object()],
-    ids=str,
+    ids=lambda texts: "object" if type(texts) is object else str(texts),
 )
 def test_texts_of_another_type_are_refused(model, texts):
     refused(lambda: calibrate(model, Words(), texts, config=options(), progress=False))

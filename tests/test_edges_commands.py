@@ -21,6 +21,9 @@ from transformers import AutoModelForCausalLM, PreTrainedTokenizerBase
 from vecinfer_hf.cli.app import app, main
 
 
+pytestmark = pytest.mark.sampled(3)
+
+
 pytest_plugins = ["hub_fixtures"]
 
 

@@ -9,6 +9,9 @@ from method_hooks import following
 from tiny_models import tiny_inputs
 
 
+pytestmark = pytest.mark.sampled(7)
+
+
 @pytest.fixture(params=[None, 100], ids=["growing", "static"])
 def room(request):
     return request.param

@@ -13,6 +13,9 @@ import vecinfer_hf
 from vecinfer_hf import VecInferCache, VecInferConfig
 
 
+pytestmark = pytest.mark.sampled(4)
+
+
 def state_of(model):
     """Everything that `enable` may have changed on a model."""
     config = model.generation_config

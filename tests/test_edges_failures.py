@@ -2,32 +2,27 @@
 # SPDX-License-Identifier: Apache-2.0
 """Calls that fail or are refused: what can be judged is refused before anything is stored, the rest is repaired."""
 
+import copy
+import pickle
+
 import pytest
 import torch
-from disturbed_sequences import InterruptAtLine, Interruption
-from edge_cases import greedy, new_cache, refused, run, sliding_model, tiny_model
-from method_follower import Divergence, Injection
+from edge_cases import greedy, new_cache, refused, run, tiny_model
+from failing_calls import KINDS, MODELS, go_on, make_model
+from method_follower import Injection
 from method_hooks import following
-from refusal import assert_says_how_to_repair
 from tiny_models import tiny_inputs
-from transformers import DynamicCache, StoppingCriteria
+from transformers import DynamicCache
 
 from vecinfer_hf.integration.compat import cache_argument
 
 
-KINDS = ["growing", "static"]
-MODELS = {
-    "full": lambda: tiny_model("llama"),
-    "sliding inside": sliding_model,
-    "sliding first": lambda: tiny_model("gemma3", sliding_window=12),
-}
+pytestmark = pytest.mark.sampled(13)
 
 
 @pytest.fixture(params=MODELS)
 def model(request):
-    model = MODELS[request.param]()
-    model.set_attn_implementation("vecinfer")
-    return model
+    return make_model(request.param)
 
 
 @pytest.fixture(params=KINDS)
@@ -132,37 +127,6 @@ def test_token_ids_out_of_the_vocabulary_change_nothing(model, cache):
         follower.audit(cache)
 
 
-def go_on(model, cache, follower, ids, held, repair):
-    """Use a cache that held `held` columns before a call failed; it must go on exactly or say how to repair it."""
-    if repair == "retry":
-        try:
-            run(model, ids[:, held : held + 3], cache)
-        except Divergence:
-            raise
-        except Exception as error:
-            assert_says_how_to_repair(error)
-            repair = "crop"
-        else:
-            follower.audit(cache)
-            return
-    if repair == "crop":
-        try:
-            cache.crop(min(held - int(cache.get_seq_length()), 0))
-        except Exception as error:
-            # A static sliding layer overwrites in place what it would need to go back.
-            if not (cache.is_compileable and any(cache.is_sliding)):
-                raise
-            assert_says_how_to_repair(error, "reset")
-            repair = "reset"
-    if repair == "reset":
-        cache.reset()
-        held = 0
-    follower.audit(cache)
-    run(model, ids[:, held : held + 3], cache)
-    run(model, ids[:, held + 3 : held + 4], cache)
-    follower.audit(cache)
-
-
 def fail_inside(model, cache, layer, place, held, count, repair):
     """Raise an error at one place of one layer, in a call of `count` tokens behind `held`, and use the cache again."""
     ids = tiny_inputs(2, 80)
@@ -220,74 +184,22 @@ def test_errors_in_two_calls_in_a_row(model, cache, place):
         go_on(model, cache, follower, ids, 40, "crop")
 
 
-def interrupted(model, room, count, first, step, repairs=("retry", "crop", "reset")):
-    """Interrupt a call at every `step`-th line of the package from the `first` on; return how many there were."""
-    ids = tiny_inputs(2, 60)
-    line, done = first, 0
-    while True:
-        with following(model) as follower:
-            cache = new_cache(model.config, room=room, residual_length=4)
-            run(model, ids[:, :20], cache)
-            try:
-                with InterruptAtLine(line) as interrupt:
-                    run(model, ids[:, 20 : 20 + count], cache)
-            except Interruption:
-                pass
-            else:
-                return done
-            if follower.of(cache).columns == 20:
-                try:
-                    go_on_after_interruption(model, cache, follower, ids, repairs[done % len(repairs)])
-                except Exception as error:
-                    raise AssertionError(f"interrupted at {interrupt.place}") from error
-        line, done = line + step, done + 1
-
-
-def go_on_after_interruption(model, cache, follower, ids, repair):
-    try:
-        go_on(model, cache, follower, ids, 20, repair)
-    except Divergence:
-        raise
-    except Exception as error:
-        # Within a store a crop need not know what is where, if it says so.
-        assert_says_how_to_repair(error, "reset")
-        go_on(model, cache, follower, ids, 20, "reset")
-
-
-@pytest.mark.parametrize("count", [1, 20], ids=["token", "turn"])
-@pytest.mark.parametrize("room", [None, 60], ids=KINDS)
-def test_an_interruption_at_any_line(model, room, count):
-    """Ctrl-C may come anywhere. Every 67th line by default, every line among the slow tests."""
-    assert interrupted(model, room, count, 1 + 7 * count, 67) > 2
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("repair", ["retry", "crop"])
-@pytest.mark.parametrize("count", [1, 20], ids=["token", "turn"])
-@pytest.mark.parametrize("room", [None, 60], ids=KINDS)
-def test_an_interruption_at_every_line(model, room, count, repair):
-    assert interrupted(model, room, count, 1, 1, (repair,)) > 50
-
-
-class StopHere(StoppingCriteria):
-    """Ctrl-C between two tokens."""
-
-    def __call__(self, input_ids, scores, **kwargs):
-        if input_ids.shape[1] >= 44:
-            raise KeyboardInterrupt
-        return torch.zeros(len(input_ids), dtype=torch.bool)
-
-
-def test_an_interruption_between_two_tokens_of_generate(model, cache):
-    """No layer is in the middle of anything: the cache holds what was fed and goes on."""
-    ids = tiny_inputs(1, 60)
+@pytest.mark.parametrize(
+    "how", [copy.deepcopy, lambda cache: pickle.loads(pickle.dumps(cache))], ids=["copy", "pickle"]
+)
+@pytest.mark.parametrize("repair", ["retry", "crop", "reset"])
+def test_a_copy_of_a_cache_whose_call_failed(model, cache, how, repair):
+    """The copy knows as much as the cache."""
+    ids = tiny_inputs(2, 80)
     with following(model) as follower:
-        with pytest.raises(KeyboardInterrupt):
-            greedy(model, ids[:, :40], cache, new=20, stopping_criteria=[StopHere()])
-        held = int(cache.get_seq_length())
-        assert held == 43
-        run(model, ids[:, held : held + 5], cache)
-        follower.audit(cache)
+        run(model, ids[:, :40], cache)
+        follower.injection = Injection(torch.OutOfMemoryError("as asked for"), 1, "before attention")
+        with pytest.raises(torch.OutOfMemoryError):
+            run(model, ids[:, 40:45], cache)
+        twin = how(cache)
+        follower.copied(cache, twin)
+        go_on(model, twin, follower, ids, 40, repair, is_copy=True)
+        go_on(model, cache, follower, ids, 40, "reset")
 
 
 def test_a_cache_that_failed_equals_one_that_did_not(model):

@@ -17,6 +17,9 @@ from tiny_models import tiny_inputs
 from vecinfer_hf import Codebook, CodebookError, VecInferConfig
 
 
+pytestmark = pytest.mark.sampled(5)
+
+
 @pytest.fixture(params=["smooth_scale", "matrix"])
 def directory(request, tmp_path):
     write_format_1(tmp_path / "codebook", tiny_config("llama"), kind=request.param)

@@ -20,6 +20,9 @@ from transformers import DynamicCache, StaticCache
 from vecinfer_hf.integration.compat import cache_argument
 
 
+pytestmark = pytest.mark.sampled(5)
+
+
 ROOMS = pytest.mark.parametrize("room", [None, 230], ids=["growing", "static"])
 
 

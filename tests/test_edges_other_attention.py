@@ -9,6 +9,9 @@ from method_hooks import following
 from tiny_models import tiny_inputs
 
 
+pytestmark = pytest.mark.sampled(5)
+
+
 STOCK = {"llama": "sdpa", "gemma3": "sdpa", "gpt_oss": "eager"}
 
 

@@ -26,6 +26,9 @@ from vecinfer_hf import VecInferCache, VecInferConfig
 from vecinfer_hf.integration.compat import cache_argument
 
 
+pytestmark = pytest.mark.sampled(3)
+
+
 @pytest.fixture
 def warnings():
     """What transformers' logger or the package's said during the test."""

@@ -11,6 +11,9 @@ from tiny_models import tiny_inputs
 from vecinfer_hf.integration.compat import cache_argument
 
 
+pytestmark = pytest.mark.sampled(4)
+
+
 ROOMS = pytest.mark.parametrize("room", [None, 120], ids=["growing", "static"])
 MODELS = pytest.mark.parametrize("make", [lambda: tiny_model("llama"), sliding_model], ids=["full", "sliding"])
 

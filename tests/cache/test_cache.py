@@ -241,7 +241,6 @@ def test_an_unknown_option_is_refused_by_name(option):
     "change",
     [
         {"num_hidden_layers": 3},
-        {"num_attention_heads": 8, "head_dim": 16},
         {"num_key_value_heads": 4},
         {"head_dim": 32},
     ],
@@ -260,15 +259,15 @@ def test_the_codebook_of_another_family_is_refused():
 
 
 def test_no_codebook_says_how_to_get_one():
-    with pytest.raises(CodebookError, match=r"(?s)cache_config.*vecinfer calibrate"):
+    with pytest.raises(CodebookError, match="found none.*vecinfer calibrate MODEL"):
         VecInferCache(tiny_config("llama"))
 
 
 def test_encoder_decoder_and_latent_caches_are_refused():
     llama = random_codebook(tiny_config("llama"))
-    with pytest.raises(ValueError, match=r"t5 is an encoder-decoder.*stock cache"):
+    with pytest.raises(ValueError, match=r"t5 is an encoder-decoder.*default cache"):
         VecInferCache(transformers.T5Config(), llama)
-    with pytest.raises(ValueError, match=r"deepseek_v3 caches latent.*stock cache"):
+    with pytest.raises(ValueError, match=r"deepseek_v3 caches latent.*default cache"):
         VecInferCache(transformers.DeepseekV3Config(num_hidden_layers=1), llama)
 
 

@@ -273,7 +273,7 @@ def test_a_static_cache_keeps_its_batch():
     model.generate(tiny_inputs(2, 20), max_new_tokens=2, **cache_argument(cache))
     with pytest.raises(ValueError, match="2 rows cannot become one of 1"):
         cache.batch_select_indices(torch.tensor([0]))
-    with pytest.raises(ValueError, match="cannot change its batch size"):
+    with pytest.raises(ValueError, match="cannot change its number of rows"):
         cache.batch_repeat_interleave(2)
 
 

@@ -3,6 +3,7 @@
 """files.py, description.py, tensors.py: no malformed file gets through, and each refusal names value, rule, remedy."""
 
 import json
+import os
 import struct
 
 import pytest
@@ -98,11 +99,11 @@ def test_a_file_that_promises_much_allocates_nothing(saved):
 
 
 @pytest.mark.parametrize("name", [TENSORS_NAME, CONFIG_NAME])
-@pytest.mark.parametrize("instead", [None, "directory"])
-def test_a_missing_file_or_a_directory_instead(saved, name, instead):
+@pytest.mark.parametrize("instead", [None, "mkdir", "mkfifo"])
+def test_a_missing_file_or_something_else_instead(saved, name, instead):
     (saved / name).unlink()
     if instead:
-        (saved / name).mkdir()
+        getattr(os, instead)(saved / name)
     refused(saved, name, "is not a file" if instead else "does not exist")
 
 
@@ -224,13 +225,13 @@ CONFIG_CHANGES = {
     "another head size": (layer({"key_head_dim": 32}), "must be F32 [2, 32]"),
     "a missing head size": (lambda d: d["model"]["layers"][0].pop("value_head_dim"), "has no 'value_head_dim'"),
     "no word on keys": (lambda d: d["model"]["layers"][0].pop("keys_from_values"), "has no 'keys_from_values'"),
-    "another word on keys": (layer({"keys_from_values": 1}), "keys_from_values is 1; it must be a bool"),
+    "another word on keys": (layer({"keys_from_values": 1}), "keys_from_values is 1; it must be true or false"),
     "an unknown field of a layer": (layer({"speed": 1}), "model.layers[0] has the unknown field(s) 'speed'"),
     "a missing layer": (lambda d: d["model"]["layers"].pop(), "unexpected tensor 'layers.1"),
     "no model": (lambda d: d.pop("model"), "has no 'model'"),
-    "a model of another kind": (lambda d: d.update(model=[1]), "model is a list; it must be a dict"),
+    "a model of another kind": (lambda d: d.update(model=[1]), "model is a list; it must be an object"),
     "an unknown field of the model": (lambda d: d["model"].update(speed=1), "model has the unknown field(s) 'speed'"),
-    "a name of another kind": (lambda d: d["model"].update(name=5), "model.name is 5; it must be a str"),
+    "a name of another kind": (lambda d: d["model"].update(name=5), "model.name is 5; it must be a string"),
     "no name": (lambda d: d["model"].pop("name"), "model has no 'name'"),
     "a name with lines": (lambda d: d["model"].update(name="a\nb"), "printable"),
     "a name without end": (lambda d: d["model"].update(name="x" * 5000), "at most 1024"),
@@ -255,8 +256,8 @@ CONFIG_CHANGES = {
     "an unknown field of the hash": (lambda d: d["tensors"].update(md5="x"), "tensors has the unknown field(s) 'md5'"),
     "a fingerprint of another kind": (lambda d: d.update(weights_fingerprint=[1]), "weights_fingerprint is a list"),
     "an unknown field": (lambda d: d.update(speed=1), "unknown field(s) 'speed'"),
-    "a list as provenance": (lambda d: d.update(provenance=["x"]), "provenance is a list; it must be a dict"),
-    "a string as metrics": (lambda d: d.update(metrics="x"), "metrics is 'x'; it must be a dict"),
+    "a list as provenance": (lambda d: d.update(provenance=["x"]), "provenance is a list; it must be an object"),
+    "a string as metrics": (lambda d: d.update(metrics="x"), "metrics is 'x'; it must be an object"),
 }  # fmt: skip
 
 

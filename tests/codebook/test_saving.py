@@ -189,7 +189,7 @@ def test_a_damaged_codebook_can_be_replaced(tmp_path):
 @pytest.mark.parametrize("name", [CONFIG_NAME, TENSORS_NAME, "README.md"])
 def test_a_directory_in_the_place_of_a_file(tmp_path, name):
     (tmp_path / name / "x").mkdir(parents=True)
-    with pytest.raises(CodebookError, match=f"{name} is a directory; give another directory"):
+    with pytest.raises(CodebookError, match=f"{name} is not a file; give another directory"):
         OLD.save_pretrained(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == [name]
 

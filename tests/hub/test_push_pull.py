@@ -245,6 +245,15 @@ def test_names_that_are_none(warm, name, tmp_path):
     assert "neither a directory nor a Hub repository" in found["error"]
 
 
+def test_an_empty_revision_is_none(warm, repo, token, tmp_path):
+    for found in (
+        warm.call("pull", repo, str(tmp_path), revision=""),
+        warm.call("push", repo, token=token, revision=""),
+        warm.call("load", repo, revision=""),
+    ):
+        assert "revision is ''; give a branch, tag or commit" in found["error"]
+
+
 @pytest.mark.parametrize("subfolder", ["../other", "/etc", "a/../../b", "*"])
 def test_subfolders_stay_inside(warm, repo, subfolder, tmp_path):
     assert "is not a directory inside" in warm.call("pull", repo, str(tmp_path), subfolder=subfolder)["error"]

@@ -186,6 +186,13 @@ def test_a_broken_shipped_codebook_does_not_hide_the_others(shipped_root):
     assert [item.name for item in find_codebooks(named_config("x/tiny-llama"), search=False)] == ["tiny-llama/2bit"]
 
 
+@pytest.mark.parametrize("bits", [0, -1, float("nan"), float("inf"), 17, "2"])
+def test_bits_that_no_codebook_has(bits):
+    for name in ("bits", "key_bits", "value_bits"):
+        with pytest.raises(ConfigError, match="bits"):
+            find_codebooks(named_config("x/tiny-llama"), **{name: bits}, search=False)
+
+
 def test_nothing_known(shipped_root):
     with pytest.raises(CodebookError, match="vecinfer calibrate /a/model"):
         resolve(named_config("/a/model"))

@@ -4,6 +4,7 @@
 
 import pytest
 import torch
+from filling import put
 from tiny_codebooks import random_codebook
 from transformers import CompileConfig
 from transformers.cache_utils import DynamicCache
@@ -89,14 +90,13 @@ def test_one_call_chunks_and_single_tokens_give_the_same_codes(smollm2, smollm2_
     with torch.no_grad():
         smollm2(ids, **cache_argument(stock))
     caches = []
-    smollm2.set_attn_implementation("sdpa")
     for step in (ids.shape[1], 17, 1):
         # Sinks are chosen among the tokens of a first call, so only the first ones are the same for all.
         cache = two_bits(smollm2, sink_choice="first")
         for index, layer in enumerate(stock.layers[:6]):
             for start in range(0, ids.shape[1], step):
                 part = slice(start, start + step)
-                cache.update(layer.keys[:, :, part], layer.values[:, :, part], index)
+                put(cache.layers[index], layer.keys[:, :, part], layer.values[:, :, part])
         caches.append(cache)
     first = caches[0].layers[0]
     assert first.read_lengths().quantized[0] >= 40

@@ -150,8 +150,8 @@ class DisturbedSequences(Sequences):
         self.after_failure(before, repair, ids, mask)
 
     @precondition(lambda self: self.columns and self.attention == "vecinfer")
-    @rule(count=st.integers(1, 20), seed=seeds, additive=st.booleans())
-    def change_the_past(self, count, seed, additive):
+    @rule(count=st.integers(1, 20), seed=seeds)
+    def change_the_past(self, count, seed):
         """A mask that hides a stored token or shows stored padding."""
         if not self.room(count):
             return

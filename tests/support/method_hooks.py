@@ -2,6 +2,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """The block in which a model and its VecInfer caches are followed: what is wrapped, and how it is put back.
 
+    model.set_attn_implementation("vecinfer")
+    with following(model) as follower:
+        cache = VecInferCache(model.config, codebook)
+        model.generate(ids, **cache_argument(cache))      # raises Divergence where METHOD.md is not followed
+        follower.audit(cache)                             # also compares what the cache holds
+
 Wraps public things only: VecInferCache's methods, transformers' AttentionInterface.get_interface and model.forward.
 """
 

@@ -13,21 +13,21 @@ from transformers.cache_utils import Cache, CacheLayerMixin, DynamicCache, Quant
 from transformers.utils import logging
 
 from ..codebook.codebook import Codebook
-from ..codebook.sizes import bytes_per_token
 from ..config import VecInferConfig
 from ..errors import CacheStateError, ConfigError, UnsupportedCallError, UnsupportedModelError
 from ..model_info import full_attention_layers, text_config, unsupported_model_reason, unsupported_reason
 from .forward_pass import ForwardPass, Lengths
 from .layer import VecInferLayer
+from .row_checks import check_crop, check_layer_crop, check_repeats, row_numbers
+from .sizes import CacheSizes
 from .static_layer import VecInferStaticLayer
 from .storage import ordinary_tensors
-from .stored_rows import check_crop, check_layer_crop, check_repeats, row_numbers
 
 
 logger = logging.get_logger(__name__)
 
 
-class VecInferCache(QuantizedCache):
+class VecInferCache(CacheSizes, QuantizedCache):
     """A key/value cache that keeps old tokens as vector-quantization codes (https://arxiv.org/abs/2510.06175).
 
     Layers with full attention get a `VecInferLayer`; sliding-window and linear-attention layers, which do not grow
@@ -186,50 +186,6 @@ class VecInferCache(QuantizedCache):
     def quantized_layers(self) -> list[VecInferLayer]:
         """The layers that hold codes."""
         return [layer for layer in self.layers if isinstance(layer, VecInferLayer)]
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes allocated by the whole cache: codes, windows, sinks, codebooks, and the stock layers' tensors."""
-        total = 0
-        for layer in self.layers:
-            if isinstance(layer, VecInferLayer):
-                total += layer.nbytes
-            else:
-                tensors = (value for value in vars(layer).values() if isinstance(value, torch.Tensor))
-                total += sum(tensor.untyped_storage().nbytes() for tensor in tensors)
-        return total
-
-    @property
-    def bits_per_element(self) -> float:
-        """Mean bits per key or value element of coded tokens, padding bytes of the tile format included."""
-        bits = elements = 0
-        for layer in self.quantized_layers:
-            shape = layer.codebook.head_shape(layer.layer_idx)
-            bits += 8 * bytes_per_token(shape, layer.storage.formats)
-            elements += shape.num_key_value_heads * (shape.key_head_dim + shape.value_head_dim)
-        return bits / elements
-
-    def stock_nbytes(self, dtype: torch.dtype | None = None) -> int:
-        """Bytes that the stock cache would take for the same columns.
-
-        Args:
-            dtype: count in this dtype; default the cache's own.
-        """
-        total = 0
-        for layer in self.layers:
-            if isinstance(layer, VecInferLayer) and layer.is_initialized:
-                heads, *sizes = layer.codebook.head_shape(layer.layer_idx)
-                elements = layer.storage.batch_size * heads * sum(sizes) * int(layer.cumulative_length)
-                total += elements * (dtype or layer.dtype).itemsize
-            elif not isinstance(layer, VecInferLayer):
-                tensors = (value for value in vars(layer).values() if isinstance(value, torch.Tensor))
-                total += sum(tensor.nbytes for tensor in tensors)
-        return total
-
-    @property
-    def compression_ratio(self) -> float:
-        """How many times larger the stock cache of the same dtype would be, everything counted."""
-        return self.stock_nbytes() / self.nbytes
 
     def crop(self, tokens_to_remove: int) -> None:
         """Remove the last `|tokens_to_remove|` columns (0 or negative).

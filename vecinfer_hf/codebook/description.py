@@ -85,7 +85,7 @@ def description_from_dict(data: dict[str, Any]) -> Description:
     Raises:
         CodebookError: for a field that is missing, unknown or breaks a rule.
     """
-    top = Fields("It", data)
+    top = Fields("", data)
     top.take("format_version", int)
     tensors = Fields("tensors", top.take("tensors", dict))
     sha256 = tensors.text("sha256")

@@ -171,7 +171,8 @@ def _state(directory: Path) -> tuple[Any, ...]:
     """Return what every save changes: the content of config.json, and which file the tensors are."""
     config, tensors = directory / CONFIG_NAME, directory / TENSORS_NAME
     try:
-        content = config.read_bytes() if config.stat().st_size <= MAX_CONFIG_BYTES else None
+        # Reading anything else but a file, such as a pipe, might never end.
+        content = config.read_bytes() if config.is_file() and config.stat().st_size <= MAX_CONFIG_BYTES else None
     except OSError:
         content = None
     try:

@@ -24,7 +24,7 @@ def description_from_format_1(data: dict[str, Any]) -> Description:
     Raises:
         CodebookError: for a field that is missing or breaks a rule.
     """
-    top = Fields("It", data)
+    top = Fields("", data)
     provenance = free_form(top, "provenance")
     try:
         config = CalibrationConfig.from_version_0_1(top.take("vecinfer_config", dict), provenance)

@@ -79,7 +79,7 @@ def _check_directory(directory: Path) -> None:
     config, tensors = directory / CONFIG_NAME, directory / TENSORS_NAME
     for path in (config, tensors, directory / README_NAME):
         if path.exists() and not path.is_file():
-            raise CodebookError(f"Cannot save a codebook to {directory}: {path} is a directory; {remedy}")
+            raise CodebookError(f"Cannot save a codebook to {directory}: {path} is not a file; {remedy}")
     if not config.exists():
         return
     try:

@@ -116,8 +116,8 @@ def hub_api(token: str | bool | None) -> HfApi:
     return HfApi(token=token, library_name="vecinfer", library_version=__version__)
 
 
-def check_names(repo_id: str, subfolder: str | None) -> None:
-    """Raise CodebookHubError unless these name a repository and a directory inside it."""
+def check_names(repo_id: str, subfolder: str | None, revision: str | None = None) -> None:
+    """Raise CodebookHubError unless these name a repository, a directory inside it, and a revision of it."""
     try:
         validate_repo_id(repo_id)
     except HFValidationError as error:
@@ -129,10 +129,12 @@ def check_names(repo_id: str, subfolder: str | None) -> None:
             f"subfolder {subfolder!r} is not a directory inside a repository; use names of letters, digits, '.', '_' "
             "and '-' separated by '/', without '..'."
         )
+    if revision is not None and (not isinstance(revision, str) or not revision):
+        raise CodebookHubError(f"revision is {revision!r}; give a branch, tag or commit, or leave it out.")
 
 
 def _download(names, repo_id, revision, subfolder, token, cache_dir, local_files_only, force_download):
-    check_names(repo_id, subfolder)
+    check_names(repo_id, subfolder, revision)
     what = f"Cannot get {repo_id}" + (f"/{subfolder}" if subfolder else "") + (f" at {revision}" if revision else "")
     paths = [f"{subfolder}/{name}" if subfolder else name for name in (*names, README_NAME)]
     api = hub_api(token)

@@ -68,7 +68,7 @@ def push_codebook(
     Raises:
         CodebookHubError: if the Hub refuses it or cannot be reached; nothing was committed then.
     """
-    check_names(repo_id, subfolder)
+    check_names(repo_id, subfolder, revision)
     codebook = _for_others(codebook, base_model)
     message = commit_message or f"Upload a {codebook.bits_per_element:g}-bit VecInfer codebook"
     with tempfile.TemporaryDirectory(prefix="vecinfer-push-") as temporary:
@@ -102,7 +102,7 @@ def push_options(
 
     The other arguments, the result and the errors are those of `push_codebook`.
     """
-    check_names(repo_id, subfolder)
+    check_names(repo_id, subfolder, revision)
     path = f"{subfolder}/{options.file_name}" if subfolder else options.file_name
     data = options.to_file()
     message = commit_message or f"Upload {type(options).__name__}"

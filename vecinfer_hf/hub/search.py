@@ -20,7 +20,7 @@ from transformers.utils import logging
 
 from ..codebook.files import load_forms
 from ..codebook.shipped import shipped_codebooks, shipped_names
-from ..errors import CodebookError, transport_errors
+from ..errors import CodebookError, ConfigError, transport_errors
 from ..model_info import check_identity, model_identity
 from ..quantization.formats import mean_bits, parse_format
 from .download import hub_api
@@ -33,6 +33,7 @@ TRUSTED_OWNERS_VARIABLE = "VECINFER_TRUSTED_OWNERS"
 """Environment variable: Hub names, separated by commas, from which `codebook="auto"` may download."""
 
 _MOST_RESULTS = 50
+_MOST_BITS = 16
 _PREFERRED_BITS = 2.0
 """Bits per element that `codebook="auto"` comes closest to."""
 
@@ -90,9 +91,15 @@ def find_codebooks(
         trusted_owners: Hub users or organizations to trust.
         search: whether to ask the Hub at all.
         token: Hub token; None for the one of `hf auth login`.
+
+    Raises:
+        ConfigError: for bits that no codebook can have.
     """
-    found = [item for items in _places(model_or_id, trusted_owners, search, token) for item in items]
     wanted = (("bits_per_element", bits), ("key_bits", key_bits), ("value_bits", value_bits))
+    for name, value in wanted:
+        if value is not None and not (isinstance(value, (int, float)) and 0 < value <= _MOST_BITS):
+            raise ConfigError(f"{name} is {value!r}; it must be a number of bits above 0 and at most {_MOST_BITS}.")
+    found = [item for items in _places(model_or_id, trusted_owners, search, token) for item in items]
     return [item for item in found if all(_has_bits(getattr(item, name), value) for name, value in wanted)]
 
 
@@ -248,10 +255,13 @@ def _has_bits(found: float | None, wanted: float | None) -> bool:
 
 
 def _nothing_to_take(model: Any, untrusted: list[FoundCodebook]) -> str:
-    name = model if isinstance(model, str) else getattr(model, "config", model)._name_or_path or "this model"
-    text = f'codebook="auto" found none for {name}: none in its config, none shipped, none of an owner you trust.'
+    name = model if isinstance(model, str) else getattr(model, "config", model)._name_or_path
+    text = (
+        f'codebook="auto" found none for {name or "this model"}: none in its config, none shipped, none of an owner '
+        "you trust."
+    )
     if untrusted:
         offers = ", ".join(sorted({f"{item}" for item in untrusted}))
         owners = sorted({_owner(item.name) for item in untrusted})
         return f"{text} Others offer {offers}: name one as codebook=, or allow its owner with trusted_owners={owners}."
-    return f"{text} Make one with `vecinfer calibrate {name}`."
+    return f"{text} Make one with `vecinfer calibrate {name or 'MODEL'}`."
