@@ -69,7 +69,13 @@ def text_config(config: PreTrainedConfig) -> PreTrainedConfig:
 
 def head_dim(config: PreTrainedConfig) -> int:
     """Return the size of one attention head."""
-    return getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    try:
+        return getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    except (AttributeError, RuntimeError) as error:
+        raise UnsupportedModelError(
+            f"{config.model_type} has heads of another size in each layer ({error}), which is not supported here. Use "
+            "the default cache for it."
+        ) from error
 
 
 def num_key_value_heads(config: PreTrainedConfig) -> int:

@@ -40,7 +40,7 @@ def test_help_lists_every_command(vecinfer):
 def test_inspect_shows_every_layer(vecinfer, tiny_codebook_directory):
     code, out, _ = vecinfer("inspect", tiny_codebook_directory)
     assert code == 0
-    assert "2 bits per element" in out
+    assert "2 bits per element" in " ".join(out.split())
     assert out.count("d4b8") == 4
     code, out, _ = vecinfer("inspect", tiny_codebook_directory, "--json")
     codebook = Codebook.from_pretrained(tiny_codebook_directory)

@@ -200,7 +200,11 @@ class VecInferCache(CacheSizes, QuantizedCache):
         if not self.forward_pass.quantized:
             super().crop(tokens_to_remove)
             return
-        left = max(self._columns()[1] + tokens_to_remove, 0)
+        low, high = self._columns()
+        left = max(high + tokens_to_remove, 0)
+        if low != high or any(layer.storage.torn is not None for layer in self.quantized_layers):
+            # Layers that stored and are cropped hold more codes than those that did not.
+            self.forward_pass.layers_agree = False
         self.forward_pass.take_back()
         for layer in self.quantized_layers:
             layer.settle()

@@ -49,6 +49,8 @@ class ForwardPass:
             self._successor[order[-1]] = order[0]
         self.next: int | None = order[0] if order else None
         """The layer that stores next; None after layers stored in another order."""
+        self.layers_agree = True
+        """Whether layers hold equally many codes; False after a repair that cropped some of them, until a reset."""
         self._before: Lengths | None = None
         self._undo: list[Callable[[], None]] = []
         self._nothing_stored = True
@@ -57,8 +59,12 @@ class ForwardPass:
         other = ForwardPass(self.order, self.quantized)
         memo[id(self)] = other
         other.padding = copy.deepcopy(self.padding, memo)
-        other.next = self.next
+        other.next, other.layers_agree = self.next, self.layers_agree
         return other
+
+    def __getstate__(self):
+        # What takes a pass back belongs to the layers of this cache; a pickled copy can be cropped or reset.
+        return {**vars(self), "_undo": []}
 
     @property
     def is_between_passes(self) -> bool:
@@ -68,7 +74,7 @@ class ForwardPass:
     def begin(self, before: Lengths | None) -> None:
         """Note that a pass begins; `before` is what the first quantized layer holds, if it had to be read."""
         self.next = self.order[0]
-        self._before = before
+        self._before = before if self.layers_agree else None
         self._undo.clear()
         self._nothing_stored = True
 
@@ -95,7 +101,7 @@ class ForwardPass:
         found = layer.read_lengths()
         if layer.layer_idx == self.quantized[0]:
             in_order = self.next in self.order[: self.order.index(layer.layer_idx) + 1]
-            self.next, self._before = layer.layer_idx, found if in_order else None
+            self.next, self._before = layer.layer_idx, found if in_order and self.layers_agree else None
         return found
 
     def remember(self, layer: CacheLayerMixin, tokens: int) -> None:
@@ -117,6 +123,7 @@ class ForwardPass:
     def reset(self) -> None:
         """Forget everything but the order."""
         self.padding = Padding()
+        self.layers_agree = True
         if self.order:
             self.begin(None)
 

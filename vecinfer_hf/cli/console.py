@@ -30,7 +30,7 @@ def print_table(title: str, columns: Iterable[str], rows: Iterable[Iterable[str]
     """Print rows of plain text as a table: the first column to the left, the others to the right."""
     table = Table(title=escape(title), title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
     for index, column in enumerate(columns):
-        table.add_column(escape(column), justify="right" if index else "left")
+        table.add_column(escape(column), justify="right" if index else "left", no_wrap=not index)
     for row in rows:
         table.add_row(*map(escape, row))
     output.print(table)
