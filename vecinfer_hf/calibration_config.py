@@ -139,7 +139,7 @@ class CalibrationConfig(StoredOptions):
         """
         pairs = self.layer_bits
         if pairs is None:
-            pairs = [(self.key_bits, self.value_bits)] * num_layers
+            pairs = [[self.key_bits, self.value_bits]] * num_layers
         if len(pairs) != num_layers:
             raise ConfigError(
                 f"layer_bits has {len(pairs)} entries but the model has {num_layers} layers with full attention; "

@@ -80,6 +80,7 @@ class StoredOptions:
     """Options that are stored as JSON. A subclass is a dataclass and names its file."""
 
     file_name: ClassVar[str]
+    __dataclass_fields__: ClassVar[dict[str, Any]]
 
     def to_dict(self) -> dict[str, Any]:
         """Return all options as plain JSON values, in new containers."""
@@ -204,7 +205,7 @@ class VecInferConfig(StoredOptions, QuantizationConfigMixin):
     static: bool | None = None
     max_cache_len: int | None = None
     ops_backend: str | None = None
-    quant_method: str = QUANT_METHOD
+    quant_method: str = QUANT_METHOD  # type: ignore[assignment]  # transformers' own is an enum of its methods
 
     def __post_init__(self):
         if self.quant_method != QUANT_METHOD:

@@ -46,7 +46,7 @@ def unwrapped(model: torch.nn.Module) -> PreTrainedModel:
     Raises:
         UnsupportedModelError: if there is none.
     """
-    inner = model
+    inner: Any = model
     while not isinstance(inner, PreTrainedModel):
         if callable(getattr(inner, "get_base_model", None)):
             inner = inner.get_base_model()

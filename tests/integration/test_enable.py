@@ -5,6 +5,7 @@
 import pytest
 import torch
 import transformers
+from enabled_models import OPTIONS, save_codebook, state, used_cache
 from tiny_codebooks import random_codebook
 from tiny_models import tiny_config, tiny_inputs, tiny_model
 from transformers import GenerationConfig
@@ -25,35 +26,10 @@ from vecinfer_hf.cache.online_codebook import OnlineCodebook
 from vecinfer_hf.integration.compat import returned_cache
 
 
-OPTIONS = {"residual_length": 16, "ops_backend": "reference"}
-
-
 @pytest.fixture
 def directory(tmp_path):
     """A saved codebook for the tiny llama, made for a window of 32 tokens."""
-    codebook = random_codebook(tiny_config("llama"))
-    codebook.config.residual_length = 32
-    codebook.save_pretrained(tmp_path / "codebook")
-    return str(tmp_path / "codebook")
-
-
-def used_cache(model, **kwargs):
-    """The cache of a short greedy `generate`."""
-    output = model.generate(
-        tiny_inputs(1, 40), max_new_tokens=5, do_sample=False, return_dict_in_generate=True, **kwargs
-    )
-    return returned_cache(output)
-
-
-def state(model):
-    """Everything of a model that `enable` may change."""
-    return {
-        "attention": model.config._attn_implementation,
-        "config": model.config.to_json_string(),
-        "generation": (model.generation_config.cache_config, model.generation_config.cache_implementation),
-        "attributes": sorted(vars(model)),
-        "hooks": len(model._forward_hooks) + len(model._forward_pre_hooks),
-    }
+    return save_codebook(tmp_path / "codebook")
 
 
 FORMS = {

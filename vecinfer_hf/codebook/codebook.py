@@ -131,7 +131,7 @@ class Codebook:
         found = self.provenance.get("errors")
         known = {}
         for entry in found if isinstance(found, list) else ():
-            values = [entry.get(name) for name in LayerError._fields] if isinstance(entry, dict) else []
+            values: list[Any] = [entry.get(name) for name in LayerError._fields] if isinstance(entry, dict) else []
             if values and type(values[0]) is int and all(type(value) in (int, float) for value in values[1:]):
                 if all(0 <= value < _LARGEST_ERROR for value in values[1:]):
                     known[values[0]] = LayerError(values[0], float(values[1]), float(values[2]))

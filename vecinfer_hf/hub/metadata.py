@@ -8,7 +8,7 @@ import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from huggingface_hub import ModelCardData
+from huggingface_hub import CardData, ModelCardData
 
 
 if TYPE_CHECKING:
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 LIBRARY_NAME = "vecinfer"
 TAGS = ("vecinfer", "kv-cache", "vector-quantization")
-_DESCRIBED = {
+_DESCRIBED: dict[str, tuple[type, ...]] = {
     "base_model": (str, type(None)),
     "bits_per_element": (int, float),
     "key_bits": (int, float),
@@ -72,7 +72,7 @@ def card_data(entries: Mapping[str, Mapping[str, Any]], licence: str | None = No
     )
 
 
-def listed_entries(data: ModelCardData) -> dict[str, dict[str, Any]]:
+def listed_entries(data: CardData) -> dict[str, dict[str, Any]]:
     """Return subfolder -> description as `card_data` wrote them; entries of another form are left out."""
     listed = getattr(data, "vecinfer", None)
     entries = [dict(entry) for entry in listed if isinstance(entry, dict)] if isinstance(listed, list) else []

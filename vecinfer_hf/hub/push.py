@@ -161,10 +161,11 @@ def _root_readme(
     own: bytes | None,
 ) -> dict[str, bytes]:
     """The README.md at the root after this push; empty if its author keeps it, or if `own` can stay as it is."""
+    old: ModelCard | None = None
     try:
         old = ModelCard(Path(api.hf_hub_download(repo_id, README_NAME, revision=head)).read_text(encoding="utf-8"))
     except EntryNotFoundError:
-        old = None
+        pass
     if old is not None and GENERATED not in old.text:
         logger.warning(f"The README.md of {repo_id} is its author's own: it was not changed.")
         return {} if subfolder else {README_NAME: str(old).encode()}
@@ -172,7 +173,7 @@ def _root_readme(
     entries[subfolder or ""] = describe(codebook)
     card = ModelCard(repository_card(entries, repo_id, licence))
     if "" in entries:  # a codebook at the root keeps its own text; its metadata list the others too
-        text = ModelCard(own.decode()).text if own is not None else old.text
+        text = ModelCard(own.decode()).text if own is not None else (old.text if old is not None else "")
         card = ModelCard(f"---\n{card.data.to_yaml()}\n---\n{text}")
     return {README_NAME: str(card).encode()}
 
@@ -183,6 +184,6 @@ def _licence_of_base(api: HfApi, base_model: str | None) -> str | None:
         return None
     try:
         card = api.model_info(base_model).card_data
-    except (HfHubHTTPError, *transport_errors()):
+    except (HfHubHTTPError, *transport_errors()):  # type: ignore[misc]  # mypy reads no starred tuple here
         return None
     return card.license if card is not None and isinstance(card.license, str) else None

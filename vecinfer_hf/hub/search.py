@@ -229,11 +229,11 @@ def _on_hub(model_id: str, owners: dict[str, str], token) -> Iterator[FoundCodeb
                 why = f"its card says it is for {model_id}, and you " + ("trust" if trusted else "do not yet trust")
                 for subfolder, bits in _listed(info.card_data):
                     yield FoundCodebook(info.id, "hub", trusted, f"{why} {_owner(info.id)}", subfolder, **bits)
-    except (HfHubHTTPError, *transport_errors()) as error:
+    except (HfHubHTTPError, *transport_errors()) as error:  # type: ignore[misc]  # mypy reads no starred tuple here
         logger.warning(f"The Hub could not be searched for codebooks ({error}).")
 
 
-def _listed(card_data: Any) -> Iterator[tuple[str | None, dict[str, float | None]]]:
+def _listed(card_data: Any) -> Iterator[tuple[str | None, dict[str, Any]]]:
     """Subfolder and bits of each codebook that a card lists. Anybody writes cards, so nothing in them is relied on."""
     listed = getattr(card_data, "vecinfer", None)
     for entry in listed if isinstance(listed, list) else [{}]:

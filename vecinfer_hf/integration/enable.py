@@ -90,7 +90,7 @@ def disable(model: Model) -> Model:
     """
     inner = unwrapped(model)
     state, generation_config = enabled_state(inner), getattr(inner, "generation_config", None)
-    before = None, None
+    before: tuple[Any, Any] = None, None
     if state is not None:
         delattr(inner, ATTRIBUTE)
         restore_attention(inner, state.attention)
@@ -129,7 +129,7 @@ def enabled(
         vars(inner).pop(ATTRIBUTE, None)
         if state is not None:
             setattr(inner, ATTRIBUTE, state)
-        inner.generation_config = generation_config
+        inner.generation_config = generation_config  # type: ignore[assignment]  # None came from there
         for name, value in entries.items():
             setattr(generation_config, name, value)
         if quantization_config is not None:

@@ -8,7 +8,7 @@ Owns the naming of formats and the count of their bits; packing.py owns where th
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -110,7 +110,7 @@ def parse_format(bits: float | str) -> CodeFormat:
     )
 
 
-def implied_format(centroids_shape: tuple[int, int, int, int]) -> CodeFormat:
+def implied_format(centroids_shape: Sequence[int]) -> CodeFormat:
     """Return the format of centroids of shape `[Hkv, num_codes, 2**bits_per_code, subvector_dim]`.
 
     Raises:
