@@ -21,15 +21,15 @@ def static_cache(model, size=64):
 def test_inputs_are_taken_apart_and_put_together():
     cache, mask = object(), torch.ones(1, 1)
     inputs = {"input_ids": torch.zeros(1, 1), "attention_mask": {"a": mask, "b": None}, "flag": True, "cache": cache}
-    tensors, constants = module._split(inputs)
+    tensors, constants = module.split(inputs)
     assert list(tensors) == ["input_ids", "attention_mask/a"]
-    assert module._joined(inputs, tensors) == inputs
-    moved = module._joined(inputs, {name: tensor.clone() for name, tensor in tensors.items()})
+    assert module.joined(inputs, tensors) == inputs
+    moved = module.joined(inputs, {name: tensor.clone() for name, tensor in tensors.items()})
     assert moved["attention_mask"]["a"] is not mask
     assert moved["cache"] is cache
     # Whatever is no tensor is compiled in, so a change of it is another step.
-    assert module._split({**inputs, "flag": False})[1] != constants
-    assert module._split({**inputs, "attention_mask": None})[1] != constants
+    assert module.split({**inputs, "flag": False})[1] != constants
+    assert module.split({**inputs, "attention_mask": None})[1] != constants
 
 
 def test_on_a_cpu_transformers_decides():
@@ -121,8 +121,8 @@ def rms(tensor):
 def test_replayed_steps_give_the_logits_of_steps_that_are_run(gpu_model, padded, monkeypatch):
     replays, graphs = [], []
     torch._dynamo.utils.counters.clear()
-    replay = module._Step.replay
-    monkeypatch.setattr(module._Step, "replay", lambda *args: replays.append(1) or replay(*args))
+    replay = module.CapturedCall.replay
+    monkeypatch.setattr(module.CapturedCall, "replay", lambda *args: replays.append(1) or replay(*args))
     tokens = tiny_inputs(2, 48, seed=3)
     for length in (70, 33):  # two calls, two prompt lengths
         ids = tiny_inputs(2, length)

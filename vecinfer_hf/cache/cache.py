@@ -136,7 +136,8 @@ class VecInferCache(CacheSizes, QuantizedCache):
                 "from the config of the model that runs."
             )
         layer = self.layers[layer_idx]
-        if torch.compiler.is_compiling() or not self.forward_pass.quantized:
+        recorded = self.forward_pass.recorded_columns is not None
+        if recorded or torch.compiler.is_compiling() or not self.forward_pass.quantized:
             return super().update(key_states, value_states, layer_idx, *args, **kwargs)
         if layer_idx == self.forward_pass.order[0]:
             self._begin_pass(key_states)
@@ -152,6 +153,7 @@ class VecInferCache(CacheSizes, QuantizedCache):
 
     def _begin_pass(self, key_states: torch.Tensor) -> None:
         """Check a call by its first keys `[B, Hkv, T, Dk]`."""
+        self._settle_recorded()
         torn = any(layer.storage.torn is not None for layer in self.quantized_layers)
         if torn or not self.forward_pass.is_between_passes:
             low, high = self._columns()
@@ -177,6 +179,13 @@ class VecInferCache(CacheSizes, QuantizedCache):
             first.check_room(before, key_states.shape[2])
         self.forward_pass.begin(before)
 
+    def _settle_recorded(self) -> None:
+        """Note what a recorded step stored whose replay was interrupted."""
+        if self.forward_pass.replaying:
+            for layer in self.quantized_layers:
+                layer.settle_recorded()
+            self.forward_pass.replaying = False
+
     def _columns(self) -> tuple[int, int]:
         """Return the least and the most columns that a layer has seen."""
         columns = [int(self.layers[index].get_seq_length()) for index in self.forward_pass.order]
@@ -197,6 +206,7 @@ class VecInferCache(CacheSizes, QuantizedCache):
             UnsupportedCallError: if a layer cannot go back that far; nothing was removed.
         """
         tokens_to_remove = check_crop(tokens_to_remove)
+        self._settle_recorded()
         if not self.forward_pass.quantized:
             super().crop(tokens_to_remove)
             return
@@ -235,6 +245,7 @@ class VecInferCache(CacheSizes, QuantizedCache):
         batch_size = self._batch_size()
         if batch_size is None:
             return
+        self._settle_recorded()
         rows = row_numbers(indices, batch_size)
         if self.is_static and len(rows) != batch_size:
             raise UnsupportedCallError(
@@ -258,6 +269,7 @@ class VecInferCache(CacheSizes, QuantizedCache):
             raise UnsupportedCallError(
                 'A static cache cannot change its number of rows; use a growing one ("static": false).'
             )
+        self._settle_recorded()
         for layer in self.layers:
             layer.batch_repeat_interleave(repeats)
         self.forward_pass.padding.repeat(repeats)

@@ -51,6 +51,10 @@ class ForwardPass:
         """The layer that stores next; None after layers stored in another order."""
         self.layers_agree = True
         """Whether layers hold equally many codes; False after a repair that cropped some of them, until a reset."""
+        self.recorded_columns: torch.Tensor | None = None
+        """While a decode step is recorded: the columns before it, int64 scalar on the device; see recorded_step.py."""
+        self.replaying = False
+        """Whether a recorded step was replayed whose tokens the host has not noted yet."""
         self._before: Lengths | None = None
         self._undo: list[Callable[[], None]] = []
         self._nothing_stored = True
@@ -59,12 +63,12 @@ class ForwardPass:
         other = ForwardPass(self.order, self.quantized)
         memo[id(self)] = other
         other.padding = copy.deepcopy(self.padding, memo)
-        other.next, other.layers_agree = self.next, self.layers_agree
+        other.next, other.layers_agree, other.replaying = self.next, self.layers_agree, self.replaying
         return other
 
     def __getstate__(self):
         # What takes a pass back belongs to the layers of this cache; a pickled copy can be cropped or reset.
-        return {**vars(self), "_undo": []}
+        return {**vars(self), "_undo": [], "recorded_columns": None}
 
     @property
     def is_between_passes(self) -> bool:
@@ -124,6 +128,7 @@ class ForwardPass:
         """Forget everything but the order."""
         self.padding = Padding()
         self.layers_agree = True
+        self.replaying = False
         if self.order:
             self.begin(None)
 

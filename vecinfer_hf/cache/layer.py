@@ -136,6 +136,9 @@ class VecInferLayer(QuantizedLayerContract, StoredRows):
             UnsupportedMaskError: for a mask that is not causal attention over each row's tokens; nothing was stored.
         """
         queries, out_dtype = query.shape[2], query.dtype
+        if self.forward_pass.recorded_columns is not None:
+            states = (x.to(self.dtype) for x in (query, key_states, value_states))
+            return self.store_and_attend(*states, softmax_scale, softcap, sink_logits).to(out_dtype)
         before = self.forward_pass.lengths_before(self)
         try:
             valid = self.forward_pass.padding.observe(attention_mask, query.shape[0], before.columns, queries)
@@ -173,6 +176,22 @@ class VecInferLayer(QuantizedLayerContract, StoredRows):
             )
             self.store(key_states, value_states, valid, before=before)
         return output.transpose(1, 2).contiguous().to(out_dtype)
+
+    def store_and_attend(
+        self,
+        query: torch.Tensor,
+        key_states: torch.Tensor,
+        value_states: torch.Tensor,
+        softmax_scale: float,
+        softcap: float | None,
+        sink_logits: torch.Tensor | None,
+    ) -> torch.Tensor:
+        """Store one token in every row and attend, by the lengths on the device alone; see `attend`."""
+        self.ops.append(key_states, value_states, self.buffers, self.layer_codebook)
+        output, _ = self.ops.decode_attention(
+            query, self.buffers, self.layer_codebook, softmax_scale, softcap or 0.0, sink_logits
+        )
+        return output.transpose(1, 2).contiguous()
 
     def store(
         self,

@@ -58,13 +58,8 @@ class VecInferStaticLayer(VecInferLayer):
         """
         if not (torch.compiler.is_compiling() and query.shape[2] == 1 and self.fits_window(1)):
             return super().attend(module, query, key_states, value_states, attention_mask, *options)
-        softmax_scale, softcap, sink_logits = options
-        self.ops.append(key_states, value_states, self.buffers, self.layer_codebook)
         self.cumulative_length.add_(1)
-        output = self.ops.decode_attention(
-            query, self.buffers, self.layer_codebook, softmax_scale, softcap or 0.0, sink_logits
-        )[0]
-        return output.transpose(1, 2).contiguous()
+        return self.store_and_attend(query, key_states, value_states, *options)
 
     def check_room(self, before: Lengths, tokens: int) -> None:
         """Raise UnsupportedCallError if `tokens` more columns do not fit."""

@@ -46,10 +46,14 @@ class FixedStorage(GrowingStorage):
 
     def lengths(self) -> tuple[list[int], list[int]]:
         """Return every row's tokens and quantized tokens, read from the device."""
-        return self.buffers.lengths.tolist(), self.buffers.quantized_lengths.tolist()
+        return self.read_device_lengths()
 
-    def _set_lengths(self, tokens: list[int], quantized: list[int]) -> None:
-        """The operators set the lengths on the device, which alone knows them."""
+    def note_lengths(self, tokens: list[int], quantized: list[int]) -> None:
+        """Note nothing: the operators set the lengths on the device, which alone knows them."""
+
+    def has_room(self, counts: list[int], before: tuple[list[int], list[int]]) -> bool:
+        """Return True: everything is reserved already."""
+        return True
 
     def reserve(self, counts: list[int], before: tuple[list[int], list[int]]) -> None:
         """Everything is reserved already."""

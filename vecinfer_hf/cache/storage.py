@@ -115,7 +115,7 @@ class GrowingStorage:
         with ordinary_tensors():
             self.reserve([count] * self.batch_size, before)
             ops.append(key_states, value_states, self.buffers, codebook)
-            self._set_lengths(
+            self.note_lengths(
                 [tokens + count for tokens in before[0]],
                 [
                     window_span(tokens, count, coded, self.sink_length, self.residual_length)[0]
@@ -132,10 +132,15 @@ class GrowingStorage:
             lengths = before
             for piece in pieces:
                 lengths = store_tokens(*piece, *lengths, self.buffers, codebook, ops.quantize)
-            self._set_lengths(*lengths)
+            self.note_lengths(*lengths)
 
-    def _set_lengths(self, tokens: list[int], quantized: list[int]) -> None:
+    def note_lengths(self, tokens: list[int], quantized: list[int]) -> None:
+        """Note on the host each row's tokens and quantized tokens; the device has stored them."""
         self.tokens, self.quantized = tokens, quantized
+
+    def read_device_lengths(self) -> tuple[list[int], list[int]]:
+        """Return every row's tokens and quantized tokens, read from the device."""
+        return self.buffers.lengths.tolist(), self.buffers.quantized_lengths.tolist()
 
     def settle(self) -> None:
         """Make host and device agree after a call that ended while it stored: as before it, but codes stay codes.
@@ -155,22 +160,32 @@ class GrowingStorage:
         with ordinary_tensors():
             self.buffers.lengths.copy_(torch.tensor(tokens, dtype=torch.int32))
             self.buffers.quantized_lengths.copy_(torch.tensor(quantized, dtype=torch.int32))
-        self._set_lengths(tokens, quantized)
+        self.note_lengths(tokens, quantized)
 
-    def reserve(self, counts: list[int], before: tuple[list[int], list[int]]) -> None:
-        """Make room for `counts[b]` more tokens in row `b`."""
+    def _needed(self, counts: list[int], before: tuple[list[int], list[int]]) -> tuple[int, int]:
+        """Return the tiles and the ring's slots that `counts[b]` more tokens in row `b` need."""
         spans = [
             window_span(tokens, count, coded, self.sink_length, self.residual_length)
             for tokens, count, coded in zip(before[0], counts, before[1], strict=True)
         ]
         coded, ends = max(span[0] for span in spans), max(span[1] for span in spans)
+        # The operators take MAX_DECODE_QUERIES tokens only into a ring of as many slots.
+        return -(-coded // TILE), min(max(ends, MAX_DECODE_QUERIES), self.residual_length)
+
+    def has_room(self, counts: list[int], before: tuple[list[int], list[int]]) -> bool:
+        """Return whether `reserve` would leave the buffers as they are."""
+        tiles, places = self._needed(counts, before)
+        return tiles <= self.buffers.codes.shape[2] and places <= self.buffers.ring_keys.shape[2]
+
+    def reserve(self, counts: list[int], before: tuple[list[int], list[int]]) -> None:
+        """Make room for `counts[b]` more tokens in row `b`."""
+        tiles, places = self._needed(counts, before)
         buffers = self.buffers
-        tiles, have = -(-coded // TILE), buffers.codes.shape[2]
+        have = buffers.codes.shape[2]
         if tiles > have:
             # The first prompt gets exactly what it needs, later growth is geometric.
             buffers = buffers._replace(codes=_grown(buffers.codes, max(tiles, int(have * GROWTH))))
-        # The operators take MAX_DECODE_QUERIES tokens only into a ring of as many slots.
-        places, have = min(max(ends, MAX_DECODE_QUERIES), self.residual_length), buffers.ring_keys.shape[2]
+        have = buffers.ring_keys.shape[2]
         if places > have:
             size = min(self.residual_length, max(places, int(have * GROWTH) + TILE if have else places))
             buffers = buffers._replace(
@@ -212,7 +227,7 @@ class GrowingStorage:
         """Keep the rows `indices` int64 `[n]`, which are the host's `rows`, in that order."""
         with ordinary_tensors():
             self._map_buffers(lambda tensor: tensor.index_select(0, indices))
-        self._set_lengths([self.tokens[row] for row in rows], [self.quantized[row] for row in rows])
+        self.note_lengths([self.tokens[row] for row in rows], [self.quantized[row] for row in rows])
 
     def move(self, device: torch.device | str) -> None:
         """Move all buffers to `device`."""

@@ -126,8 +126,21 @@ class StoredRows(CacheLayerMixin):
         return tuple(side.gather(2, index.expand(-1, side.shape[1], -1, side.shape[3])) for side in states)
 
     def get_seq_length(self) -> int | torch.Tensor:
-        """Return the columns seen, padding included."""
-        return self.cumulative_length
+        """Return the columns seen, padding included; a scalar on the device while a step is recorded."""
+        recorded = self.forward_pass.recorded_columns
+        return self.cumulative_length if recorded is None else recorded
+
+    def note_stored(self, columns: int, tokens: list[int], quantized: list[int]) -> None:
+        """Note on the host what a recorded step has stored: the columns, and each row's tokens and codes, after it."""
+        self.storage.note_lengths(tokens, quantized)
+        self._set_columns(columns)
+
+    def settle_recorded(self) -> None:
+        """Note on the host what an interrupted replay has stored: none of its tokens, or one in each row."""
+        if self.is_initialized:
+            tokens, quantized = self.storage.read_device_lengths()
+            stored = tokens[0] - self.storage.tokens[0]
+            self.note_stored(int(self.cumulative_length) + stored, tokens, quantized)
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
         """Return the columns of a mask for `query_length` more tokens, and its offset, 0 (`masks.NO_OFFSET`)."""

@@ -30,12 +30,17 @@ _MOVING_ROPE = ("dynamic", "longrope")
 
 def graph_problem(model: PreTrainedModel, cache: Any) -> str | None:
     """Return why the decode steps of `model` with `cache` cannot be one CUDA graph of ours, or None if they can."""
+    if not isinstance(cache, VecInferCache) or not all(isinstance(x, VecInferStaticLayer) for x in cache.layers):
+        return "not every layer has a static VecInfer cache"
+    return model_problem(model)
+
+
+def model_problem(model: PreTrainedModel) -> str | None:
+    """Return why the decode steps of `model` cannot be one CUDA graph, whatever its cache, or None if they can."""
     if model.device.type != "cuda":
         return f"the model is on {model.device.type}"
     if len(set(getattr(model, "hf_device_map", {}).values())) > 1:
         return "the model is spread over several devices"
-    if not isinstance(cache, VecInferCache) or not all(isinstance(x, VecInferStaticLayer) for x in cache.layers):
-        return "not every layer has a static VecInfer cache"
     rope = getattr(text_config(model.config), "rope_parameters", None) or {}
     kinds = {rope.get("rope_type"), *(entry.get("rope_type") for entry in rope.values() if isinstance(entry, dict))}
     if kinds & set(_MOVING_ROPE):
@@ -59,7 +64,7 @@ class DecodeGraphs:
         self.model = model
         self.compiled = compiled
         self.fallback = fallback
-        self._steps: dict[tuple, _Step] = {}
+        self._steps: dict[tuple, CapturedCall] = {}
         self._given_up = False
         self._fit: Any = None
         """The cache that was looked at last and can be captured."""
@@ -79,15 +84,15 @@ class DecodeGraphs:
         if inputs.get("output_hidden_states") or inputs.get("output_attentions") or torch.is_grad_enabled():
             # A replayed step writes its output over the last one's; generate takes copies of the logits alone.
             return self.compiled(**inputs)
-        tensors, constants = _split(inputs)
+        tensors, constants = split(inputs)
         key = (id(cache), constants, tuple((name, t.shape, t.dtype, t.device) for name, t in tensors.items()))
         step = self._steps.get(key)
         if step is None:
-            self._steps[key] = _Step()
+            self._steps[key] = CapturedCall()
             return self.compiled(**inputs)
         if step.graph is None:
             try:
-                step.capture(self.compiled, inputs, tensors)
+                step.capture(lambda buffers: self.compiled(**joined(inputs, buffers)), tensors)
             except RuntimeError as error:
                 # Recording runs nothing, so the step is still to be done, and the cache is as it was.
                 self._given_up = True
@@ -100,31 +105,34 @@ class DecodeGraphs:
         return step.replay(tensors)
 
 
-class _Step:
-    """A captured step: its input buffers, its graph and its output."""
+class CapturedCall:
+    """A call that was recorded as a CUDA graph: its input buffers, its graph and its output."""
+
+    ops_name = "cuda"
+    """The operators that can be recorded; torch's look at the host."""
 
     def __init__(self):
         self.graph: torch.cuda.CUDAGraph | None = None
         self.buffers: dict[str, torch.Tensor] = {}
         self.output: Any = None
 
-    def capture(self, compiled: Callable, inputs: dict[str, Any], tensors: dict[str, torch.Tensor]) -> None:
-        """Record `compiled(**inputs)` without running it."""
+    def capture(self, call: Callable[[dict[str, torch.Tensor]], Any], tensors: dict[str, torch.Tensor]) -> None:
+        """Record `call` on copies of `tensors` without running it."""
         self.buffers = {name: tensor.clone() for name, tensor in tensors.items()}
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph):
-            self.output = compiled(**_joined(inputs, self.buffers))
+            self.output = call(self.buffers)
         self.graph = graph
 
     def replay(self, tensors: dict[str, torch.Tensor]) -> Any:
-        """Run the recorded step on new inputs. The output's logits are overwritten by the next step."""
+        """Run the recorded call on new inputs and return its output, which the next replay overwrites."""
         for name, buffer in self.buffers.items():
             buffer.copy_(tensors[name])
         self.graph.replay()
         return self.output
 
 
-def _split(inputs: dict[str, Any]) -> tuple[dict[str, torch.Tensor], tuple]:
+def split(inputs: dict[str, Any]) -> tuple[dict[str, torch.Tensor], tuple]:
     """Return the tensors among the inputs (those in dictionaries, too) by name, and a key of everything else."""
     tensors, constants = {}, []
     for name, value in inputs.items():
@@ -138,8 +146,8 @@ def _split(inputs: dict[str, Any]) -> tuple[dict[str, torch.Tensor], tuple]:
     return tensors, tuple(constants)
 
 
-def _joined(inputs: dict[str, Any], tensors: dict[str, torch.Tensor]) -> dict[str, Any]:
-    """Return the inputs with the tensors of `_split` in their places."""
+def joined(inputs: dict[str, Any], tensors: dict[str, torch.Tensor]) -> dict[str, Any]:
+    """Return the inputs with the tensors of `split` in their places."""
     joined = {}
     for name, value in inputs.items():
         if isinstance(value, dict):

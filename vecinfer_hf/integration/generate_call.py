@@ -24,6 +24,7 @@ from ..model_info import check_supported, text_config
 from .attention_switch import NAME, attention_of_call, has_vecinfer_attention, own_attention
 from .compat import CACHE_ARGUMENT, returned_cache
 from .cuda_graph import decode_call
+from .recorded_decode import RecordedDecode, records
 from .request import Request, enabled_state, given_value, requested
 
 
@@ -241,12 +242,33 @@ def wrap_compiled_call(original: Callable) -> Callable:
 
     @functools.wraps(original)
     def get_compiled_call(self, compile_config):
+        call = GenerateCall.of(self)
+        if compile_config is None and call is not None and has_vecinfer_attention(self) and records(self, call.cache):
+            return RecordedDecode(self)
         fallback = original(self, compile_config)
         if not has_vecinfer_attention(self):
             return fallback
         return decode_call(self, compile_config, fallback)
 
     return get_compiled_call
+
+
+def wrap_compile_criteria(original: Callable) -> Callable:
+    """Wrap `GenerationMixin._valid_auto_compile_criteria`: decode steps over a growing cache have their own call, too.
+
+    A generation config with `disable_compile=True` leaves them to the model.
+    """
+
+    @functools.wraps(original)
+    def valid_auto_compile_criteria(self, model_kwargs, generation_config):
+        if original(self, model_kwargs, generation_config):
+            return True
+        call = GenerateCall.of(self)
+        mine = call is not None and call.cache is not None and call.cache is model_kwargs.get(CACHE_ARGUMENT)
+        wanted = mine and not generation_config.disable_compile and generation_config.compile_config is None
+        return wanted and has_vecinfer_attention(self) and records(self, call.cache)
+
+    return valid_auto_compile_criteria
 
 
 def wrap_continuous_batching(original: Callable) -> Callable:

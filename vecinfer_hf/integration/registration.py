@@ -59,6 +59,12 @@ HOOKS = (
         ("self", "generation_config"),
         generate_call.wrap_continuous_batching,
     ),
+    Hook(
+        GenerationMixin,
+        "_valid_auto_compile_criteria",
+        ("self", "model_kwargs", "generation_config"),
+        generate_call.wrap_compile_criteria,
+    ),
     Hook(PreTrainedModel, "get_compiled_call", ("self", "compile_config"), generate_call.wrap_compiled_call),
 )
 
