@@ -14,6 +14,7 @@ PACKAGE = Path(vecinfer_hf.__file__).parent
 ORDER = [
     {"errors", "version"},
     {"quantization", "model_info"},
+    {"distributed"},
     {"config", "calibration_config"},
     {"ops"},
     {"codebook"},

@@ -14,6 +14,7 @@ from transformers.utils import logging
 
 from ..codebook.codebook import Codebook
 from ..config import VecInferConfig
+from ..distributed.heads import head_shard
 from ..errors import CacheStateError, ConfigError, UnsupportedCallError, UnsupportedModelError
 from ..model_info import full_attention_layers, text_config, unsupported_model_reason, unsupported_reason
 from .forward_pass import ForwardPass, Lengths
@@ -29,6 +30,8 @@ logger = logging.get_logger(__name__)
 
 class VecInferCache(CacheSizes, QuantizedCache):
     """A key/value cache that keeps old tokens as vector-quantization codes (https://arxiv.org/abs/2510.06175).
+
+    Under transformers' tensor parallelism each process has a cache of its own heads, `codebook` included.
 
     Layers with full attention get a `VecInferLayer`; sliding-window and linear-attention layers, which do not grow
     with the context, keep transformers' own. Only "vecinfer" attention reads codes; `generate` and `enable`
@@ -83,12 +86,17 @@ class VecInferCache(CacheSizes, QuantizedCache):
         reason = unsupported_model_reason(model_or_config) if is_model else unsupported_reason(config)
         if reason:
             raise UnsupportedModelError(f"No VecInfer cache for this model: {reason}.")
-        self.codebook, options = resolve(model_or_config, codebook, **given)
+        shard = head_shard(model_or_config)
+        whole, options = resolve(model_or_config, codebook, **given)
+        self.codebook = whole.shard(shard)
         if options.static and options.max_cache_len is None:
             raise ConfigError("A static cache needs max_cache_len, the tokens it has room for.")
-        Cache.__init__(self, layers=self._make_layers(config, options))
+        query_heads = text_config(config).num_attention_heads // shard.size
+        Cache.__init__(self, layers=self._make_layers(config, options, query_heads))
 
-    def _make_layers(self, config: PreTrainedConfig, options: VecInferConfig) -> list[CacheLayerMixin]:
+    def _make_layers(
+        self, config: PreTrainedConfig, options: VecInferConfig, query_heads: int
+    ) -> list[CacheLayerMixin]:
         """Return transformers' layers for this config, with a layer of codes in place of each one that grows."""
         inner = text_config(config)
         quantized = full_attention_layers(config)
@@ -99,7 +107,7 @@ class VecInferCache(CacheSizes, QuantizedCache):
             )
         made = self.codebook.config
         arguments = (
-            inner.num_attention_heads,
+            query_heads,
             _first(options.residual_length, made.residual_length),
             _first(options.sink_length, made.sink_length),
             _first(options.sink_choice, made.sink_choice),

@@ -10,11 +10,13 @@ from __future__ import annotations
 import copy
 
 import torch
+import torch.distributed as dist
 from transformers import PreTrainedConfig
 
 from ..calibration_config import CalibrationConfig
 from ..codebook.codebook import Codebook
-from ..errors import CodebookError
+from ..distributed.heads import HeadShard, gather_heads
+from ..errors import CodebookError, UnsupportedModelError
 from ..model_info import full_attention_layers, head_dim, model_identity, num_key_value_heads, text_config
 from ..ops.types import LayerCodebook
 from ..quantization.formats import CodeFormat
@@ -48,6 +50,15 @@ class OnlineCodebook(Codebook):
         memo[id(self)] = other
         return other
 
+    def _make_shard(self, shard: HeadShard) -> OnlineCodebook:
+        if dist.get_world_size() != shard.size:
+            raise UnsupportedModelError(
+                f'codebook="online" needs tensor parallelism over all {dist.get_world_size()} processes, not over '
+                f"{shard.size} of them. Give a calibrated codebook."
+            )
+        # All heads are fitted together on every process, so that each finds what one process would.
+        return super()._make_shard(shard)
+
     def fit(
         self,
         index: int,
@@ -56,11 +67,15 @@ class OnlineCodebook(Codebook):
         query_states: torch.Tensor | None,
     ) -> None:
         """Fit layer `index` to keys and values `[B, Hkv, T, D]`, and queries `[B, Hq, T', D]` if known."""
+        device, shard = key_states.device, self.head_shard
+        states = [
+            None if own is None else gather_heads(own, shard, device, dim=1)
+            for own in (key_states, value_states, query_states)
+        ]
         fitted = fit_online(
-            key_states,
-            value_states,
+            *states[:2],
             *self.formats(index),
-            query_states,
+            states[2],
             sink_length=0,
             seed=self.config.seed,
         )
@@ -76,8 +91,9 @@ class OnlineCodebook(Codebook):
             value_centroids=fitted.value_centroids,
             value_centroid_scale=fitted.value_centroid_scale,
         )
+        fitted = fitted.heads(shard.of(states[0].shape[1]))
         self.layers[index] = fitted
-        self._on_device[index, key_states.device] = fitted.to(key_states.device)
+        self._on_device[index, device] = fitted.to(device)
 
     def save_pretrained(self, save_directory) -> None:
         """Raise CodebookError: what fits one prompt is not worth keeping."""

@@ -19,6 +19,7 @@ from transformers import PreTrainedModel
 from ..cache.online_codebook import OnlineCodebook
 from ..codebook.codebook import Codebook
 from ..config import VecInferConfig
+from ..distributed.heads import head_shard
 from ..errors import UnsupportedModelError
 from ..model_info import check_supported, unwrapped
 from .attention_switch import NAME, own_attention, restore_attention, use_vecinfer_attention
@@ -58,6 +59,8 @@ def enable(model: Model, codebook: Codebook | VecInferConfig | str | Path | None
             f"{type(inner).__name__} has no generate, which `enable` is for. Give it the model with its language head "
             "(AutoModelForCausalLM), or give this one a VecInferCache."
         )
+    # Refuses a number of processes that cannot share the heads.
+    head_shard(inner)
     found, config = resolve(inner, codebook, **options)
     cache_config = {**config.cache_config(), **(found.source or {})}
     config = VecInferConfig.from_cache_config(cache_config)

@@ -52,6 +52,15 @@ class LayerCodebook(NamedTuple):
         return LayerCodebook(*(None if tensor is None else tensor.to(device) for tensor in self))
 
     @property
+    def num_heads(self) -> int:
+        """Key/value heads."""
+        return len(self.key_centroids)
+
+    def heads(self, part: slice) -> LayerCodebook:
+        """Return the codebook of some of the heads; its tensors are views of these."""
+        return LayerCodebook(*(None if tensor is None else tensor[part] for tensor in self))
+
+    @property
     def nbytes(self) -> int:
         """Bytes of all tensors of this layer."""
         return sum(tensor.nbytes for tensor in self if tensor is not None)
