@@ -118,7 +118,7 @@ def _second_halves(states: torch.Tensor, pairs: int) -> torch.Tensor:
 
 
 def _first_halves(states: torch.Tensor, pairs: int, width: int) -> torch.Tensor:
-    """Return the first `width` tokens of each pair of blocks as `[pairs, H, width, D]`; the last second half may lack."""
+    """Return the first half of each pair of blocks, `[pairs, H, width, D]`; the last second half may be missing."""
     if states.shape[2] < pairs * 2 * width:
         states = torch.nn.functional.pad(states, (0, 0, 0, pairs * 2 * width - states.shape[2]))
     return _blocks(states[:, :, : pairs * 2 * width], pairs)[:, :, :width]

@@ -6,8 +6,8 @@ Owns what a page holds and when it is coded. Who gets which block and slot is de
 integration/, or another engine); this file knows no request.
 
 A token is exact while its page is not full. A full page is coded at once: page 0 without its sinks, which stay exact.
-Slot `i` of a request's exact tokens holds token `i` for `i < S`, later the sinks; the others lie in a ring of N behind:
-token `i` in `S + (i - S) % N`, where the operators look for it.
+Place `i` of a request's exact tokens holds token `i` for `i < S`, later the sinks. The others lie in a ring of N
+behind them, token `i` at place `S + (i - S) % N`, where the operators look for it.
 """
 
 from __future__ import annotations
@@ -125,7 +125,7 @@ class PagedStorage:
         """
         sinks = self.sink_length
         if first == 0 and sinks:
-            chosen = choose_sinks(values[:1], sinks, self.sink_choice)
+            chosen = choose_sinks(_steps_of_size(values[:1]), sinks, self.sink_choice)
             order = sinks_to_front(chosen)
             kept = []
             for states, exact in ((keys, self.exact_keys), (values, self.exact_values)):
@@ -235,7 +235,9 @@ class PagedStorage:
                 pages[slot] = own.pages[1:full] + own.pages[:1]
         width = max(len(row) for row in pages)
         table = to_device_int32([row + [0] * (width - len(row)) for row in pages], device)
-        buffers = self._buffers(table, to_device_int32(tokens, device), to_device_int32(quantized, device), slice(rows))
+        buffers = self._buffers(
+            table, to_device_int32(tokens, device), to_device_int32(quantized, device), slice(rows)
+        )
         if not in_order:
             index = to_device(slots, device)
             query = query.new_zeros(rows, *query.shape[1:]).index_copy_(0, index, query)
@@ -259,3 +261,14 @@ class PagedStorage:
             quantized,
             table,
         )
+
+
+def _steps_of_size(values: torch.Tensor) -> torch.Tensor:
+    """Return the sizes of values `[B, Hkv, T, D]` in steps of 9 %, `[B, Hkv, T, 1]`, for the choice of sinks.
+
+    Equal tokens have values of equal size but for rounding, which differs from batch to batch; among equal steps the
+    earlier token is chosen, in every batch.
+    """
+    size = values.float().square().sum(-1, keepdim=True)
+    # Not a number and infinity count as large. Positive, as the choice squares it.
+    return (8 * size.log2()).round().nan_to_num(torch.inf, torch.inf, -1200).clamp(-1200, 1200) + 1201

@@ -15,14 +15,12 @@ import torch
 from transformers import ContinuousBatchingConfig, PreTrainedConfig
 from transformers.generation.continuous_batching.cache import (
     PagedAttentionCache,
-    PagedAttentionMemoryHandler,
     group_layers_by_attn_type,
 )
 from transformers.generation.continuous_batching.cache_allocators import SlidingAttentionCacheAllocator
 from transformers.generation.continuous_batching.cache_allocators.cache_pool import CachePool
 from transformers.generation.continuous_batching.requests import RequestState
 from transformers.generation.continuous_batching.utils import find_num_key_value_heads
-from transformers.utils import logging
 
 from ..cache.page_layout import PageLayout
 from ..cache.paged import PagedStorage
@@ -31,13 +29,11 @@ from ..codebook.codebook import Codebook
 from ..errors import ConfigError
 from ..ops.backend import select_backend
 from .page_allocator import PageAllocator
+from .paged_memory import PagedMemory
 from .sliding_rows import SlidingRows
 
 
-logger = logging.get_logger(__name__)
 FULL, SLIDING = "full_attention", "sliding_attention"
-TAIL_SHARE = 0.25
-"""Share of the cache's memory that exact tokens of running requests may take where nothing else limits them."""
 _BATCH_KEYWORDS = (
     "block_table",
     "cu_seq_lens_k",
@@ -123,7 +119,7 @@ class VecInferPagedCache(PagedAttentionCache):
             self.bytes_per_sector // each.bytes_per_block * each.tokens_per_page
             for each in self.cache_allocators.values()
         )
-        memory = _Memory(
+        memory = PagedMemory(
             config=self.config,
             cb_config=cb_config,
             dtype=self.dtype,
@@ -146,9 +142,7 @@ class VecInferPagedCache(PagedAttentionCache):
         self.codes.set_slots(self.num_slots)
         data_bytes = self.num_sectors * self.bytes_per_sector
         # Two more sectors in front, which transformers' sliding layers use for padding.
-        self.cache_tensor = torch.zeros(
-            data_bytes + 2 * self.bytes_per_sector, dtype=torch.uint8, device=self.device
-        )
+        self.cache_tensor = torch.zeros(data_bytes + 2 * self.bytes_per_sector, dtype=torch.uint8, device=self.device)
         self.pool = CachePool(self.num_sectors, len(self.cache_allocators))
         for each in self.cache_allocators.values():
             each.register_cache_tensor(self.bytes_per_sector, data_bytes, self.cache_tensor, self.pool)
@@ -283,35 +277,3 @@ class VecInferPagedCache(PagedAttentionCache):
         if isinstance(layer, SlidingRows):
             return layer.update(key_states, value_states, self._rows, batch["read_index"], batch["write_index"])
         return layer.update(key_states, value_states, self._rows)
-
-
-class _Memory(PagedAttentionMemoryHandler):
-    """transformers' sizing, without the masks and the read-back of keys that codes do not need, and with slots."""
-
-    def __init__(self, **kwargs: Any):
-        super().__init__(**kwargs)
-        self.num_attention_masks = 0
-        self.kv_heads_at_peak = 2 * self.num_key_value_heads
-        self.slot_bytes = 0
-
-    @property
-    def fixed_overhead_bytes(self) -> int:
-        return super().fixed_overhead_bytes + self.slot_bytes
-
-    @property
-    def bytes_per_cache_token(self) -> int:
-        # Read indices; keys and values are not read back.
-        return self.io_multiplier * self.num_groups * 8
-
-    def choose_slots(self, layout: PageLayout) -> int:
-        """Return how many requests can be under way, and count their exact tokens from now on."""
-        slots = self.cb_config.max_requests_per_batch or 1
-        blocks = self.cb_config.num_blocks
-        room = int(TAIL_SHARE * self.available_memory) // layout.tail_bytes
-        if blocks is not None:
-            room = min(room, blocks // (layout.header_blocks + 1))
-        if room < slots:
-            logger.info(f"vecinfer: at most {max(room, 1)} of {slots} requests are under way at once.")
-        slots = max(min(slots, room), 1)
-        self.slot_bytes = slots * layout.tail_bytes
-        return slots

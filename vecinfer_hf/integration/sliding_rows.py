@@ -60,7 +60,7 @@ class SlidingRows:
         softcap: float | None = None,
         sink_logits: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """Store the new tokens and return their attention over the window, `[1, T, Hq, D]`; see `PagedLayer.attend`."""
+        """Store new tokens and return their attention over the window `[1, T, Hq, D]`; see `PagedLayer.attend`."""
         packed = (states.squeeze(0).transpose(0, 1) for states in (key_states, value_states))
         keys, values = self.allocator.update(*packed, self.layer_idx, self.read_index, self.write_index)
         output = query.new_zeros(1, query.shape[2], query.shape[1], value_states.shape[3])
