@@ -9,7 +9,6 @@ import torch
 import transformers
 from tiny_codebooks import random_codebook
 from tiny_models import tiny_config, tiny_inputs, tiny_model
-from transformers import GenerationConfig
 from transformers.cache_utils import DynamicCache
 
 from vecinfer_hf import (
@@ -117,29 +116,6 @@ def test_longrope_of_transformers_is_told_where_it_drops_the_cache(length, token
         run(model, length=length, tokens=tokens)
     disable(model)
     assert type(used(model, length=length, tokens=tokens)) is DynamicCache
-
-
-def batch(model, **kwargs):
-    kwargs.setdefault("generation_config", GenerationConfig(max_new_tokens=3, eos_token_id=-1, pad_token_id=0))
-    return model.generate_batch([tiny_inputs(1, 10)[0].tolist()], **kwargs)
-
-
-def test_continuous_batching_of_a_model_with_codes_is_refused(directory):
-    model = enable(tiny_model("llama"), directory, **OPTIONS)
-    calls = {
-        "generate_batch": lambda: batch(model),
-        "manager": lambda: model.init_continuous_batching(),
-        "context": lambda: model.continuous_batching_context_manager().__enter__(),
-        "paged": lambda: model.generate(tiny_inputs(1, 10), cache_implementation="paged", max_new_tokens=3),
-    }
-    for call in calls.values():
-        with pytest.raises(UnsupportedCallError, match=r"Continuous batching.*holds no codes.*disable\(model\)"):
-            call()
-    disable(model)
-    with pytest.raises(UnsupportedCallError, match="Continuous batching"):
-        batch(model, generation_config=GenerationConfig(cache_config=VecInferConfig(directory), eos_token_id=-1))
-    # Not started, as its paged cache takes most of the memory.
-    assert model.init_continuous_batching().model is model
 
 
 @pytest.fixture

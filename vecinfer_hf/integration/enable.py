@@ -23,6 +23,7 @@ from ..distributed.heads import head_shard
 from ..errors import UnsupportedModelError
 from ..model_info import check_supported, unwrapped
 from .attention_switch import NAME, own_attention, restore_attention, use_vecinfer_attention
+from .continuous_batching import forget_manager
 from .request import ATTRIBUTE, Enabled, enabled_state, names_vecinfer
 from .resolve import resolve
 
@@ -94,6 +95,7 @@ def disable(model: Model) -> Model:
     inner = unwrapped(model)
     state, generation_config = enabled_state(inner), getattr(inner, "generation_config", None)
     before: tuple[Any, Any] = None, None
+    forget_manager(inner)
     if state is not None:
         delattr(inner, ATTRIBUTE)
         restore_attention(inner, state.attention)
@@ -129,6 +131,7 @@ def enabled(
     try:
         yield model
     finally:
+        forget_manager(inner)
         vars(inner).pop(ATTRIBUTE, None)
         if state is not None:
             setattr(inner, ATTRIBUTE, state)

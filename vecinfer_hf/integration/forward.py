@@ -57,7 +57,8 @@ def vecinfer_attention_forward(
         dropout: attention dropout; refused for a layer that holds codes.
         softcap: softcap of the scaled scores, or None.
         s_aux: learned sink logits `[Hq]` (GPT-OSS), or None.
-        sliding_window: refused for a layer that holds codes; plain keys are masked by transformers.
+        sliding_window: refused for a layer that holds codes; plain keys are masked by transformers, and a sliding
+            layer of a paged cache (sliding_rows.py) masks its own.
         kwargs: what else models pass. A keyword that would change the result and is not None is refused.
 
     Returns:
@@ -83,7 +84,7 @@ def vecinfer_attention_forward(
         )
         return output, None
     layer = key.layer
-    if sliding_window is not None:
+    if sliding_window != getattr(layer, "sliding_window", None):
         raise UnsupportedCallError(
             f"Layer {layer.layer_idx} attends over a sliding window of {sliding_window} tokens but has a cache for "
             "full attention; this model's config and its attention disagree. Use the default cache for it."

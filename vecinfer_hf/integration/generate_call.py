@@ -247,19 +247,3 @@ def wrap_compiled_call(original: Callable) -> Callable:
         return decode_call(self, compile_config, fallback)
 
     return get_compiled_call
-
-
-def wrap_continuous_batching(original: Callable) -> Callable:
-    """Wrap `GenerationMixin.init_continuous_batching`: refuse a model that is to use codes."""
-
-    @functools.wraps(original)
-    def init_continuous_batching(self, generation_config=None, *args, **kwargs):
-        if requested(self, {}, generation_config) is not None:
-            raise UnsupportedCallError(
-                "Continuous batching (generate_batch, transformers serve) keeps keys and values in a paged cache of "
-                "transformers, which holds no codes, but this model is to use them. Use generate, or call "
-                "vecinfer_hf.disable(model) first."
-            )
-        return original(self, generation_config, *args, **kwargs)
-
-    return init_continuous_batching

@@ -20,7 +20,7 @@ from transformers.utils import logging
 
 from ..attention.masks import vecinfer_mask
 from ..config import VecInferConfig
-from . import generate_call
+from . import continuous_batching, generate_call
 from .attention_switch import NAME
 from .compat import CACHE_ARGUMENT
 from .forward import vecinfer_attention_forward
@@ -57,7 +57,7 @@ HOOKS = (
         GenerationMixin,
         "init_continuous_batching",
         ("self", "generation_config"),
-        generate_call.wrap_continuous_batching,
+        continuous_batching.wrap_init_continuous_batching,
     ),
     Hook(PreTrainedModel, "get_compiled_call", ("self", "compile_config"), generate_call.wrap_compiled_call),
 )
