@@ -9,6 +9,8 @@ from method_hooks import following
 from tiny_codebooks import random_codebook
 from tiny_models import tiny_inputs
 
+from vecinfer_hf import VecInferCache
+
 
 pytestmark = pytest.mark.sampled(7)
 
@@ -87,6 +89,42 @@ def test_a_recording_cache_goes_back_beyond_the_window():
         run(model, ids[:, 37:45], cache)
         cache.crop(-2)
         run(model, ids[:, 43:44], cache)
+        follower.audit(cache)
+
+
+@pytest.mark.parametrize("window", [12, 24])
+@pytest.mark.parametrize("crops", [(3, 2), (20, 20, 3), (0, 20)], ids=str)
+def test_a_recording_cache_goes_back_once_for_each_call(crops, window):
+    """A crop leaves sliding layers their window alone, so that a second one may find too little."""
+    model = vecinfer(sliding_model(sliding_window=window))
+    cache = new_cache(model.config)
+    ids = tiny_inputs(1, 70)
+    with following(model) as follower:
+        cache.activate_past_recording()
+        run(model, ids[:, :60], cache)
+        for amount in crops:
+            state = follower.state(cache)
+            if right_or_refused(lambda: cache.crop(-amount)) is REFUSED:  # noqa: B023
+                follower.unchanged(cache, state)
+            follower.audit(cache)
+        left = int(cache.get_seq_length())
+        assert left == 60 - crops[0]
+        run(model, ids[:, left : left + 3], cache)
+        follower.audit(cache)
+
+
+@pytest.mark.parametrize("forget", [lambda cache: None, VecInferCache.reset], ids=["new", "reset"])
+def test_an_empty_recording_cache_has_nothing_to_remove(forget):
+    model = vecinfer(sliding_model())
+    cache = new_cache(model.config)
+    ids = tiny_inputs(1, 20)
+    with following(model) as follower:
+        cache.activate_past_recording()
+        if forget is VecInferCache.reset:
+            run(model, ids, cache)
+        forget(cache)
+        cache.crop(0)
+        run(model, ids, cache)
         follower.audit(cache)
 
 
