@@ -148,14 +148,16 @@ class VecInferCache(CacheSizes, QuantizedCache):
             return super().update(key_states, value_states, layer_idx, *args, **kwargs)
         if layer_idx == self.forward_pass.order[0]:
             self._begin_pass(key_states)
-        if isinstance(layer, VecInferLayer):
-            return super().update(key_states, value_states, layer_idx, *args, **kwargs)
         if not layer.is_initialized and isinstance(layer, CacheLayerMixin):
+            self.forward_pass.allocated(layer)
             with ordinary_tensors():
                 layer.lazy_initialization(key_states, value_states)
+        if isinstance(layer, VecInferLayer):
+            return super().update(key_states, value_states, layer_idx, *args, **kwargs)
         self.forward_pass.remember(layer, key_states.shape[2])
         states = super().update(key_states, value_states, layer_idx, *args, **kwargs)
         self.forward_pass.stored(layer_idx)
+        self.forward_pass.hand_out(states[0])
         return states
 
     def _begin_pass(self, key_states: torch.Tensor) -> None:

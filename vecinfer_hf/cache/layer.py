@@ -15,7 +15,7 @@ import torch
 from ..attention.full_precision import full_precision_attention
 from ..attention.later_tokens import attend_before_storing
 from ..codebook.codebook import Codebook
-from ..errors import CodebookError, UnsupportedMaskError
+from ..errors import CodebookError
 from ..ops.backend import select_backend
 from ..ops.to_device import to_device
 from ..ops.types import MAX_DECODE_QUERIES
@@ -137,11 +137,8 @@ class VecInferLayer(QuantizedLayerContract, StoredRows):
         """
         queries, out_dtype = query.shape[2], query.dtype
         before = self.forward_pass.lengths_before(self)
-        try:
-            valid = self.forward_pass.padding.observe(attention_mask, query.shape[0], before.columns, queries)
-        except UnsupportedMaskError:
-            self.forward_pass.abandon()
-            raise
+        width = self.max_cache_len if self.is_compileable else None
+        valid = self.forward_pass.padding.observe(attention_mask, query.shape[0], before.columns, queries, width)
         if before.columns == 0:
             if attention_mask is not None:
                 # The mask of a static cache is as wide as the cache.
