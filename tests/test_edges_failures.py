@@ -3,6 +3,7 @@
 """Calls that fail or are refused: what can be judged is refused before anything is stored, the rest is repaired."""
 
 import copy
+import functools
 import pickle
 
 import pytest
@@ -104,8 +105,9 @@ def test_a_mask_of_another_shape_leaves_no_trace(model, cache, shape, held):
         if held:
             run(model, ids[:, :held], each)
         if each is cache:
-            mask = torch.ones(*shape[:3], held + 3 if shape[3] is None else shape[3], dtype=torch.bool)
-            refused(lambda: run(model, tiny_inputs(rows, 3, seed=5), cache, attention_mask=mask), "mask", "shape")
+            wrong = torch.ones(*shape[:3], held + 3 if shape[3] is None else shape[3], dtype=torch.bool)
+            call = functools.partial(run, model, tiny_inputs(rows, 3, seed=5), cache, attention_mask=wrong)
+            refused(call, "mask", "shape")
         logits.append(run(model, ids[:, held : held + 4], each))
     assert torch.equal(*logits)
 

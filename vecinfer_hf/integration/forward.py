@@ -67,7 +67,7 @@ def vecinfer_attention_forward(
 
     Raises:
         UnsupportedCallError: for a keyword that is not known.
-        UnsupportedMaskError: see `VecInferLayer.attend`; for plain keys of a VecInferCache, for a mask of another shape.
+        UnsupportedMaskError: see `VecInferLayer.attend`; of a sliding layer, for a mask of another shape.
         After either, a cache in which no layer of codes has stored yet is as it was before the call.
     """
     arguments = module, query, key, value, attention_mask, scaling, dropout, softcap, s_aux, sliding_window
