@@ -85,7 +85,7 @@ def test_a_padding_querys_own_row_may_hold_anything():
 def test_a_mask_wider_than_what_is_stored():
     """A static cache's mask covers places that hold nothing yet."""
     mask = torch.nn.functional.pad(causal_mask(LEFT, 5), (0, 11))
-    assert Padding().observe(mask, 3, 0, 5).sum(1).tolist() == [3, 5, 1]
+    assert Padding().observe(mask, 3, 0, 5, mask.shape[3]).sum(1).tolist() == [3, 5, 1]
 
 
 def bias(mask):

@@ -8,7 +8,7 @@ Owns the choice of layers and what concerns all of them. layer.py owns a layer's
 from __future__ import annotations
 
 import torch
-from transformers import PreTrainedConfig, PreTrainedModel
+from transformers import PreTrainedConfig
 from transformers.cache_utils import Cache, CacheLayerMixin, DynamicCache, QuantizedCache, StaticCache
 from transformers.utils import logging
 
@@ -16,7 +16,7 @@ from ..codebook.codebook import Codebook
 from ..config import VecInferConfig
 from ..distributed.heads import head_shard
 from ..errors import CacheStateError, ConfigError, UnsupportedCallError, UnsupportedModelError
-from ..model_info import full_attention_layers, text_config, unsupported_model_reason, unsupported_reason
+from ..model_info import full_attention_layers, text_config, unsupported_model_reason, unsupported_reason, unwrapped
 from .forward_pass import ForwardPass, Lengths
 from .layer import VecInferLayer
 from .row_checks import check_crop, check_layer_crop, check_repeats, row_numbers
@@ -38,7 +38,7 @@ class VecInferCache(CacheSizes, QuantizedCache):
     switch on; with another implementation a forward pass is refused before anything is stored.
 
     Args:
-        model_or_config: the model, or its config.
+        model_or_config: the model, PEFT's or another wrapper of it, or its config.
         codebook: a Codebook, a VecInferConfig, or the name of a codebook (see `VecInferConfig`); None for "auto".
         revision, subfolder, trusted_owners, key_bits, value_bits, residual_length, sink_length, sink_choice, static,
             max_cache_len (required if static), ops_backend: see `VecInferConfig`; None as the codebook was made.
@@ -51,7 +51,7 @@ class VecInferCache(CacheSizes, QuantizedCache):
 
     def __init__(
         self,
-        model_or_config: PreTrainedModel | PreTrainedConfig,
+        model_or_config: torch.nn.Module | PreTrainedConfig,
         codebook: Codebook | VecInferConfig | str | None = None,
         *,
         revision: str | None = None,
@@ -81,7 +81,8 @@ class VecInferCache(CacheSizes, QuantizedCache):
             "max_cache_len": max_cache_len,
             "ops_backend": ops_backend,
         }
-        is_model = isinstance(model_or_config, PreTrainedModel)
+        is_model = isinstance(model_or_config, torch.nn.Module)
+        model_or_config = unwrapped(model_or_config) if is_model else model_or_config
         config = model_or_config.config if is_model else model_or_config
         reason = unsupported_model_reason(model_or_config) if is_model else unsupported_reason(config)
         if reason:
@@ -148,14 +149,16 @@ class VecInferCache(CacheSizes, QuantizedCache):
             return super().update(key_states, value_states, layer_idx, *args, **kwargs)
         if layer_idx == self.forward_pass.order[0]:
             self._begin_pass(key_states)
-        if isinstance(layer, VecInferLayer):
-            return super().update(key_states, value_states, layer_idx, *args, **kwargs)
         if not layer.is_initialized and isinstance(layer, CacheLayerMixin):
+            self.forward_pass.allocated(layer)
             with ordinary_tensors():
                 layer.lazy_initialization(key_states, value_states)
+        if isinstance(layer, VecInferLayer):
+            return super().update(key_states, value_states, layer_idx, *args, **kwargs)
         self.forward_pass.remember(layer, key_states.shape[2])
         states = super().update(key_states, value_states, layer_idx, *args, **kwargs)
         self.forward_pass.stored(layer_idx)
+        self.forward_pass.hand_out(states[0])
         return states
 
     def _begin_pass(self, key_states: torch.Tensor) -> None:
@@ -224,8 +227,8 @@ class VecInferCache(CacheSizes, QuantizedCache):
                 excess[index] = tokens_to_remove
             check_layer_crop(layer, index, excess[index])
         for index, layer in enumerate(self.layers):
-            # Transformers' sliding layers take crop(0) only while they record their past.
-            if excess[index] or getattr(layer, "record_past", False):
+            # Transformers' sliding layers take crop(0) only while they record their past, and hold something.
+            if excess[index] or (getattr(layer, "record_past", False) and layer.is_initialized):
                 layer.crop(excess[index])
         self.forward_pass.padding.crop(left)
         self.forward_pass.begin(None)

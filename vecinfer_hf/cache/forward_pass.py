@@ -9,6 +9,8 @@ after a pass that ended early. Layers of codes are cropped instead.
 from __future__ import annotations
 
 import copy
+import threading
+import weakref
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -32,6 +34,16 @@ class Lengths(NamedTuple):
     quantized: list[int]
 
 
+_last = threading.local()
+"""The keys that a layer of transformers handed out last in this thread, and the pass they belong to."""
+
+
+def pass_of(key: torch.Tensor) -> ForwardPass | None:
+    """Return the pass in which a layer of transformers handed out `key` just now, or None."""
+    keys, forward_pass = getattr(_last, "handed_out", (None, None))
+    return forward_pass() if keys is not None and keys() is key else None
+
+
 class ForwardPass:
     """The order of a pass, its progress, and the padding of the rows.
 
@@ -53,6 +65,7 @@ class ForwardPass:
         """Whether layers hold equally many codes; False after a repair that cropped some of them, until a reset."""
         self._before: Lengths | None = None
         self._undo: list[Callable[[], None]] = []
+        self._allocated: list[CacheLayerMixin] = []
         self._nothing_stored = True
 
     def __deepcopy__(self, memo):
@@ -64,7 +77,7 @@ class ForwardPass:
 
     def __getstate__(self):
         # What takes a pass back belongs to the layers of this cache; a pickled copy can be cropped or reset.
-        return {**vars(self), "_undo": []}
+        return {**vars(self), "_undo": [], "_allocated": []}
 
     @property
     def is_between_passes(self) -> bool:
@@ -76,6 +89,7 @@ class ForwardPass:
         self.next = self.order[0]
         self._before = before if self.layers_agree else None
         self._undo.clear()
+        self._allocated.clear()
         self._nothing_stored = True
 
     def stored(self, layer_idx: int) -> None:
@@ -89,6 +103,7 @@ class ForwardPass:
         if self.next is None or self.next == self.order[0]:
             self._before = None
             self._undo.clear()
+            self._allocated.clear()
 
     def lengths_before(self, layer) -> Lengths:
         """Return what `layer` held before this pass.
@@ -108,6 +123,14 @@ class ForwardPass:
         """Keep what a layer of transformers loses by storing `tokens` new tokens, until the pass has ended."""
         self._undo.append(_before_storing(layer, tokens))
 
+    def allocated(self, layer: CacheLayerMixin) -> None:
+        """Note that `layer` was allocated in this pass, for as many rows as this call has."""
+        self._allocated.append(layer)
+
+    def hand_out(self, key: torch.Tensor) -> None:
+        """Note that a layer of transformers gives `key` to its attention, which may refuse the call."""
+        _last.handed_out = weakref.ref(key), weakref.ref(self)
+
     def take_back(self) -> None:
         """Put transformers' layers back as they were before a pass that ended early."""
         for restore in reversed(self._undo):
@@ -118,6 +141,9 @@ class ForwardPass:
         """End a pass that is refused before any layer of codes has stored: every layer is as it was before it."""
         if self._nothing_stored:
             self.take_back()
+            for layer in self._allocated:
+                _free(layer)
+            self._allocated.clear()
             self.next = self.order[0]
 
     def reset(self) -> None:
@@ -126,6 +152,16 @@ class ForwardPass:
         self.layers_agree = True
         if self.order:
             self.begin(None)
+
+
+def _free(layer: CacheLayerMixin) -> None:
+    """Make an empty layer as it was before it was allocated, so that the next call may have other rows."""
+    if hasattr(layer, "storage"):
+        layer.storage.buffers = None
+        layer.storage.clear()
+    else:
+        layer.keys = layer.values = None
+    layer.is_initialized = False
 
 
 def _before_storing(layer: CacheLayerMixin, tokens: int) -> Callable[[], None]:

@@ -15,7 +15,7 @@ import torch
 from ..attention.full_precision import full_precision_attention
 from ..attention.later_tokens import attend_before_storing
 from ..codebook.codebook import Codebook
-from ..errors import CodebookError, UnsupportedMaskError
+from ..errors import CodebookError
 from ..ops.backend import select_backend
 from ..ops.to_device import to_device
 from ..ops.types import MAX_DECODE_QUERIES
@@ -137,11 +137,8 @@ class VecInferLayer(QuantizedLayerContract, StoredRows):
         """
         queries, out_dtype = query.shape[2], query.dtype
         before = self.forward_pass.lengths_before(self)
-        try:
-            valid = self.forward_pass.padding.observe(attention_mask, query.shape[0], before.columns, queries)
-        except UnsupportedMaskError:
-            self.forward_pass.abandon()
-            raise
+        width = self.max_cache_len if self.is_compileable else None
+        valid = self.forward_pass.padding.observe(attention_mask, query.shape[0], before.columns, queries, width)
         if before.columns == 0:
             if attention_mask is not None:
                 # The mask of a static cache is as wide as the cache.
@@ -201,18 +198,10 @@ class VecInferLayer(QuantizedLayerContract, StoredRows):
         self.storage.torn = None
         self.forward_pass.stored(self.layer_idx)
 
-    def _store_rows(self, keys: torch.Tensor, values: torch.Tensor, counts: list[int], chosen: torch.Tensor) -> None:
-        nothing = [0] * len(counts)
-        with ordinary_tensors():
-            self._store_piece(Piece(keys, values, nothing, counts), None, Lengths(0, nothing, nothing), chosen)
-
-    def _store_piece(
-        self, piece: Piece, query: torch.Tensor | None, before: Lengths, chosen: torch.Tensor | None = None
-    ) -> None:
-        """Store one piece; `chosen` int64 `[B, Hkv, S]` are tokens that become sinks whatever their values."""
+    def _store_piece(self, piece: Piece, query: torch.Tensor | None, before: Lengths) -> None:
         # Sinks are chosen in a first call only: later ones may attend to what is stored already, by its place.
         first_call = before.columns == 0 and not any(before.tokens)
-        pieces = self.sinks.sinks_first(piece, chosen) if first_call else [piece]
+        pieces = self.sinks.sinks_first(piece) if first_call else [piece]
         if isinstance(self.codebook, OnlineCodebook):
             self._fit_online(pieces, query, before)
         lengths = before.tokens or [0] * len(piece.counts), before.quantized or [0] * len(piece.counts)

@@ -30,7 +30,9 @@ class Padding:
         # The last mask is only a short cut within one forward pass, and a weak reference cannot be pickled.
         return {"columns": self.columns, "_last_mask": None, "_last_place": None, "_last_new": None}
 
-    def observe(self, mask: torch.Tensor | None, batch: int, past: int, queries: int) -> torch.Tensor | None:
+    def observe(
+        self, mask: torch.Tensor | None, batch: int, past: int, queries: int, width: int | None = None
+    ) -> torch.Tensor | None:
         """Return which of the new columns are real tokens, bool `[B, queries]` on the CPU, or None for all.
 
         All layers of a forward pass see the same mask; it is read once, by the first.
@@ -41,6 +43,7 @@ class Padding:
             batch: rows.
             past: columns stored before this forward.
             queries: new columns.
+            width: columns that the mask may have instead of `past + queries`: those of a static cache.
 
         Raises:
             UnsupportedMaskError: if the mask hides more than the future and padding, or changes its mind about a
@@ -55,15 +58,16 @@ class Padding:
             return None
         if self._last_mask is not None and self._last_mask() is mask and self._last_place == (past, queries):
             return self._last_new
-        new = self._read(mask, batch, past, queries)
+        new = self._read(mask, batch, past, queries, width)
         self._last_mask, self._last_place, self._last_new = weakref.ref(mask), (past, queries), new
         return new
 
-    def _read(self, mask: torch.Tensor, batch: int, past: int, queries: int) -> torch.Tensor | None:
-        if mask.dim() != 4 or mask.shape[1] != 1 or mask.shape[2] != queries or mask.shape[3] < past + queries:
+    def _read(self, mask: torch.Tensor, batch: int, past: int, queries: int, width: int | None) -> torch.Tensor | None:
+        widths = past + queries, width
+        if mask.shape[1:-1] != (1, queries) or mask.shape[0] not in (1, batch) or mask.shape[-1] not in widths:
             raise UnsupportedMaskError(
                 f"The attention mask has shape {tuple(mask.shape)}; the vecinfer cache needs "
-                f"[batch, 1, {queries}, {past + queries}]."
+                f"[{batch}, 1, {queries}, {past + queries}]."
             )
         attend = mask if mask.dtype == torch.bool else mask == 0
         attend = attend[:, 0, :, : past + queries]

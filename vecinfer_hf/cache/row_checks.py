@@ -31,14 +31,22 @@ def check_crop(tokens_to_remove: int) -> int:
 
 def check_layer_crop(layer: CacheLayerMixin, index: int, tokens_to_remove: int) -> None:
     """Raise UnsupportedCallError if layer `index` cannot lose that many columns."""
-    if tokens_to_remove == 0 or hasattr(layer, "storage") or getattr(layer, "record_past", False):
+    if tokens_to_remove == 0 or hasattr(layer, "storage"):
         return
-    window = getattr(layer, "sliding_window", None)
-    if not layer.is_croppable or (window is not None and int(layer.get_seq_length()) >= window):
+    window, length = getattr(layer, "sliding_window", None), int(layer.get_seq_length())
+    kept = layer.is_croppable
+    if kept and window is not None:
+        if getattr(layer, "record_past", False):
+            # An earlier crop may have left no more than the window.
+            left = length + tokens_to_remove
+            kept = layer.keys.shape[2] + tokens_to_remove >= min(left, window - 1)
+        else:
+            kept = length < window
+    if not kept:
         raise UnsupportedCallError(
             f"Layer {index} ({type(layer).__name__}) does not keep what {-tokens_to_remove} removed columns were "
             "computed from, so it cannot be cropped. Call cache.reset(), or cache.activate_past_recording() before "
-            "the calls that may have to be taken back."
+            "the calls that may have to be taken back, and crop once after them."
         )
 
 

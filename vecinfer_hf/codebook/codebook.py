@@ -243,7 +243,7 @@ class Codebook(HeadSharding):
         if description.sha256 is not None:  # format 1 is read as it is
             codebook._check_config(f"{directory}: ")
         source = {"codebook": str(name), "revision": commit, "subfolder": subfolder}
-        codebook.source = {key: value for key, value in source.items() if value}
+        codebook.source = {key: str(value) for key, value in source.items() if value}
         return codebook
 
     def _check_layers(self) -> None:

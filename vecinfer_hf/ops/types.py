@@ -48,8 +48,8 @@ class LayerCodebook(NamedTuple):
     value_centroid_scale: torch.Tensor
 
     def to(self, device: torch.device | str) -> LayerCodebook:
-        """Return the same codebook with every tensor on `device`."""
-        return LayerCodebook(*(None if tensor is None else tensor.to(device) for tensor in self))
+        """Return the same codebook with every tensor on `device`, contiguous, as compiled operators read it."""
+        return LayerCodebook(*(None if tensor is None else tensor.to(device).contiguous() for tensor in self))
 
     @property
     def num_heads(self) -> int:
