@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The vecinfer_hf authors
 # SPDX-License-Identifier: Apache-2.0
-"""Caches with recurrent and convolution states beside layers of codes: rows, crops, sizes, and passes that end early."""
+"""Caches with recurrent and convolution states beside layers of codes: rows, crops, sizes, passes that end early."""
 
 import copy
 import pickle

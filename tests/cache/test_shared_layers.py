@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The vecinfer_hf authors
 # SPDX-License-Identifier: Apache-2.0
-"""Layers that read the keys and values of another layer (Gemma 3n, Gemma 4 E2B and E4B), and a cross-attention layer."""
+"""Layers that read the keys and values of another layer (Gemma 3n, Gemma 4 E2B and E4B)."""
 
 import pytest
 import torch
