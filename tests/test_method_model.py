@@ -215,7 +215,7 @@ def test_the_follower_notices_another_window():
     ids = tiny_inputs(1, 60)
     with following(model) as follower:
         cache = new_cache(model.config, residual_length=7)
-        for states_of_layer in follower.of(cache).layers:
+        for states_of_layer in follower.of(cache).layers.values():
             states_of_layer[0] = LayerModel.empty(states_of_layer[0].settings._replace(residual_length=8))
         run(model, ids[:, :40], cache)
         with pytest.raises(Divergence):

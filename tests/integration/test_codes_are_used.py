@@ -106,16 +106,35 @@ def phi3_with_longrope():
     return tiny_model("phi3", original_max_position_embeddings=64, rope_parameters=rope)
 
 
-@pytest.mark.parametrize(("length", "tokens", "fits"), [(30, 5, True), (60, 10, False), (100, 5, False)])
-def test_longrope_of_transformers_is_told_where_it_drops_the_cache(length, tokens, fits):
-    model = enable(phi3_with_longrope(), "online", ops_backend="reference")
-    if fits:
-        assert isinstance(used(model, length=length, tokens=tokens), VecInferCache)
-        return
-    with pytest.raises(UnsupportedCallError, match=r"replaced the VecInfer cache.*longrope.*more than 64 tokens"):
-        run(model, length=length, tokens=tokens)
-    disable(model)
-    assert type(used(model, length=length, tokens=tokens)) is DynamicCache
+LENGTHS = [(30, 5), (60, 10), (63, 3), (64, 3), (100, 5)]
+"""Tokens of a prompt and of its answer, around the 64 where the tiny longrope changes."""
+
+
+@pytest.mark.parametrize(("length", "tokens"), LENGTHS)
+@pytest.mark.parametrize("static", [False, True], ids=["growing", "static"])
+def test_longrope_refills_the_same_cache_where_all_keys_change(length, tokens, static):
+    model = phi3_with_longrope()
+    expected = run(model, length=length, tokens=tokens).sequences
+    size = {"static": True, "max_cache_len": 128} if static else {}
+    cache = VecInferCache(model, random_codebook(model.config), residual_length=128, ops_backend="reference", **size)
+    found = run(model, length=length, tokens=tokens, **cache_argument(cache))
+    assert returned_cache(found) is cache
+    assert torch.equal(found.sequences, expected)
+    assert int(cache.get_seq_length()) == length + tokens - 1
+    # With a short window the tokens from before the change are codes of the new keys.
+    enable(model, random_codebook(model.config), **OPTIONS)
+    assert max(used(model, length=length, tokens=tokens).layers[0].storage.quantized) >= length - 20
+
+
+def test_longrope_is_refused_where_the_whole_text_is_not_at_hand():
+    model = phi3_with_longrope()
+    cache = VecInferCache(model, "online", ops_backend="reference")
+    run(model, length=30, tokens=2, **cache_argument(cache))
+    with pytest.raises(
+        UnsupportedCallError, match=r"more than 64 tokens.*brings 70 of 101 tokens.*prefill_chunk_size"
+    ):
+        run(model, length=130, prefill_chunk_size=70, **cache_argument(cache))
+    assert int(cache.get_seq_length()) == 31
 
 
 @pytest.fixture
@@ -166,6 +185,6 @@ def test_layers_that_choose_their_keys_are_refused_by_name():
         lambda: VecInferCache(model, "online"),
         lambda: VecInferCache(config, "online"),
     ):
-        with pytest.raises(UnsupportedModelError, match=r"layers of the types \['minimax_m3_sparse'\].*default cache"):
+        with pytest.raises(UnsupportedModelError, match=r"layers 1 \(minimax_m3_sparse\).*default cache"):
             ask()
     assert torch.equal(run(model, length=30).sequences, stock)

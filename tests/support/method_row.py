@@ -63,10 +63,11 @@ class Row:
     sink: np.ndarray
 
     @classmethod
-    def empty(cls, heads: int, dim: int) -> Row:
-        """Return a row without tokens."""
-        states, flags = np.zeros((heads, 0, dim)), np.zeros((heads, 0), bool)
-        return cls(states, states, states, states, flags, flags)
+    def empty(cls, heads: int, dim: int, value_dim: int | None = None) -> Row:
+        """Return a row without tokens; values have `value_dim` elements, by default as many as keys."""
+        keys, flags = np.zeros((heads, 0, dim)), np.zeros((heads, 0), bool)
+        values = np.zeros((heads, 0, dim if value_dim is None else value_dim))
+        return cls(keys, values, keys, values, flags, flags)
 
     @property
     def length(self) -> int:

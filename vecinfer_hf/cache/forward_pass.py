@@ -3,7 +3,7 @@
 """ForwardPass: where the forward pass under way stands, shared by the layers of one cache.
 
 Owns the order of the layers, the lengths before the pass, and what is needed to put transformers' own layers back
-after a pass that ended early. Layers of codes are cropped instead.
+after a pass that ended early. Layers of codes are cropped instead; recurrent states cannot go back.
 """
 
 from __future__ import annotations
@@ -15,9 +15,11 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
-from transformers.cache_utils import CacheLayerMixin, DynamicSlidingWindowLayer
+from transformers.cache_utils import CacheLayerMixin
 
+from .default_layers import before_storing
 from .padding import Padding
+from .recurrent_pass import RecurrentPass
 
 
 class Lengths(NamedTuple):
@@ -50,11 +52,15 @@ class ForwardPass:
     Args:
         order: indices of the layers that store keys and values, in the order in which a pass reaches them.
         quantized: those of them that hold codes.
+        recurrent: indices of the layers that hold a recurrent or convolution state, in their order.
     """
 
-    def __init__(self, order: tuple[int, ...] = (0,), quantized: tuple[int, ...] = (0,)):
+    def __init__(
+        self, order: tuple[int, ...] = (0,), quantized: tuple[int, ...] = (0,), recurrent: tuple[int, ...] = ()
+    ):
         self.order = order
         self.quantized = quantized
+        self.states = RecurrentPass(recurrent, order)
         self.padding = Padding()
         self._successor = dict(zip(order, (*order[1:], order[:1]), strict=True)) if order else {}
         if order:
@@ -69,8 +75,9 @@ class ForwardPass:
         self._nothing_stored = True
 
     def __deepcopy__(self, memo):
-        other = ForwardPass(self.order, self.quantized)
+        other = ForwardPass(self.order, self.quantized, self.states.recurrent)
         memo[id(self)] = other
+        other.states = copy.deepcopy(self.states, memo)
         other.padding = copy.deepcopy(self.padding, memo)
         other.next, other.layers_agree = self.next, self.layers_agree
         return other
@@ -121,7 +128,7 @@ class ForwardPass:
 
     def remember(self, layer: CacheLayerMixin, tokens: int) -> None:
         """Keep what a layer of transformers loses by storing `tokens` new tokens, until the pass has ended."""
-        self._undo.append(_before_storing(layer, tokens))
+        self._undo.append(before_storing(layer, tokens))
 
     def allocated(self, layer: CacheLayerMixin) -> None:
         """Note that `layer` was allocated in this pass, for as many rows as this call has."""
@@ -145,11 +152,13 @@ class ForwardPass:
                 _free(layer)
             self._allocated.clear()
             self.next = self.order[0]
+            self.states.abandon()
 
     def reset(self) -> None:
         """Forget everything but the order."""
         self.padding = Padding()
         self.layers_agree = True
+        self.states.reset()
         if self.order:
             self.begin(None)
 
@@ -162,36 +171,3 @@ def _free(layer: CacheLayerMixin) -> None:
     else:
         layer.keys = layer.values = None
     layer.is_initialized = False
-
-
-def _before_storing(layer: CacheLayerMixin, tokens: int) -> Callable[[], None]:
-    """Return the function that puts `layer` back as it was before it stored `tokens` more tokens.
-
-    A growing sliding layer loses its oldest tokens, so a copy of those is enough. A static one is written in place and
-    copied whole; only eager passes come here, not decode steps.
-    """
-    state = {name: value for name, value in vars(layer).items() if name not in ("keys", "values")}
-    state = {name: value.clone() if isinstance(value, torch.Tensor) else value for name, value in state.items()}
-    # An initialized layer without tokens has empty tensors of one dimension.
-    held = layer.keys.shape[2] if layer.keys.dim() == 4 else 0
-    grows, lost = isinstance(layer, DynamicSlidingWindowLayer), held
-    if grows:
-        lost = 0 if layer.record_past else min(max(held + tokens - layer.sliding_window + 1, 0), held)
-    with torch.no_grad():
-        copies = [states[:, :, :lost].clone() if held else states for states in (layer.keys, layer.values)]
-
-    def restore() -> None:
-        for name, states in zip(("keys", "values"), copies, strict=True):
-            present = getattr(layer, name)
-            if not grows:
-                present.copy_(states)  # compiled steps know the tensor by its address
-            else:
-                setattr(layer, name, torch.cat([states, present[:, :, : held - lost]], dim=2) if held else states)
-        for name, value in state.items():
-            present = getattr(layer, name, None)
-            if isinstance(value, torch.Tensor) and isinstance(present, torch.Tensor):
-                present.copy_(value)
-            else:
-                setattr(layer, name, value)
-
-    return restore

@@ -17,7 +17,7 @@ from ..calibration_config import CalibrationConfig
 from ..codebook.codebook import Codebook
 from ..distributed.heads import HeadShard, gather_heads
 from ..errors import CodebookError, UnsupportedModelError
-from ..model_info import full_attention_layers, head_dim, model_identity, num_key_value_heads, text_config
+from ..model_info import HeadShape, model_identity
 from ..ops.types import LayerCodebook
 from ..quantization.formats import CodeFormat
 from ..quantization.online_fit import fit_online
@@ -35,13 +35,14 @@ class OnlineCodebook(Codebook):
     """
 
     def __init__(self, model_config: PreTrainedConfig, config: CalibrationConfig):
-        inner = text_config(model_config)
-        indices = full_attention_layers(model_config)
-        formats = config.formats(len(indices)) if indices else []
-        shape = num_key_value_heads(inner), head_dim(inner)
+        identity = model_identity(model_config)
+        formats = config.formats(len(identity.layers)) if identity.layers else []
         # Nothing is coded before the fit, so the operators may be handed anything of the right shape.
-        layers = {index: _placeholder(*shape, *pair) for index, pair in zip(indices, formats, strict=True)}
-        super().__init__(config, model_identity(model_config), layers)
+        layers = {
+            index: _placeholder(shape, *pair)
+            for (index, shape), pair in zip(identity.layers.items(), formats, strict=True)
+        }
+        super().__init__(config, identity, layers)
 
     def __deepcopy__(self, memo):
         # A copied cache may be fitted anew after a crop or a reset, which must not change the original's codebook.
@@ -66,7 +67,7 @@ class OnlineCodebook(Codebook):
         value_states: torch.Tensor,
         query_states: torch.Tensor | None,
     ) -> None:
-        """Fit layer `index` to keys and values `[B, Hkv, T, D]`, and queries `[B, Hq, T', D]` if known."""
+        """Fit layer `index` to keys `[B, Hkv, T, Dk]` and values `[B, Hkv, T, Dv]`, and queries `[B, Hq, T', Dk]`."""
         device, shard = key_states.device, self.head_shard
         states = [
             None if own is None else gather_heads(own, shard, device, dim=1)
@@ -102,11 +103,13 @@ class OnlineCodebook(Codebook):
         )
 
 
-def _placeholder(heads: int, dim: int, key_format: CodeFormat, value_format: CodeFormat) -> LayerCodebook:
+def _placeholder(shape: HeadShape, key_format: CodeFormat, value_format: CodeFormat) -> LayerCodebook:
+    heads = shape.num_key_value_heads
+
     def centroids(fmt: CodeFormat) -> torch.Tensor:
         return torch.zeros(heads, fmt.num_codes, fmt.codebook_size, fmt.subvector_dim, dtype=torch.int8)
 
-    ones = torch.ones(heads, dim)
+    ones = torch.ones(heads, shape.key_head_dim)
     return LayerCodebook(
         None,
         ones,

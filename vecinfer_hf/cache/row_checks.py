@@ -7,7 +7,7 @@ from __future__ import annotations
 import operator
 
 import torch
-from transformers.cache_utils import CacheLayerMixin
+from transformers.cache_utils import CacheLayerMixin, LinearAttentionCacheLayerMixin
 
 from ..errors import UnsupportedCallError
 
@@ -31,7 +31,11 @@ def check_crop(tokens_to_remove: int) -> int:
 
 def check_layer_crop(layer: CacheLayerMixin, index: int, tokens_to_remove: int) -> None:
     """Raise UnsupportedCallError if layer `index` cannot lose that many columns."""
-    if tokens_to_remove == 0 or hasattr(layer, "storage"):
+    if tokens_to_remove == 0:
+        return
+    if isinstance(layer, LinearAttentionCacheLayerMixin):
+        _check_state_crop(layer, index, -tokens_to_remove)
+    if hasattr(layer, "storage"):
         return
     window, length = getattr(layer, "sliding_window", None), int(layer.get_seq_length())
     kept = layer.is_croppable
@@ -48,6 +52,24 @@ def check_layer_crop(layer: CacheLayerMixin, index: int, tokens_to_remove: int) 
             "computed from, so it cannot be cropped. Call cache.reset(), or cache.activate_past_recording() before "
             "the calls that may have to be taken back, and crop once after them."
         )
+
+
+def _check_state_crop(layer: LinearAttentionCacheLayerMixin, index: int, count: int) -> None:
+    """Raise UnsupportedCallError unless layer `index` has recorded its state before the last `count` columns."""
+    if any(layer.is_recurrent_states_initialized.values()):
+        raise UnsupportedCallError(
+            f"Layer {index} ({type(layer).__name__}) has a recurrent state, which cannot go back by {count} tokens, "
+            "so the cache cannot be cropped. Call cache.reset(), or keep a copy.deepcopy of the cache."
+        )
+    for state, states in layer.conv_states.items():
+        if states is not None and not (
+            layer.record_past and states.shape[-1] - count >= layer.conv_kernel_size[state]
+        ):
+            raise UnsupportedCallError(
+                f"Layer {index} ({type(layer).__name__}) has a convolution state that was not recorded before the "
+                f"last {count} tokens, so the cache cannot be cropped. Call cache.reset(), or "
+                "cache.activate_past_recording() before the calls that may have to be taken back."
+            )
 
 
 def check_repeats(repeats: int) -> int:

@@ -37,6 +37,29 @@ class Piece(NamedTuple):
     counts: list[int]
 
 
+def valid_piece(key_states: torch.Tensor, value_states: torch.Tensor, valid: torch.Tensor | None) -> Piece:
+    """Return the tokens of each row as one run; padding between tokens is moved behind them.
+
+    Args:
+        key_states: `[B, Hkv, T, Dk]`.
+        value_states: `[B, Hkv, T, Dv]`.
+        valid: bool `[B, T]` on the CPU, or None for all.
+    """
+    batch, tokens = key_states.shape[0], key_states.shape[2]
+    if valid is None:
+        return Piece(key_states, value_states, [0] * batch, [tokens] * batch)
+    counts = valid.sum(1).tolist()
+    first = [int(row.argmax()) if count else 0 for row, count in zip(valid.int(), counts, strict=True)]
+    if all(row[start : start + count].all() for row, start, count in zip(valid, first, counts, strict=True)):
+        return Piece(key_states, value_states, first, counts)
+    order = to_device((~valid).int().argsort(dim=1, stable=True), key_states.device)[:, None, :, None]
+    keys, values = (
+        states.gather(2, order.expand(-1, states.shape[1], -1, states.shape[3]))
+        for states in (key_states, value_states)
+    )
+    return Piece(keys, values, [0] * batch, counts)
+
+
 class SinkOrder:
     """In which order the first tokens of each row and head are stored: the sinks, then the others as they were.
 

@@ -33,6 +33,8 @@ class VecInferStaticLayer(VecInferLayer):
     def __init__(self, *arguments: Any, max_cache_len: int):
         self.max_cache_len = max_cache_len
         super().__init__(*arguments)
+        self._readers_answered = 0
+        """Layers that have read the token of a compiled step; 0 between steps."""
         # A tensor from the start: an int would be compiled in, and every step would compile again.
         self.cumulative_length = torch.tensor(0)
 
@@ -59,8 +61,10 @@ class VecInferStaticLayer(VecInferLayer):
         if not (torch.compiler.is_compiling() and query.shape[2] == 1 and self.fits_window(1)):
             return super().attend(module, query, key_states, value_states, attention_mask, *options)
         softmax_scale, softcap, sink_logits = options
-        self.ops.append(key_states, value_states, self.buffers, self.layer_codebook)
-        self.cumulative_length.add_(1)
+        if self._readers_answered == 0:
+            self.ops.append(key_states, value_states, self.buffers, self.layer_codebook)
+            self.cumulative_length.add_(1)
+        self._readers_answered = (self._readers_answered + 1) % self.readers
         output = self.ops.decode_attention(
             query, self.buffers, self.layer_codebook, softmax_scale, softcap or 0.0, sink_logits
         )[0]

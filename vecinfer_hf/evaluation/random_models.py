@@ -9,16 +9,9 @@ from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig, PreTrain
 
 from ..calibration_config import CalibrationConfig
 from ..codebook.codebook import Codebook
-from ..model_info import (
-    full_attention_layers,
-    head_dim,
-    model_identity,
-    num_key_value_heads,
-    text_config,
-    unsupported_reason,
-)
+from ..model_info import HeadShape, model_identity, unsupported_reason
 from ..ops.types import LayerCodebook
-from ..quantization.formats import CodeFormat, parse_format
+from ..quantization.formats import parse_format
 from ..quantization.transforms import query_from_key_transform
 
 
@@ -65,30 +58,18 @@ def random_model(config: PreTrainedConfig, dtype: torch.dtype, device: torch.dev
 
 def random_codebook(config: PreTrainedConfig, bits: float | str) -> Codebook:
     """Return a codebook of the model's shape with normally distributed centroids."""
-    inner = text_config(config)
-    heads, dim = num_key_value_heads(inner), head_dim(inner)
+    identity, fmt = model_identity(config), parse_format(bits)
     generator = torch.Generator().manual_seed(0)
-    fmt = parse_format(bits)
-    scale = torch.ones(heads, dim)
 
-    def centroids(fmt: CodeFormat) -> torch.Tensor:
+    def centroids(heads: int) -> torch.Tensor:
         shape = (heads, fmt.num_codes, fmt.codebook_size, fmt.subvector_dim)
         return (torch.randn(shape, generator=generator) * 40).round().clamp(-127, 127).to(torch.int8)
 
-    unit = torch.full((heads,), 1 / 40)
-    layers = {
-        index: LayerCodebook(
-            None,
-            scale,
-            query_from_key_transform(scale),
-            centroids(fmt),
-            unit,
-            None,
-            None,
-            None,
-            centroids(fmt),
-            unit.clone(),
-        )
-        for index in full_attention_layers(config)
-    }
-    return Codebook(CalibrationConfig(key_bits=bits, value_bits=bits), model_identity(config), layers)
+    def layer(shape: HeadShape) -> LayerCodebook:
+        heads = shape.num_key_value_heads
+        scale, unit = torch.ones(heads, shape.key_head_dim), torch.full((heads,), 1 / 40)
+        keys = None, scale, query_from_key_transform(scale), centroids(heads), unit
+        return LayerCodebook(*keys, None, None, None, centroids(heads), unit.clone())
+
+    layers = {index: layer(shape) for index, shape in identity.layers.items()}
+    return Codebook(CalibrationConfig(key_bits=bits, value_bits=bits), identity, layers)

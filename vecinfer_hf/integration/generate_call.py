@@ -20,7 +20,7 @@ from transformers.utils import ModelOutput
 from ..cache.cache import VecInferCache
 from ..config import VecInferConfig
 from ..errors import UnsupportedCallError, UnsupportedModelError
-from ..model_info import check_supported, text_config
+from ..model_info import check_supported
 from .attention_switch import NAME, attention_of_call, has_vecinfer_attention, own_attention
 from .compat import CACHE_ARGUMENT, returned_cache
 from .cuda_graph import decode_call
@@ -46,6 +46,7 @@ class GenerateCall:
         self.past_length = 0
         self.prepared = False
         self.early_exit = False
+        self.in_chunks = False
         self.outer: GenerateCall | None = None
 
     def __enter__(self) -> GenerateCall:
@@ -81,11 +82,9 @@ class GenerateCall:
         """Raise UnsupportedCallError if a forward pass returned another cache than it was given."""
         found = returned_cache(output) if isinstance(output, ModelOutput) else None
         if self.cache is not None and found is not None and not isinstance(found, VecInferCache):
-            limit = getattr(text_config(self.model.config), "original_max_position_embeddings", None)
-            longrope = f" Models with longrope do so for texts of more than {limit} tokens." if limit else ""
             raise UnsupportedCallError(
                 f"{type(self.model).__name__} replaced the VecInfer cache by a {type(found).__name__} in this call, "
-                f"so codes were not used.{longrope} {self._remedy()}"
+                f"so codes were not used. {self._remedy()}"
             )
 
     def check_used(self) -> None:
@@ -127,6 +126,7 @@ def wrap_generate(original: Callable) -> Callable:
             check_supported(self)
         with attention_of_call(self, needs_vecinfer), GenerateCall(self, request) as call:
             call.early_exit = given_value("assistant_early_exit", self, kwargs, generation_config) is not None
+            call.in_chunks = given_value("prefill_chunk_size", self, kwargs, generation_config) is not None
             if given is not None:
                 call.use(given)
             output = original(self, inputs, generation_config, *args, **kwargs)

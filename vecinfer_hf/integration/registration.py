@@ -25,6 +25,7 @@ from .attention_switch import NAME
 from .compat import CACHE_ARGUMENT
 from .forward import vecinfer_attention_forward
 from .hf_quantizer import VecInferQuantizer
+from .refill import wrap_prepare_inputs
 
 
 logger = logging.get_logger(__name__)
@@ -46,6 +47,12 @@ HOOKS = (
         "_prepare_cache_for_generation",
         ("self", "generation_config", "model_kwargs", "generation_mode", "batch_size", "max_cache_length"),
         generate_call.wrap_prepare_cache,
+    ),
+    Hook(
+        GenerationMixin,
+        "prepare_inputs_for_generation",
+        ("self", "input_ids", "next_sequence_length"),
+        wrap_prepare_inputs,
     ),
     Hook(
         GenerationMixin,
@@ -75,8 +82,8 @@ def self_check() -> list[str]:
             problems.append(f"{owner.__name__}.{name} is missing")
         elif tuple(inspect.signature(method).parameters)[: len(parameters)] != parameters:
             problems.append(f"{owner.__name__}.{name} takes other parameters than {parameters}")
-    if CACHE_ARGUMENT not in inspect.signature(GenerationMixin.prepare_inputs_for_generation).parameters:
-        problems.append(f"GenerationMixin.prepare_inputs_for_generation takes no {CACHE_ARGUMENT}")
+        elif name == "prepare_inputs_for_generation" and CACHE_ARGUMENT not in inspect.signature(method).parameters:
+            problems.append(f"{owner.__name__}.{name} takes no {CACHE_ARGUMENT}")
     if not isinstance(getattr(PreTrainedConfig, "_attn_implementation", None), property):
         problems.append("PreTrainedConfig._attn_implementation is no property")
     return problems
