@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig, PreTrainedConfig, PreTrainedModel
+from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig, PreTrainedConfig, PreTrainedModel, Qwen3Config
 
 from ..calibration_config import CalibrationConfig
 from ..codebook.codebook import Codebook
@@ -17,10 +17,12 @@ from ..quantization.transforms import query_from_key_transform
 
 LLAMA_8B = "llama-3.1-8b"
 """The shape of Llama 3.1 8B, known here because its repository asks for a login."""
+QWEN3_32B = "qwen3-32b"
+"""The shape of Qwen3 32B, known here for benchmarks without a network."""
 
 
 def shape_config(name: str) -> PreTrainedConfig:
-    """Return the config of a shape: "llama-3.1-8b", a directory with a config.json, or a model on the Hub.
+    """Return the config of a shape: "llama-3.1-8b", "qwen3-32b", a directory with a config.json, or a Hub model.
 
     Raises:
         ValueError: if its cache cannot be quantized.
@@ -36,6 +38,18 @@ def shape_config(name: str) -> PreTrainedConfig:
             max_position_embeddings=1 << 21,
             rms_norm_eps=1e-5,
             rope_parameters={"rope_type": "default", "rope_theta": 500000.0},
+        )
+    elif name == QWEN3_32B:
+        config = Qwen3Config(
+            vocab_size=151936,
+            hidden_size=5120,
+            intermediate_size=25600,
+            num_hidden_layers=64,
+            num_attention_heads=64,
+            num_key_value_heads=8,
+            head_dim=128,
+            max_position_embeddings=1 << 21,
+            rope_parameters={"rope_type": "default", "rope_theta": 1000000.0},
         )
     else:
         config = AutoConfig.from_pretrained(name)
