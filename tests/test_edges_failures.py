@@ -3,6 +3,7 @@
 """Calls that fail or are refused: what can be judged is refused before anything is stored, the rest is repaired."""
 
 import copy
+import functools
 import pickle
 
 import pytest
@@ -91,6 +92,52 @@ def test_a_refused_call_of_padded_rows_leaves_no_trace(model, cache, wrong):
         refused(lambda: wrong(model, cache), "mask")
         follower.unchanged(cache, state)
         run(model, ids[:, 40:43], cache, attention_mask=mask[:, :43], position_ids=position_ids[:, 40:43])
+        follower.audit(cache)
+
+
+@pytest.mark.parametrize("held", [0, 5, 40])
+@pytest.mark.parametrize("shape", [(2, 1, 3, 2), (3, 1, 3, None), (2, 1, 7, None), (2, 5, 3, None), (2, 1, 3, 200)])
+def test_a_mask_of_another_shape_leaves_no_trace(model, cache, shape, held):
+    """In a layer of either kind, also where the first layers store what they are given before they attend."""
+    ids, rows = tiny_inputs(2, 60), 3 if held == 0 and shape[0] == 2 else 2
+    logits = []
+    for each in (copy.deepcopy(cache), cache):
+        if held:
+            run(model, ids[:, :held], each)
+        if each is cache:
+            wrong = torch.ones(*shape[:3], held + 3 if shape[3] is None else shape[3], dtype=torch.bool)
+            call = functools.partial(run, model, tiny_inputs(rows, 3, seed=5), cache, attention_mask=wrong)
+            refused(call, "mask", "shape")
+        logits.append(run(model, ids[:, held : held + 4], each))
+    assert torch.equal(*logits)
+
+
+def test_a_mask_that_fits_the_first_layer_alone(cache, model):
+    """One mask of four dimensions for layers of two kinds: the second kind refuses it, and says what it needs."""
+    if not any(cache.is_sliding):
+        pytest.skip("layers of one kind")
+    ids = tiny_inputs(2, 60)
+    width = 43 if not cache.is_sliding[0] else 14
+    mask = torch.ones(3, width, dtype=torch.bool).tril(width - 3).expand(2, 1, -1, -1)
+    run(model, ids[:, :40], cache)
+    twin = copy.deepcopy(cache)
+    refused(lambda: run(model, ids[:, 40:43], cache, attention_mask=mask), "mask", "shape")
+    if cache.is_sliding[0]:
+        assert torch.equal(run(model, ids[:, 40:43], cache), run(model, ids[:, 40:43], twin))
+    else:
+        # The first layer has stored the call.
+        refused(lambda: run(model, ids[:, 40:43], cache), "crop(-3)")
+
+
+def test_a_first_call_under_other_attention_leaves_the_number_of_rows_open(model, cache):
+    with following(model) as follower:
+        state = follower.state(cache)
+        model.set_attn_implementation("eager")
+        refused(lambda: run(model, tiny_inputs(3, 20), cache))
+        model.set_attn_implementation("vecinfer")
+        follower.unchanged(cache, state)
+        run(model, tiny_inputs(2, 20), cache)
+        run(model, tiny_inputs(2, 1), cache)
         follower.audit(cache)
 
 

@@ -14,6 +14,7 @@ PACKAGE = Path(vecinfer_hf.__file__).parent
 ORDER = [
     {"errors", "version"},
     {"quantization", "model_info"},
+    {"distributed"},
     {"config", "calibration_config"},
     {"ops"},
     {"codebook"},
@@ -189,6 +190,7 @@ def test_importing_the_package_only_adds_its_own_entries():
         ["GenerationMixin", "_prepare_cache_for_generation"],
         ["GenerationMixin", "_update_model_kwargs_for_generation"],
         ["GenerationMixin", "generate"],
+        ["GenerationMixin", "prepare_inputs_for_generation"],
         ["PreTrainedModel", "get_compiled_call"],
         ["configuration_utils", "ALL_CACHE_IMPLEMENTATIONS"],
     ]

@@ -113,10 +113,16 @@ def test_sinks_are_the_smallest_values_of_the_first_call():
     values = states([5, 0], [1, 0], [4, 0], [2, 0], [3, 0], [0.5, 0])
     layer = LayerModel.empty(settings(2, 1, "small_values")).attend(call(keys, values), lambda row: UNKNOWN).after
     assert layer.rows[0].sink[0].tolist() == [False, True, False, False, False, True]
-    # All but the last of the others leave the window; the crop takes a sink, and another takes its place.
+    # All but the last of the others leave the window. A crop takes a sink: the place goes to an exact token, or, where
+    # there is none, to the last coded one.
     assert layer.rows[0].coded[0].tolist() == [True, False, True, True, False, False]
     cropped = layer.cropped(5, lambda row: UNKNOWN).rows[0]
-    assert cropped.sink[0].tolist() == [False, True, False, True, False]
+    assert cropped.sink[0].tolist() == [False, True, False, False, True]
+    assert cropped.coded[0].tolist() == [True, False, True, True, False]
+    cropped = layer.cropped(4, lambda row: UNKNOWN).rows[0]
+    assert cropped.sink[0].tolist() == [False, True, False, True]
+    wide = LayerModel.empty(settings(2, 4, "small_values")).attend(call(keys, values), lambda row: UNKNOWN).after
+    assert wide.cropped(5, lambda row: UNKNOWN).rows[0].sink[0].tolist() == [False, True, False, True, False]
     later = layer.attend(call(states([9, 9]), states([0, 0])), lambda row: UNKNOWN).after
     assert later.rows[0].sink[0, -1] == False  # noqa: E712
 
@@ -209,7 +215,7 @@ def test_the_follower_notices_another_window():
     ids = tiny_inputs(1, 60)
     with following(model) as follower:
         cache = new_cache(model.config, residual_length=7)
-        for states_of_layer in follower.of(cache).layers:
+        for states_of_layer in follower.of(cache).layers.values():
             states_of_layer[0] = LayerModel.empty(states_of_layer[0].settings._replace(residual_length=8))
         run(model, ids[:, :40], cache)
         with pytest.raises(Divergence):

@@ -6,6 +6,15 @@ Importing this package registers "vecinfer" with transformers and changes nothin
 """
 
 import importlib
+import os
+import sys
+
+
+if sys.orig_argv[1:3] == ["-m", __name__] or os.path.basename((sys.argv or [""])[0]) == "vecinfer":
+    # This process is the command line, and the imports below take seconds.
+    from .cli import interruption
+
+    interruption.tell_in_one_line()
 
 from .cache.cache import VecInferCache
 from .calibration_config import CalibrationConfig

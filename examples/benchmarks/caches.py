@@ -16,9 +16,10 @@ from transformers import PreTrainedModel
 from transformers.cache_utils import Cache, DynamicCache, QuantizedCache, StaticCache
 
 from vecinfer_hf.cache.cache import VecInferCache
+from vecinfer_hf.distributed.heads import head_shard
 from vecinfer_hf.evaluation.random_models import random_codebook
 from vecinfer_hf.integration.attention_switch import use_vecinfer_attention
-from vecinfer_hf.model_info import head_dim, num_key_value_heads, text_config
+from vecinfer_hf.model_info import head_shapes, text_config
 from vecinfer_hf.quantization.packing import TILE
 
 
@@ -91,9 +92,12 @@ def _codebook(model: PreTrainedModel, bits: float | str):
 
 @torch.no_grad()
 def fill_randomly(cache: Cache, model: PreTrainedModel, batch_size: int, tokens: int) -> None:
-    """Make every layer of an empty cache hold `tokens` random tokens in each of `batch_size` rows."""
-    inner = text_config(model.config)
-    heads, dim = num_key_value_heads(inner), head_dim(inner)
+    """Make every layer of an empty cache hold `tokens` random tokens in each of `batch_size` rows.
+
+    Under tensor parallelism each process fills its own heads.
+    """
+    heads, dim, _ = next(iter(head_shapes(model.config).values()))
+    heads //= head_shard(model).size
     for layer in cache.layers:
         if isinstance(cache, VecInferCache):
             _fill_codes(layer, model.dtype, model.device, (batch_size, heads, tokens, dim))

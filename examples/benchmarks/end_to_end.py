@@ -11,7 +11,7 @@ from transformers import PreTrainedModel
 
 from vecinfer_hf.cache.planner import stock_plan, vecinfer_plan
 from vecinfer_hf.calibration_config import CalibrationConfig
-from vecinfer_hf.model_info import full_attention_layers, num_key_value_heads, text_config
+from vecinfer_hf.model_info import full_attention_layers, head_shapes, text_config
 from vecinfer_hf.quantization.formats import parse_format
 
 from .caches import STOCK, STOCK_QUANTIZED, STOCK_STATIC, CacheKind, vecinfer
@@ -86,7 +86,7 @@ def largest_batch(model: PreTrainedModel, kind: CacheKind, context: int, memory:
         plan = stock_plan(model.config, model.dtype)
         inner = text_config(model.config)
         # transformers repeats one layer's keys and values for every query head.
-        group = inner.num_attention_heads // num_key_value_heads(inner)
+        group = inner.num_attention_heads // next(iter(head_shapes(inner).values())).num_key_value_heads
         tokens = int(tokens * (1 + group / layers))
     else:
         fmt, lengths = parse_format(kind.bits), CalibrationConfig()

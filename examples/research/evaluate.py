@@ -70,8 +70,18 @@ WIKI, PERSUASION = "models/texts/wiki.txt", "models/texts/austen/persuasion.txt"
 app = typer.Typer(name="evaluate", add_completion=False, pretty_exceptions_enable=False)
 
 
+COMPANIONS = {
+    "generation_tokens": ("generation_prompts",),
+    "needles": ("needle_text", "needle_length", "needle_keys", "needle_questions", "needle_seed"),
+    "peers": ("plain",),
+    "tasks": ("task_questions",),
+}
+"""Options that only say more about another one."""
+
+
 @app.command()
 def evaluate(
+    context: typer.Context,
     model: Model,
     codebook: CodebookName,
     text: Text = WIKI,
@@ -128,8 +138,7 @@ def evaluate(
             'codebook "online" is fitted inside a real cache, but --peers, --needles and --tasks simulate one; leave '
             "them out."
         )
-    if plain and not peers:
-        raise ValueError("--plain adds a row to the peers; give --peers too.")
+    _check_companions(context)
     if needles and needle_questions > needle_keys:
         raise ValueError(
             f"--needle-questions is {needle_questions}, but a text has --needle-keys {needle_keys} numbers; "
@@ -217,6 +226,15 @@ def evaluate(
         print_tasks(report["tasks"])
     if peers:
         print_margins(report["margins"], PEER_BITS)
+
+
+def _check_companions(context: typer.Context) -> None:
+    """Raise ValueError for an option that was given without the one it belongs to."""
+    for leader, companions in COMPANIONS.items():
+        for name in companions:
+            given = context.get_parameter_source(name).name == "COMMANDLINE"
+            if given and not context.params[leader]:
+                raise ValueError(f"--{name.replace('_', '-')} has no effect without --{leader.replace('_', '-')}.")
 
 
 def _separated(model, tokenizer, windows: torch.Tensor, share: float) -> torch.Tensor:

@@ -15,7 +15,7 @@ from transformers import PreTrainedModel
 
 from vecinfer_hf.calibration.fake_quantization import LayerFakeQuantizer
 from vecinfer_hf.codebook.codebook import Codebook
-from vecinfer_hf.model_info import full_attention_layers, head_dim, text_config
+from vecinfer_hf.model_info import full_attention_layers, head_shapes
 
 from .peer_packages import package_peers
 from .peers import PeerSimulator, fp8, kivi, rotated_lloyd_max, uniform_per_token
@@ -78,7 +78,7 @@ def peer_methods(
         plain: what `plain_layers` returned, or None to leave that row out.
     """
     indices = full_attention_layers(model.config)
-    dim = head_dim(text_config(model.config))
+    dim = next(iter(head_shapes(model.config).values())).key_head_dim
     packages, missing = package_peers(dim, model.device)
     methods = []
     if plain is None:

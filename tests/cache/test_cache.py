@@ -15,8 +15,8 @@ from tiny_models import FAMILIES, tiny_config, tiny_inputs, tiny_model
 from transformers.cache_utils import DynamicCache, QuantizedCache
 
 from vecinfer_hf import CodebookError, VecInferCache
-from vecinfer_hf.cache.cache import logger
 from vecinfer_hf.cache.layer import VecInferLayer
+from vecinfer_hf.cache.make_layers import logger
 from vecinfer_hf.integration.compat import cache_argument
 
 

@@ -85,7 +85,7 @@ def test_a_padding_querys_own_row_may_hold_anything():
 def test_a_mask_wider_than_what_is_stored():
     """A static cache's mask covers places that hold nothing yet."""
     mask = torch.nn.functional.pad(causal_mask(LEFT, 5), (0, 11))
-    assert Padding().observe(mask, 3, 0, 5).sum(1).tolist() == [3, 5, 1]
+    assert Padding().observe(mask, 3, 0, 5, mask.shape[3]).sum(1).tolist() == [3, 5, 1]
 
 
 def bias(mask):
@@ -110,23 +110,33 @@ def sliding(mask):
     return mask & torch.ones_like(mask).triu(-2)
 
 
-@pytest.mark.parametrize("change", [bidirectional, sliding, bias])
-def test_masks_that_are_not_causal_attention_are_refused(change):
-    mask = causal_mask(torch.ones(2, 6), 6)
+@pytest.mark.parametrize("change", [bidirectional, packed, sliding, bias])
+def test_a_first_call_may_have_any_mask(change):
+    """It attends by the mask itself; every column that some query sees is a token, and later calls are causal."""
     padding = Padding()
-    with pytest.raises(UnsupportedMaskError, match="stock cache"):
-        padding.observe(change(mask), 2, 0, 6)
+    assert padding.observe(change(causal_mask(torch.ones(2, 6), 6)), 2, 0, 6) is None
+    assert padding.observe(causal_mask(torch.ones(2, 8), 2), 2, 6, 2) is None
+
+
+@pytest.mark.parametrize("change", [bidirectional, packed, sliding])
+def test_padding_is_found_in_any_first_mask(change):
+    valid = torch.tensor([[0, 0, 1, 1, 1, 1, 1], [1] * 7])
+    mask = change(causal_mask(valid, 7)) & valid.bool()[:, None, None]
+    # A padding query's own row may hold anything.
+    mask[0, :, :2] = True
+    assert torch.equal(Padding().observe(mask, 2, 0, 7), valid.bool())
+
+
+@pytest.mark.parametrize("change", [bidirectional, packed, sliding, bias])
+def test_behind_stored_tokens_masks_that_are_not_causal_attention_are_refused(change):
+    mask = torch.nn.functional.pad(change(causal_mask(torch.ones(2, 6), 6)), (2, 0), value=True)
+    if mask.dtype != torch.bool:
+        mask[..., :2] = 0
+    padding = Padding()
+    padding.observe(causal_mask(torch.ones(2, 2), 2), 2, 0, 2)
+    with pytest.raises(UnsupportedMaskError, match="first call only"):
+        padding.observe(mask, 2, 2, 6)
     assert padding.columns is None
-
-
-def test_a_packed_first_forward_stores_what_its_last_token_sees():
-    """The first forward attends by the mask itself; the first text is never shown again, or the call is refused."""
-    padding = Padding()
-    assert (
-        padding.observe(packed(causal_mask(torch.ones(2, 6), 6)), 2, 0, 6).tolist() == [[False] * 3 + [True] * 3] * 2
-    )
-    with pytest.raises(UnsupportedMaskError, match="shown later"):
-        padding.observe(causal_mask(torch.ones(2, 7), 1), 2, 6, 1)
 
 
 def test_branches_behind_stored_tokens_are_refused():
@@ -135,7 +145,7 @@ def test_branches_behind_stored_tokens_are_refused():
     padding.observe(causal_mask(torch.ones(1, 4), 4), 1, 0, 4)
     tree = causal_mask(torch.ones(1, 8), 4)
     tree[:, :, 2:, 4:6] = False
-    with pytest.raises(UnsupportedMaskError, match="stock cache"):
+    with pytest.raises(UnsupportedMaskError, match="default cache"):
         padding.observe(tree, 1, 4, 4)
 
 
@@ -164,7 +174,7 @@ def test_masks_of_another_shape_are_refused(shape):
 def test_history_must_not_change(later):
     padding = Padding()
     padding.observe(causal_mask([[0, 1, 1, 1, 1]], 5), 1, 0, 5)
-    with pytest.raises(UnsupportedMaskError, match="hidden or shown later"):
+    with pytest.raises(UnsupportedMaskError, match="hides or shows a column"):
         padding.observe(causal_mask(later, 1), 1, 5, 1)
     # The refusal is not remembered: the right mask still works.
     assert padding.observe(causal_mask([[0, 1, 1, 1, 1, 1]], 1), 1, 5, 1) is None

@@ -212,11 +212,8 @@ def test_a_crop_among_the_candidates_keeps_what_is_known(left, static):
     exact = exact_places(layer, keys, left)
     for place in (2, 17, 40):
         assert place >= left or exact[:, :, place].all()
-    # What was a code is one again or stays as it was read: never further from the token than one more rounding.
-    again = layer.read(left)
-    for old, new in zip(before, again, strict=True):
-        error = (new - old[:, :, :left]).norm(dim=-1)
-        assert error.max() <= (old[:, :, :left] - keys[:, :, :left]).norm(dim=-1).max() + old.norm(dim=-1).max() * 1e-5
+    for old, new in zip(before, layer.read(left), strict=True):
+        assert torch.equal(new, old[:, :, :left])
     more = states(2, 100, seed=1)
     put(layer, *more)
     assert int(layer.get_seq_length()) == left + 100

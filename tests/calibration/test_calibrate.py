@@ -166,9 +166,9 @@ def test_models_that_cannot_be_calibrated_are_refused():
     encoder_decoder = transformers.T5ForConditionalGeneration(
         transformers.T5Config(d_model=16, d_kv=8, d_ff=16, num_layers=1, num_heads=2, vocab_size=97)
     )
-    latent, old = tiny_model(), tiny_model()
+    latent = tiny_model()
     latent.config.kv_lora_rank = 8
-    old._supports_attention_backend = False
+    old = transformers.BloomForCausalLM(transformers.BloomConfig(hidden_size=16, n_layer=1, n_head=1, vocab_size=97))
     for model, reason in (
         (encoder_decoder, "encoder-decoder"),
         (latent, "kv_lora_rank=8"),

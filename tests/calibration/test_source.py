@@ -148,6 +148,8 @@ REFUSED = {
     "truth values": (([True, False],), "entry 0 is of type bool"),
     "ids and words": (([1, "a"],), "entry 0 is of type int"),
     "rows of a data set": ((TOKENIZER, [{"text": TEXT}]), "entry 0 is of type dict"),
+    "labels alone": (({"labels": IDS},), "A dictionary with labels is a model's input without input_ids"),
+    "embeddings": (({"attention_mask": LIST, "inputs_embeds": LIST},), "with attention_mask, inputs_embeds is"),
     "another mask": (({"input_ids": LIST, "attention_mask": [1]},), "attention_mask and input_ids differ in shape"),
     "a foreign token": ((IDS + 50,), r"token id \d+, but the model has the ids 0 to 96"),
     "a label": ((torch.cat([IDS, torch.tensor([-100])]),), "token id -100, but the model has the ids 0 to 96"),

@@ -2,9 +2,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """How a command ends that cannot do its work: an exit code and one line."""
 
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 from command_line import error_line
 
+import vecinfer_hf
 from vecinfer_hf.cli.app import main
 from vecinfer_hf.errors import CacheStateError
 
@@ -56,5 +62,30 @@ def test_ctrl_c_is_code_130(vecinfer, monkeypatch, tiny_model_directory, tiny_co
 
     monkeypatch.setattr("vecinfer_hf.cli.app.generate.load_weights", interrupted)
     found = vecinfer("generate", tiny_model_directory, "-c", tiny_codebook_directory, "-p", "Hello")
-    assert found[0] == 130
-    assert "Traceback" not in found[2]
+    assert (found[0], found[1], found[2]) == (130, "", "vecinfer: interrupted\n")
+
+
+AS_MODULE, AS_SCRIPT = "as a module", "as a script"
+
+
+@pytest.mark.parametrize("way", [AS_MODULE, AS_SCRIPT])
+def test_ctrl_c_while_torch_is_imported_is_told_in_one_line(tmp_path, way):
+    """The import takes seconds, before any command can catch anything."""
+    (tmp_path / "torch.py").write_text("raise KeyboardInterrupt")
+    script = tmp_path / "vecinfer"
+    script.write_text("from vecinfer_hf.cli.app import main\nmain()\n")
+    root = Path(vecinfer_hf.__file__).parents[1]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), str(root)])}
+    words = {AS_MODULE: ["-m", "vecinfer_hf", "doctor"], AS_SCRIPT: [script, "doctor"]}[way]
+    done = subprocess.run([sys.executable, *words], env=environment, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "vecinfer: interrupted\n")
+
+
+def test_ctrl_c_in_another_program_is_left_alone(tmp_path):
+    (tmp_path / "torch.py").write_text("raise KeyboardInterrupt")
+    root = Path(vecinfer_hf.__file__).parents[1]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), str(root)])}
+    words = [sys.executable, "-c", "import vecinfer_hf", "vecinfer"]
+    done = subprocess.run(words, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode != 130
+    assert "Traceback" in done.stderr

@@ -5,6 +5,7 @@
 import copy
 import json
 from dataclasses import replace
+from pathlib import PurePath
 
 import pytest
 import torch
@@ -196,6 +197,16 @@ def test_bytes_of_all_layers():
 # ---- memory
 
 
+def test_tensors_on_a_device_are_contiguous():
+    """Compiled operators read them so; a matrix made in memory may be stored by columns."""
+    codebook = make()
+    layer = codebook.layers[0]
+    by_columns = torch.eye(layer.key_transform.shape[-1]).expand(len(layer.key_transform), -1, -1).mT
+    codebook.layers[0] = layer._replace(key_transform=by_columns, query_transform=by_columns)
+    assert not by_columns.is_contiguous()
+    assert all(tensor.is_contiguous() for tensor in codebook.layer(0, "cpu") if tensor is not None)
+
+
 def test_copies_on_devices_are_kept_until_they_are_freed():
     codebook = make()
     first = codebook.layer(0, torch.device("cpu"))
@@ -265,6 +276,7 @@ def test_a_subfolder_of_a_local_directory(tmp_path):
     make().save_pretrained(tmp_path / "root" / "2bit")
     loaded = Codebook.from_pretrained(tmp_path / "root", subfolder="2bit")
     assert loaded.source == {"codebook": str(tmp_path / "root"), "subfolder": "2bit"}
+    assert Codebook.from_pretrained(tmp_path / "root", subfolder=PurePath("2bit")).source == loaded.source
     with pytest.raises(CodebookError, match=CONFIG_NAME):
         Codebook.from_pretrained(tmp_path / "root")
 
@@ -274,7 +286,7 @@ def test_a_shipped_one_by_its_name():
     model, _, bits = name.partition("/")
     for given in ({"name": name}, {"name": model, "subfolder": bits}, {"name": f"{name}/"}):
         found = Codebook.from_pretrained(**given)
-        assert found.source["codebook"] == given["name"]
+        assert found.source == {"codebook": given["name"], **{k: v for k, v in given.items() if k == "subfolder"}}
         assert "revision" not in found.source
 
 

@@ -3,6 +3,7 @@
 """The examples run as their docstrings say, on a tiny model saved to a directory. The Hub one is in test_hub_story."""
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -18,8 +19,12 @@ EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 
 def run(name, *arguments):
     """Run an example and return what it printed."""
+    return run_python(EXAMPLES / name, *arguments)
+
+
+def run_python(*arguments):
     environment = {**os.environ, "PYTHONPATH": str(EXAMPLES.parent), "HF_HUB_OFFLINE": "1"}
-    command = [sys.executable, str(EXAMPLES / name), *map(str, arguments)]
+    command = [sys.executable, *map(str, arguments)]
     done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300)
     assert done.returncode == 0, done.stderr
     return done.stdout
@@ -42,6 +47,23 @@ def test_calibrate(tiny_model_directory, tmp_path):
     codebook = Codebook.from_pretrained(tmp_path / "codebook")
     assert codebook.provenance["tokens"] == 1024
     assert codebook.provenance["texts"][0]["name"] == "book.txt"
+
+
+@pytest.mark.slow
+def test_tensor_parallel(tiny_model_directory, tmp_path):
+    (tmp_path / "book.txt").write_text(load_text("persuasion-excerpt"), encoding="utf-8")
+    command = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", 2, EXAMPLES / "tensor_parallel.py"]
+    options = [tiny_model_directory, "--max-new-tokens", 12]
+    made = run_python(
+        *(*command, *options, "--text", tmp_path / "book.txt", "--output", tmp_path / "codebook"),
+        *("--num-tokens", 1024),
+    )
+    again = run_python(*command, *options, "--codebook", tmp_path / "codebook")
+    for printed in (made, again):
+        sizes = re.search(r"of this process: ([\d,]+) bytes; of all 2: ([\d,]+)", printed)
+        own, both = (int(size.replace(",", "")) for size in sizes.groups())
+        assert both == 2 * own > 0
+    assert made.splitlines()[-2] == again.splitlines()[-2]
 
 
 @pytest.mark.parametrize("path", sorted(EXAMPLES.glob("[!_]*.py")), ids=lambda path: path.name)

@@ -7,9 +7,9 @@ import itertools
 import pytest
 from hub_codebooks import tiny_codebook
 from hub_store import File
-from tiny_models import tiny_config
+from tiny_models import tiny_config, tiny_model
 
-from vecinfer_hf import CodebookError, ConfigError
+from vecinfer_hf import CodebookError, ConfigError, VecInferConfig
 from vecinfer_hf.codebook import locate, shipped
 from vecinfer_hf.hub import search as discovery
 from vecinfer_hf.hub.search import find_codebooks
@@ -166,6 +166,15 @@ def test_shipped_ones_are_matched_by_name_and_shape(shipped_root):
     for bits, name in ((None, "tiny-llama/2bit"), (4, "tiny-llama/4bit"), ("d4b8x2", "tiny-llama/4bit")):
         codebook, _ = resolve(named_config("/a/dir/tiny-llama"), key_bits=bits)
         assert codebook.source == {"codebook": name}
+
+
+def test_a_model_may_hold_a_config_object(tmp_path):
+    """`generation_config.cache_config` takes a dictionary or a VecInferConfig; both name a codebook."""
+    model = tiny_model("llama")
+    for given in (VecInferConfig("me/book", subfolder="2bit"), VecInferConfig("me/book", subfolder="2bit").to_dict()):
+        model.generation_config.cache_config = given
+        (found,) = find_codebooks(model, search=False)
+        assert (found.name, found.subfolder, found.source) == ("me/book", "2bit", "model config")
 
 
 def test_the_hub_is_not_asked_for_what_is_here(shipped_root, monkeypatch):

@@ -9,7 +9,6 @@ import torch
 import transformers
 from tiny_codebooks import random_codebook
 from tiny_models import tiny_config, tiny_inputs, tiny_model
-from transformers import GenerationConfig
 from transformers.cache_utils import DynamicCache
 
 from vecinfer_hf import (
@@ -107,39 +106,35 @@ def phi3_with_longrope():
     return tiny_model("phi3", original_max_position_embeddings=64, rope_parameters=rope)
 
 
-@pytest.mark.parametrize(("length", "tokens", "fits"), [(30, 5, True), (60, 10, False), (100, 5, False)])
-def test_longrope_of_transformers_is_told_where_it_drops_the_cache(length, tokens, fits):
-    model = enable(phi3_with_longrope(), "online", ops_backend="reference")
-    if fits:
-        assert isinstance(used(model, length=length, tokens=tokens), VecInferCache)
-        return
-    with pytest.raises(UnsupportedCallError, match=r"replaced the VecInfer cache.*longrope.*more than 64 tokens"):
-        run(model, length=length, tokens=tokens)
-    disable(model)
-    assert type(used(model, length=length, tokens=tokens)) is DynamicCache
+LENGTHS = [(30, 5), (60, 10), (63, 3), (64, 3), (100, 5)]
+"""Tokens of a prompt and of its answer, around the 64 where the tiny longrope changes."""
 
 
-def batch(model, **kwargs):
-    kwargs.setdefault("generation_config", GenerationConfig(max_new_tokens=3, eos_token_id=-1, pad_token_id=0))
-    return model.generate_batch([tiny_inputs(1, 10)[0].tolist()], **kwargs)
+@pytest.mark.parametrize(("length", "tokens"), LENGTHS)
+@pytest.mark.parametrize("static", [False, True], ids=["growing", "static"])
+def test_longrope_refills_the_same_cache_where_all_keys_change(length, tokens, static):
+    model = phi3_with_longrope()
+    expected = run(model, length=length, tokens=tokens).sequences
+    size = {"static": True, "max_cache_len": 128} if static else {}
+    cache = VecInferCache(model, random_codebook(model.config), residual_length=128, ops_backend="reference", **size)
+    found = run(model, length=length, tokens=tokens, **cache_argument(cache))
+    assert returned_cache(found) is cache
+    assert torch.equal(found.sequences, expected)
+    assert int(cache.get_seq_length()) == length + tokens - 1
+    # With a short window the tokens from before the change are codes of the new keys.
+    enable(model, random_codebook(model.config), **OPTIONS)
+    assert max(used(model, length=length, tokens=tokens).layers[0].storage.quantized) >= length - 20
 
 
-def test_continuous_batching_of_a_model_with_codes_is_refused(directory):
-    model = enable(tiny_model("llama"), directory, **OPTIONS)
-    calls = {
-        "generate_batch": lambda: batch(model),
-        "manager": lambda: model.init_continuous_batching(),
-        "context": lambda: model.continuous_batching_context_manager().__enter__(),
-        "paged": lambda: model.generate(tiny_inputs(1, 10), cache_implementation="paged", max_new_tokens=3),
-    }
-    for call in calls.values():
-        with pytest.raises(UnsupportedCallError, match=r"Continuous batching.*holds no codes.*disable\(model\)"):
-            call()
-    disable(model)
-    with pytest.raises(UnsupportedCallError, match="Continuous batching"):
-        batch(model, generation_config=GenerationConfig(cache_config=VecInferConfig(directory), eos_token_id=-1))
-    # Not started, as its paged cache takes most of the memory.
-    assert model.init_continuous_batching().model is model
+def test_longrope_is_refused_where_the_whole_text_is_not_at_hand():
+    model = phi3_with_longrope()
+    cache = VecInferCache(model, "online", ops_backend="reference")
+    run(model, length=30, tokens=2, **cache_argument(cache))
+    with pytest.raises(
+        UnsupportedCallError, match=r"more than 64 tokens.*brings 70 of 101 tokens.*prefill_chunk_size"
+    ):
+        run(model, length=130, prefill_chunk_size=70, **cache_argument(cache))
+    assert int(cache.get_seq_length()) == 31
 
 
 @pytest.fixture
@@ -190,6 +185,6 @@ def test_layers_that_choose_their_keys_are_refused_by_name():
         lambda: VecInferCache(model, "online"),
         lambda: VecInferCache(config, "online"),
     ):
-        with pytest.raises(UnsupportedModelError, match=r"layers of the types \['minimax_m3_sparse'\].*default cache"):
+        with pytest.raises(UnsupportedModelError, match=r"layers 1 \(minimax_m3_sparse\).*default cache"):
             ask()
     assert torch.equal(run(model, length=30).sequences, stock)

@@ -218,14 +218,21 @@ def windowed(mask):
 
 @pytest.mark.parametrize("as_float", [False, True])
 @pytest.mark.parametrize("change", [bidirectional, windowed])
-def test_foreign_masks_are_refused(change, as_float):
+def test_a_first_prompt_attends_by_its_own_mask_and_later_calls_do_not(change, as_float):
     model, ids = tiny_model("llama"), tiny_inputs(1, 12)
-    model.set_attn_implementation("vecinfer")
     mask = change(torch.ones(1, 1, 12, 12, dtype=torch.bool).tril())
     if as_float:
         mask = torch.zeros(mask.shape).masked_fill(~mask, torch.finfo(torch.float32).min)
-    with torch.no_grad(), pytest.raises(UnsupportedMaskError, match="stock cache"):
-        model(ids, attention_mask=mask, **cache_argument(vecinfer_cache(model)))
+    with torch.no_grad():
+        expected = model(ids, attention_mask=mask).logits
+        model.set_attn_implementation("vecinfer")
+        cache = vecinfer_cache(model)
+        found = model(ids, attention_mask=mask, **cache_argument(cache)).logits
+        assert (found - expected).abs().max() <= LOGIT_NOISE
+        assert cache.layers[0].read_lengths().tokens == [12]
+        wide = torch.nn.functional.pad(mask, (12, 0), value=0 if as_float else True)
+        with pytest.raises(UnsupportedMaskError, match="default cache"):
+            model(ids, attention_mask=wide, **cache_argument(cache))
 
 
 def test_a_float_mask_of_causal_attention_is_honoured():

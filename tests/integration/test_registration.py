@@ -92,7 +92,8 @@ def test_a_transformers_that_has_moved_is_told_and_left_alone(moved, how, monkey
     elif moved == "attention":
         monkeypatch.setattr(PreTrainedConfig, "_attn_implementation", "eager")
     elif moved == "cache":
-        monkeypatch.setattr(GenerationMixin, "prepare_inputs_for_generation", lambda self, ids, memory: None)
+        other = lambda self, input_ids, next_sequence_length, memory: None  # noqa: E731
+        monkeypatch.setattr(GenerationMixin, "prepare_inputs_for_generation", other)
     else:
         monkeypatch.setattr(changed[moved], moved, None if how == "missing" else lambda self, other: None)
     there = of_transformers()

@@ -72,3 +72,11 @@ def test_enable_disable_and_the_block_reach_the_model_inside(name):
     with enabled(wrapped, codebook):
         assert isinstance(used_cache(wrapped, inner), VecInferCache)
     assert inner.config._attn_implementation == "eager"
+
+
+@pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is deprecated:FutureWarning")
+@pytest.mark.parametrize("name", WRAPPERS)
+def test_a_cache_is_made_for_the_model_inside(name):
+    inner = tiny_model("llama")
+    cache = VecInferCache(WRAPPERS[name](inner), random_codebook(inner.config), residual_length=8)
+    assert len(cache.quantized_layers) == inner.config.num_hidden_layers

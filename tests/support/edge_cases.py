@@ -26,7 +26,7 @@ SLIDING = {"layer_types": ["full_attention", "sliding_attention", "full_attentio
 
 def sliding_model(family: str = "gemma2", **overrides) -> PreTrainedModel:
     """Return a tiny model of three layers whose middle one attends over a sliding window of 12 tokens."""
-    return tiny_model(family, num_hidden_layers=3, **SLIDING, **overrides)
+    return tiny_model(family, **{"num_hidden_layers": 3, **SLIDING, **overrides})
 
 
 def new_cache(config, *, exact: bool = False, room: int | None = None, codebook=None, **options) -> VecInferCache:

@@ -35,12 +35,12 @@ class Followed:
     """What is known of one cache.
 
     Args:
-        layers: for each layer the states it may be in; more than one only after a pass that did not end.
+        layers: followed layer -> the states it may be in; more than one only after a pass that did not end.
         columns: columns that calls which returned have left in it.
         broken: whether the last pass did not end and nothing has repaired the cache since.
     """
 
-    layers: list[list[LayerModel | SlidingModel]]
+    layers: dict[int, list[LayerModel | SlidingModel]]
     columns: int = 0
     broken: bool = False
 
@@ -75,7 +75,7 @@ class Follower:
     """The caches that are followed, and the wrapped methods. Made by `following`."""
 
     def __init__(self, model: PreTrainedModel):
-        self.sliding_window = getattr(model.config.get_text_config(decoder=True), "sliding_window", None)
+        self.config = model.config
         self.caches: weakref.WeakKeyDictionary[VecInferCache, Followed] = weakref.WeakKeyDictionary()
         self.injection: Injection | None = None
         self.compared = 0
@@ -87,8 +87,7 @@ class Follower:
         """Return what is known of a cache; one that is seen for the first time must be empty."""
         if cache not in self.caches:
             assert int(cache.get_seq_length()) == 0, "a cache must be followed from its first call on"
-            layers = [[adapter.empty_model(cache, i, self.sliding_window)] for i in range(len(cache.layers))]
-            self.caches[cache] = Followed(layers)
+            self.caches[cache] = Followed(adapter.empty_models(cache, self.config))
         return self.caches[cache]
 
     def copied(self, cache: VecInferCache, duplicate: VecInferCache) -> None:
@@ -98,7 +97,7 @@ class Follower:
     def state(self, cache: VecInferCache) -> Followed:
         """Return a copy of what is known of a cache, for `unchanged`."""
         known = self.of(cache)
-        return Followed([list(states) for states in known.layers], known.columns, known.broken)
+        return Followed({i: list(states) for i, states in known.layers.items()}, known.columns, known.broken)
 
     def unchanged(self, cache: VecInferCache, state: Followed) -> None:
         """Demand from here on that the cache is as it was at `state`, whatever was called since."""
@@ -142,8 +141,10 @@ class Follower:
                 after = [self._expected(known, current, index, state, call).after for state in before]
             known.layers[index] = before + after
         after = known.columns + current.valid.shape[1]
-        if all(adapter.columns(current.cache, index) == after for index in range(len(known.layers))):
-            known.layers = [[s for s in states if s.columns.shape[1] == after] for states in known.layers]
+        if all(adapter.columns(current.cache, index) == after for index in known.layers):
+            known.layers = {
+                i: [s for s in states if s.columns.shape[1] == after] for i, states in known.layers.items()
+            }
             known.columns, known.broken = after, False
         else:
             known.broken = True
@@ -161,21 +162,34 @@ class Follower:
         batch, tokens = key_states.shape[0], key_states.shape[2]
         if self._pass is None or self._pass.cache is not cache:
             self._pass = _Pass(cache, _valid_columns(self._mask, known.columns, batch, tokens))
-        self._pass.before.setdefault(layer_idx, known.layers[layer_idx])
-        self._pass.states[layer_idx] = adapter.array(key_states), adapter.array(value_states)
+        if layer_idx in known.layers:
+            self._pass.before.setdefault(layer_idx, known.layers[layer_idx])
+            self._pass.states[layer_idx] = adapter.array(key_states), adapter.array(value_states)
         result = original(cache, key_states, value_states, layer_idx, *args, **kwargs)
         self._raise_injected(layer_idx, "after update")
         return result
 
-    def attend(self, original, module, query, key, value, mask, scaling=None, **kwargs):
+    def attend(self, original, module, query, key, value, attention_mask=None, scaling=None, **kwargs):
         """The attention function of a layer: compare its output."""
-        layer = getattr(module, "layer_idx", None)
+        layer = adapter.layer_that_stored(self.config, key, module)
         current = self._pass
         if current is None or layer not in current.states:
-            return original(module, query, key, value, mask, scaling=scaling, **kwargs)
+            return original(module, query, key, value, attention_mask, scaling=scaling, **kwargs)
         self._raise_injected(layer, "before attention")
-        result = original(module, query, key, value, mask, scaling=scaling, **kwargs)
-        self.compare(current, layer, query, result[0], scaling, kwargs.get("softcap"), kwargs.get("s_aux"), module)
+        result = original(module, query, key, value, attention_mask, scaling=scaling, **kwargs)
+        s_aux = kwargs.get("s_aux")
+        # Eager attention takes them from the module.
+        s_aux = getattr(module, "sinks", None) if s_aux is None else s_aux
+        call = Call(
+            adapter.array(query),
+            *current.states[layer],
+            current.valid,
+            query.shape[-1] ** -0.5 if scaling is None else scaling,
+            kwargs.get("softcap") or 0.0,
+            adapter.array(s_aux),
+            _shown(attention_mask, current.valid.shape[1]),
+        )
+        self.compare(current, layer, call, result[0])
         self._raise_injected(layer, "after attention")
         return result
 
@@ -186,21 +200,19 @@ class Follower:
         columns = np.concatenate([state.columns.reshape(len(current.valid), -1), current.valid], 1)
         return state.attend(call, self.resolvers(current.cache, layer, columns))
 
-    def compare(self, current, layer, query, output, scaling, softcap, s_aux, module) -> None:
-        """Raise Divergence unless a layer's output `[B, T, Hq, D]` is that of one of the states it may be in."""
+    def compare(self, current: _Pass, layer: int, call: Call, output: torch.Tensor) -> None:
+        """Raise Divergence unless a layer's output `[B, T, Hq, D]` is that of one of the states it may be in.
+
+        A second answer of the same layer in one pass is that of a layer that shares its keys and values: it must be
+        what the layer itself would have answered, and changes nothing.
+        """
         known = self.of(current.cache)
-        scale = query.shape[-1] ** -0.5 if scaling is None else scaling
-        if s_aux is None:
-            # Eager attention takes them from the module.
-            s_aux = getattr(module, "sinks", None)
-        call = Call(
-            adapter.array(query), *current.states[layer], current.valid, scale, softcap or 0.0, adapter.array(s_aux)
-        )
+        is_shared = layer in current.answered
         given = adapter.array(output).transpose(0, 2, 1, 3)
         fitting, worst = [], 0.0
-        for state in known.layers[layer]:
+        for state in current.before[layer] if is_shared else known.layers[layer]:
             expected = self._expected(known, current, layer, state, call)
-            off = np.where(current.valid[:, None, :, None], np.abs(given - expected.output), 0.0)
+            off = np.where(current.valid[:, None, -given.shape[2] :, None], np.abs(given - expected.output), 0.0)
             ratio = float((off / (expected.bound + 1e-30)).max())
             if np.isfinite(given).all() and ratio <= 1:
                 fitting.append(expected.after)
@@ -210,8 +222,10 @@ class Follower:
                 f"layer {layer} of {type(current.cache.layers[layer]).__name__}: attention of {current.valid.shape} "
                 f"columns behind {known.columns} is {worst:.3g} times further from METHOD.md than float32 explains"
             )
-        known.layers[layer] = fitting
         self.compared += 1
+        if is_shared:
+            return
+        known.layers[layer] = fitting
         current.answered.add(layer)
         if len(current.answered) == len(known.layers):
             known.columns += current.valid.shape[1]
@@ -225,7 +239,7 @@ class Follower:
         end = max(held - abs(int(tokens_to_remove)), 0)
         if known.broken and end > known.columns:
             return
-        for index, states in enumerate(known.layers):
+        for index, states in known.layers.items():
             known.layers[index] = [
                 state.cropped(end, self.resolvers(cache, index, state.columns[:, :end])) for state in states
             ]
@@ -235,7 +249,7 @@ class Follower:
         """`VecInferCache.reset`: forget everything."""
         original(cache)
         known = self.of(cache)
-        known.layers = [[adapter.empty_model(cache, i, self.sliding_window)] for i in range(len(cache.layers))]
+        known.layers = adapter.empty_models(cache, self.config)
         known.columns, known.broken = 0, False
 
     def select(self, original, cache, indices) -> None:
@@ -246,13 +260,13 @@ class Follower:
 
     def repeat(self, original, cache, repeats) -> None:
         """`batch_repeat_interleave`: repeat each row."""
-        batch = next((len(state.columns) for states in self.of(cache).layers for state in states), 0)
+        batch = next((len(state.columns) for states in self.of(cache).layers.values() for state in states), 0)
         original(cache, repeats)
         self._moved(cache, [row for row in range(batch) for _ in range(repeats)])
 
     def _moved(self, cache, rows: list[int]) -> None:
         known = self.of(cache)
-        known.layers = [[state.selected(rows) for state in states] for states in known.layers]
+        known.layers = {i: [state.selected(rows) for state in states] for i, states in known.layers.items()}
 
     def audit(self, cache: VecInferCache) -> None:
         """Raise Divergence unless the cache's lengths and all that it holds are those of the model.
@@ -261,8 +275,10 @@ class Follower:
         """
         known = self.of(cache)
         if known.broken:
-            known.layers = [[s for s in states if s.columns.shape[1] == known.columns] for states in known.layers]
-        for index, states in enumerate(known.layers):
+            known.layers = {
+                i: [s for s in states if s.columns.shape[1] == known.columns] for i, states in known.layers.items()
+            }
+        for index, states in known.layers.items():
             held = adapter.columns(cache, index)
             if held != known.columns:
                 raise Divergence(f"layer {index} counts {held} columns, {known.columns} were fed")
@@ -291,8 +307,17 @@ def _valid_columns(mask, past: int, batch: int, count: int) -> np.ndarray:
         return np.ones((batch, count), bool)
     mask = mask.detach().cpu()
     if mask.dim() == 4:
-        # The last query is after every column, so what it does not see is padding.
-        row = mask[:, 0, -1] if mask.dtype == torch.bool else mask[:, 0, -1] == 0
+        # What the last query does not see is padding, unless it is the first call and another query sees it.
+        shown = mask[:, 0] if mask.dtype == torch.bool else mask[:, 0] == 0
+        row = shown[:, -1] if past else shown.any(1)
     else:
         row = mask.bool()
     return row[:, past : past + count].expand(batch, -1).numpy()
+
+
+def _shown(mask: torch.Tensor | None, count: int) -> np.ndarray | None:
+    """Return which of `count` new columns each query sees by its mask, bool `[B, queries, count]`, or None."""
+    if mask is None or mask.dim() != 4:
+        return None
+    shown = mask[:, 0, :, :count] if mask.dtype == torch.bool else mask[:, 0, :, :count] == 0
+    return shown.cpu().numpy()

@@ -12,7 +12,8 @@ It shares no code with the package. Whoever uses it takes queries, keys and valu
 
 method_follower.py attaches it to running models and caches.
 
-Shapes: `B` rows, `Hq` query heads over `H` key/value heads, `T` new columns, head size `D`. A column is a place of the
+Shapes: `B` rows, `Hq` query heads over `H` key/value heads, `T` new columns, head size `D` (values may have another,
+`Dv`). A column is a place of the
 batch, padding included; a token is a valid column of one row. Everything is immutable: operations return new models.
 """
 
@@ -35,13 +36,14 @@ class Call(NamedTuple):
     """What one layer is given in one forward pass, float64.
 
     Args:
-        query: `[B, Hq, T, D]`, after the rotary embedding.
+        query: `[B, Hq, Tq, D]`, after the rotary embedding, of the last `Tq` new columns.
         keys: `[B, H, T, D]`, likewise.
         values: `[B, H, T, D]`.
         valid: bool `[B, T]`, which new columns are tokens of each row.
         scale: softmax scale.
         softcap: softcap of the scaled scores; 0 for none.
         sink_logits: `[Hq]` or None.
+        shown: bool `[B, Tq, T]`, which new columns each query sees, for a layer's first call; None for causal.
     """
 
     query: np.ndarray
@@ -51,13 +53,14 @@ class Call(NamedTuple):
     scale: float
     softcap: float = 0.0
     sink_logits: np.ndarray | None = None
+    shown: np.ndarray | None = None
 
 
 class Expected(NamedTuple):
     """What a call must give.
 
     Args:
-        output: float64 `[B, Hq, T, D]`; what padding columns give is not defined.
+        output: float64 `[B, Hq, T, Dv]`; what padding columns give is not defined.
         bound: float64, same shape: how far a float32 evaluation may be off.
         after: the layer after the call.
     """
@@ -95,10 +98,10 @@ class LayerModel:
         """
         batch, heads, count, dim = call.keys.shape
         seen = self.columns.shape[1]
-        rows = self.rows or tuple(Row.empty(heads, dim) for _ in range(batch))
+        rows = self.rows or tuple(Row.empty(heads, dim, call.values.shape[3]) for _ in range(batch))
         columns = np.concatenate([self.columns.reshape(batch, seen), call.valid], 1)
         few = count <= min(FEW, self.settings.residual_length) and call.valid.all()
-        output, bound = np.zeros(call.query.shape), np.zeros(call.query.shape)
+        output, bound = _no_output(call), _no_output(call)
         after = []
         for b, row in enumerate(rows):
             valid = call.valid[b]
@@ -106,7 +109,9 @@ class LayerModel:
             stored = joined.stored(self.settings, seen == 0, resolver(b))
             after.append(stored)
             place = row.length + np.cumsum(valid) - 1
-            visible = np.arange(joined.length) <= place[:, None]
+            visible = np.arange(joined.length) <= place[-call.query.shape[2] :, None]
+            if not seen and call.shown is not None:
+                visible = call.shown[b % len(call.shown)][:, valid]
             # The prompt attends to itself exactly, and so do many new tokens.
             held = stored if few and seen else joined
             output[b], bound[b] = _attend_row(call, b, held.tokens, self.settings.codes, visible)
@@ -161,10 +166,12 @@ class SlidingModel:
         columns = np.concatenate([self.columns.reshape(batch, seen), call.valid], 1)
         keys = call.keys if self.keys is None else np.concatenate([self.keys, call.keys], 2)
         values = call.values if self.values is None else np.concatenate([self.values, call.values], 2)
-        output, bound = np.zeros(call.query.shape), np.zeros(call.query.shape)
+        output, bound = _no_output(call), _no_output(call)
         for b in range(batch):
-            place, query = np.arange(seen + count), np.arange(seen, seen + count)[:, None]
+            place, query = np.arange(seen + count), np.arange(seen, seen + count)[-call.query.shape[2] :, None]
             visible = (place <= query) & (place > query - self.window) & columns[b]
+            if not seen and call.shown is not None:
+                visible = call.shown[b % len(call.shown)] & columns[b]
             coded = np.zeros(seen + count, bool)
             held = [Tokens(keys[b, h], values[b, h], keys[b, h], values[b, h], coded) for h in range(keys.shape[1])]
             output[b], bound[b] = _attend_row(call, b, held.__getitem__, None, visible)
@@ -181,6 +188,11 @@ class SlidingModel:
         if self.keys is None:
             return self
         return replace(self, columns=self.columns[rows], keys=self.keys[rows], values=self.values[rows])
+
+
+def _no_output(call: Call) -> np.ndarray:
+    """Return zeros `[B, Hq, T, Dv]`."""
+    return np.zeros((*call.query.shape[:3], call.values.shape[3]))
 
 
 def _attend_row(call: Call, b: int, tokens: Callable[[int], Tokens], codes, visible: np.ndarray):

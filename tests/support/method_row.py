@@ -63,10 +63,11 @@ class Row:
     sink: np.ndarray
 
     @classmethod
-    def empty(cls, heads: int, dim: int) -> Row:
-        """Return a row without tokens."""
-        states, flags = np.zeros((heads, 0, dim)), np.zeros((heads, 0), bool)
-        return cls(states, states, states, states, flags, flags)
+    def empty(cls, heads: int, dim: int, value_dim: int | None = None) -> Row:
+        """Return a row without tokens; values have `value_dim` elements, by default as many as keys."""
+        keys, flags = np.zeros((heads, 0, dim)), np.zeros((heads, 0), bool)
+        values = np.zeros((heads, 0, dim if value_dim is None else value_dim))
+        return cls(keys, values, keys, values, flags, flags)
 
     @property
     def length(self) -> int:
@@ -102,23 +103,36 @@ class Row:
         """
         row = self
         if first_call and settings.sink_choice == SMALL_VALUES and 0 < settings.sink_length < self.length:
-            row = row.with_chosen_sinks(settings, np.zeros_like(row.sink), resolver)
+            row = row.with_chosen_sinks(settings, resolver)
         return row.with_completed_sinks(settings).quantized(settings, resolver)
 
     def cropped(self, length: int, settings: Settings, resolver: Resolver) -> Row:
         """Return the row's first `length` tokens: exact ones stay exact, codes stay codes, sinks stay sinks.
 
-        Sinks that were cut off are replaced by the early tokens of smallest values among what is left.
+        Sinks that were cut off are replaced by the exact tokens of smallest values among what is left, and where none
+        is left by the last coded ones.
         """
         parts = {
             name: getattr(self, name)[:, :length]
             for name in ("keys", "values", "code_keys", "code_values", "coded", "sink")
         }
         row = replace(self, **parts)
-        lost = row.sink.sum(1).min(initial=settings.sink_length) < min(settings.sink_length, length)
-        if lost and settings.sink_choice == SMALL_VALUES and length > settings.sink_length:
-            row = row.with_chosen_sinks(settings, row.sink, resolver)
+        if settings.sink_choice == SMALL_VALUES and length > settings.sink_length:
+            row = row.with_replaced_sinks(settings, resolver)
         return row.with_completed_sinks(settings)
+
+    def with_replaced_sinks(self, settings: Settings, resolver: Resolver) -> Row:
+        """Return the row with other tokens in place of sinks that were cut off."""
+        sink = self.sink.copy()
+        for head in range(len(sink)):
+            missing = settings.sink_length - sink[head].sum()
+            exact = np.flatnonzero(~sink[head] & ~self.coded[head])
+            coded = np.flatnonzero(~sink[head] & self.coded[head])
+            if missing > len(exact):
+                sink[head, coded[len(coded) + len(exact) - missing :]] = True
+                missing = len(exact)
+            sink[head, self.smallest(head, exact, missing, resolver)] = True
+        return replace(self, sink=sink)
 
     def with_completed_sinks(self, settings: Settings) -> Row:
         """Return the row with its earliest tokens added to the sinks while there are fewer than `sink_length`."""
@@ -128,30 +142,31 @@ class Row:
             sink[head, np.flatnonzero(~sink[head])[: max(missing, 0)]] = True
         return replace(self, sink=sink)
 
-    def with_chosen_sinks(self, settings: Settings, keep: np.ndarray, resolver: Resolver) -> Row:
-        """Return the row with the sinks `keep` `[H, T]` and, up to `sink_length`, the early tokens of least values."""
-        keys, values, key_error, value_error = self.read(settings)
-        early = slice(0, settings.sink_length + CANDIDATES)
-        size = (values[:, early] ** 2).sum(2)
-        # A sum of D squares errs by D roundings, the squares' own included; a coded value is read with an error.
-        error = EPS * (values.shape[2] + 4) * size + 2 * (np.abs(values) * value_error)[:, early].sum(2)
-        size = np.where(keep[:, early], -1.0, size)
-        sink = np.zeros_like(self.sink)
+    def with_chosen_sinks(self, settings: Settings, resolver: Resolver) -> Row:
+        """Return the row, without sinks and codes yet, with `sink_length` early tokens of least values as sinks."""
+        sink = self.sink.copy()
+        early = np.arange(min(settings.sink_length + CANDIDATES, self.length))
         for head in range(len(sink)):
-            order = np.argsort(size[head], kind="stable")
-            chosen, left = order[: settings.sink_length], order[settings.sink_length :]
-            limit = (size[head, chosen] + error[head, chosen]).max()
-            sinks = resolver.sinks() if (size[head, left] - error[head, left] <= limit).any() else None
-            if sinks is not None:
-                # The cache's own choice counts if rounding allows it.
-                off = np.abs(keys[head, early] - sinks[head][:, None]) - key_error[head, early]
-                taken = np.unique(np.flatnonzero((off <= 0).all(2).any(0)))
-                other = np.setdiff1d(order, taken)
-                low, high = size[head] - error[head], size[head] + error[head]
-                if len(taken) == len(chosen) and low[taken].max() <= high[other].min(initial=np.inf):
-                    chosen = taken
-            sink[head, chosen] = True
+            sink[head, self.smallest(head, early, settings.sink_length, resolver)] = True
         return replace(self, sink=sink)
+
+    def smallest(self, head: int, places: np.ndarray, count: int, resolver: Resolver) -> np.ndarray:
+        """Return `count` of the exact tokens at `places`, those with the smallest values."""
+        size = (self.values[head, places] ** 2).sum(1)
+        # A sum of D squares errs by D roundings, the squares' own included.
+        error = EPS * (self.values.shape[2] + 4) * size
+        order = np.argsort(size, kind="stable")
+        chosen, left = order[:count], order[count:]
+        if not len(chosen) or not len(left):
+            return places[chosen]
+        sinks = resolver.sinks() if (size - error)[left].min() <= (size + error)[chosen].max() else None
+        if sinks is not None:
+            # The cache's own choice counts if rounding allows it.
+            taken = np.flatnonzero((self.keys[head, places][:, None] == sinks[head]).all(2).any(1))
+            other = np.setdiff1d(order, taken)
+            if len(taken) == count and (size - error)[taken].max() <= (size + error)[other].min():
+                chosen = taken
+        return places[chosen]
 
     def quantized(self, settings: Settings, resolver: Resolver) -> Row:
         """Return the row with every token coded that is no sink and not among the last `residual_length` others."""

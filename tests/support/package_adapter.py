@@ -14,6 +14,8 @@ from method_row import Resolver, Settings
 
 import vecinfer_hf
 from vecinfer_hf import VecInferCache
+from vecinfer_hf.cache.handle import CacheHandle
+from vecinfer_hf.model_info import sharing_layers
 
 
 PACKAGE = Path(vecinfer_hf.__file__).parent
@@ -38,7 +40,7 @@ def layer_codes(codebook, index: int) -> LayerCodes:
     value_full = layer.value_transform is not None and layer.value_transform.dim() == 3
     mean = array(layer.value_mean)
     if layer.value_transform is None and mean is None:
-        mean = np.zeros_like(key.mean)
+        mean = np.zeros((len(key.mean), codebook.head_shape(index).value_head_dim))
     value = Side.build(
         mean,
         None if value_full else array(layer.output_transform),
@@ -54,14 +56,26 @@ def holds_codes(layer) -> bool:
     return hasattr(layer, "residual_length") and hasattr(layer, "sink_length")
 
 
-def empty_model(cache: VecInferCache, index: int, sliding_window: int | None) -> LayerModel | SlidingModel:
-    """Return the method model of an empty layer of `cache`."""
-    layer = cache.layers[index]
-    if not holds_codes(layer):
-        return SlidingModel.empty(sliding_window)
-    return LayerModel.empty(
-        Settings(layer.sink_length, layer.residual_length, layer.sink_choice, layer_codes(cache.codebook, index))
-    )
+def empty_models(cache: VecInferCache, config) -> dict[int, list[LayerModel | SlidingModel]]:
+    """Return the method models of the layers of an empty cache: those with codes, and those with a sliding window."""
+    layers = config.get_text_config(decoder=True).per_layer_config
+    models: dict[int, list[LayerModel | SlidingModel]] = {}
+    for index, layer in enumerate(cache.layers):
+        if holds_codes(layer):
+            codes = layer_codes(cache.codebook, index)
+            settings = Settings(layer.sink_length, layer.residual_length, layer.sink_choice, codes)
+            models[index] = [LayerModel.empty(settings)]
+        elif getattr(layer, "is_sliding", False) and getattr(layers[index], "sliding_window", None):
+            models[index] = [SlidingModel.empty(layers[index].sliding_window)]
+    return models
+
+
+def layer_that_stored(config, key, module) -> int | None:
+    """Return the layer whose keys the attention of `module` is given."""
+    if isinstance(key, CacheHandle):
+        return key.layer.layer_idx
+    index = getattr(module, "layer_idx", None)
+    return sharing_layers(config).get(index, index)
 
 
 def resolver(cache: VecInferCache, index: int, row: int, valid: np.ndarray) -> Resolver:

@@ -72,9 +72,6 @@ class Sequences(RuleBasedStateMachine):
         attention=st.sampled_from(("vecinfer", "vecinfer", "vecinfer", "stock")),
     )
     def begin(self, static, batch, residual, sinks, choice, bits, kind, mean, attention):
-        if 4 in bits:
-            # A crop among the candidates for sinks rounds two additive codes once more, which the model does not know.
-            choice = "first"
         codebook = random_codebook(
             self.model.config, *bits, kind=kind, mean=mean, value_kind=kind if kind == "matrix" else None
         )

@@ -59,9 +59,14 @@ def tiny_model(family: str = "llama", seed: int = 0, dtype: torch.dtype = torch.
 
     The weights are drawn wider than transformers does, so that attention is far from uniform and errors show.
     """
-    config = tiny_config(family, **overrides)
+    model = getattr(transformers, _FAMILIES[family][1])(tiny_config(family, **overrides))
+    return random_weights(model, seed, dtype)
+
+
+def random_weights(model: transformers.PreTrainedModel, seed: int = 0, dtype: torch.dtype = torch.float32):
+    """Return `model` in eval mode with weights drawn from `seed`, and a generation config that never ends a text."""
     generator = torch.Generator().manual_seed(seed)
-    model = getattr(transformers, _FAMILIES[family][1])(config).to(dtype).eval()
+    model = model.to(dtype).eval()
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if parameter.dim() > 1:

@@ -60,11 +60,11 @@ def chunked_prefill_attention(
         end = start + rows.shape[2]
         # Flash attention of one piece needs as many heads on both sides; only the new tokens are repeated.
         keys, values = (states[:, :, start:end].repeat_interleave(group, dim=1) for states in (new_keys, new_values))
-        output, lse = _flash(rows, keys, values, softmax_scale, causal=True)
+        output, lse = flash(rows, keys, values, softmax_scale, causal=True)
         output = output.float()
         for keys, values in _seen_by_all(new_keys[:, :, :start], new_values[:, :, :start], stored):
             # No key is in the future, so the query heads of one key/value head can stand behind each other as rows.
-            part, part_lse = _flash(rows.reshape(*keys.shape[:2], -1, rows.shape[3]), keys, values, softmax_scale)
+            part, part_lse = flash(rows.reshape(*keys.shape[:2], -1, rows.shape[3]), keys, values, softmax_scale)
             part, part_lse = part.reshape(rows.shape), part_lse.reshape(lse.shape)
             joint = torch.logaddexp(lse, part_lse)
             output.mul_(torch.exp(lse - joint).unsqueeze(-1))
@@ -84,7 +84,7 @@ def _seen_by_all(earlier_keys: torch.Tensor, earlier_values: torch.Tensor, store
     yield from stored()
 
 
-def _flash(
+def flash(
     query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, softmax_scale: float, causal: bool = False
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Return attention `[B, H, Tq, D]` and its natural log-sum-exp, float32 `[B, H, Tq]`."""

@@ -38,15 +38,15 @@ def attend_before_storing(
     """Return the attention of new tokens to everything stored and, causally, to each other, `[B, Hq, Tq, Dv]`.
 
     Args:
-        query: `[B, Hq, Tq, Dk]`.
-        key_states: `[B, Hkv, Tq, Dk]`, the new keys.
-        value_states: `[B, Hkv, Tq, Dv]`, the new values.
+        query: `[B, Hq, Tq, Dk]`, of the last `Tq` new tokens.
+        key_states: `[B, Hkv, T, Dk]`, the new keys.
+        value_states: `[B, Hkv, T, Dv]`, the new values.
         tokens: stored tokens of each row.
         quantized: those of them that are codes.
         buffers: the layer's storage, without the new tokens.
         codebook: the layer's codebook.
         ops: the operators in use.
-        valid: bool `[B, Tq]` on the device, which new columns are tokens; None for all.
+        valid: bool `[B, T]` on the device, which new columns are tokens; None for all.
         softmax_scale: factor on `q . k`.
         softcap: softcap of the scaled scores, or None.
         sink_logits: `[Hq]`, or None.
@@ -56,18 +56,25 @@ def attend_before_storing(
     def dequantize(start: int, count: int) -> tuple[torch.Tensor, torch.Tensor]:
         return ops.dequantize(buffers, codebook, start, count, dtype)
 
+    queries, new = query.shape[2], key_states.shape[2]
     equal_rows = len(set(tokens)) == 1 and len(set(quantized)) == 1
-    if valid is None and equal_rows and not softcap and serves_chunks(query, key_states, value_states):
+    if (
+        queries == new
+        and valid is None
+        and equal_rows
+        and not softcap
+        and serves_chunks(query, key_states, value_states)
+    ):
         stored = _parts(tokens[0], quantized[0], buffers, dequantize)
         return chunked_prefill_attention(query, key_states, value_states, stored, softmax_scale, sink_logits)
-    queries = query.shape[2]
     before = buffers.lengths.long().unsqueeze(1)
     if valid is None:
-        new_index = query_index = before + torch.arange(queries, device=query.device)
+        new_index = query_index = before + torch.arange(new, device=query.device)
     else:
         # A padding column stands at its predecessor's place as a query and nowhere as a key.
         query_index = before + valid.long().cumsum(1) - 1
         new_index = torch.where(valid, query_index, -1)
+    query_index = query_index[:, new - queries :]
 
     def blocks() -> Iterator[Block]:
         yield from cache_blocks(buffers, dequantize, max(quantized))

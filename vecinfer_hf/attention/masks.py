@@ -13,6 +13,8 @@ from collections.abc import Callable
 import torch
 from transformers.masking_utils import causal_mask_function, sdpa_mask
 
+from ..errors import UnsupportedMaskError
+
 
 NO_OFFSET = False
 """The mask offset that VecInfer layers report: it counts as 0, and tells their masks from those of other caches."""
@@ -68,3 +70,15 @@ def vecinfer_mask(
         attention_mask=attention_mask,
         **kwargs,
     )
+
+
+def check_mask_shape(attention_mask: torch.Tensor, query: torch.Tensor, key: torch.Tensor) -> None:
+    """Raise UnsupportedMaskError unless a mask fits queries `[B, Hq, Tq, Dk]` and plain keys `[B, Hkv, T, Dk]`."""
+    wanted = (query.shape[0], query.shape[1], query.shape[2], key.shape[2])
+    given = attention_mask.shape
+    if len(given) != 4 or any(size not in (1, whole) for size, whole in zip(given, wanted, strict=True)):
+        raise UnsupportedMaskError(
+            f"The attention mask has shape {tuple(given)}; this layer, which attends over a sliding window, needs "
+            f"[{wanted[0]}, 1, {wanted[2]}, {wanted[3]}]. Pass a mask of two dimensions, [batch, columns], or one for "
+            'each type of layer: {"full_attention": ..., "sliding_attention": ...}.'
+        )

@@ -2,40 +2,42 @@
 # SPDX-License-Identifier: Apache-2.0
 """VecInferCache: the cache object that generate and models see; one VecInferLayer per full-attention layer.
 
-Owns the choice of layers and what concerns all of them. layer.py owns a layer's storage.
+Owns what concerns all layers of a forward pass. make_layers.py owns their choice, layer.py a layer's storage.
 """
 
 from __future__ import annotations
 
 import torch
-from transformers import PreTrainedConfig, PreTrainedModel
-from transformers.cache_utils import Cache, CacheLayerMixin, DynamicCache, QuantizedCache, StaticCache
-from transformers.utils import logging
+from transformers import PreTrainedConfig
+from transformers.cache_utils import Cache, CacheLayerMixin, QuantizedCache
 
 from ..codebook.codebook import Codebook
 from ..config import VecInferConfig
+from ..distributed.heads import head_shard
 from ..errors import CacheStateError, ConfigError, UnsupportedCallError, UnsupportedModelError
-from ..model_info import full_attention_layers, text_config, unsupported_model_reason, unsupported_reason
-from .forward_pass import ForwardPass, Lengths
+from ..model_info import unsupported_model_reason, unsupported_reason, unwrapped
+from .default_layers import rows_of, select_rows
+from .forward_pass import Lengths
 from .layer import VecInferLayer
+from .make_layers import make_layers
+from .recurrent_states import RecurrentStates
 from .row_checks import check_crop, check_layer_crop, check_repeats, row_numbers
 from .sizes import CacheSizes
 from .static_layer import VecInferStaticLayer
 from .storage import ordinary_tensors
 
 
-logger = logging.get_logger(__name__)
-
-
-class VecInferCache(CacheSizes, QuantizedCache):
+class VecInferCache(CacheSizes, RecurrentStates, QuantizedCache):
     """A key/value cache that keeps old tokens as vector-quantization codes (https://arxiv.org/abs/2510.06175).
+
+    Under transformers' tensor parallelism each process has a cache of its own heads, `codebook` included.
 
     Layers with full attention get a `VecInferLayer`; sliding-window and linear-attention layers, which do not grow
     with the context, keep transformers' own. Only "vecinfer" attention reads codes; `generate` and `enable`
     switch on; with another implementation a forward pass is refused before anything is stored.
 
     Args:
-        model_or_config: the model, or its config.
+        model_or_config: the model, PEFT's or another wrapper of it, or its config.
         codebook: a Codebook, a VecInferConfig, or the name of a codebook (see `VecInferConfig`); None for "auto".
         revision, subfolder, trusted_owners, key_bits, value_bits, residual_length, sink_length, sink_choice, static,
             max_cache_len (required if static), ops_backend: see `VecInferConfig`; None as the codebook was made.
@@ -48,7 +50,7 @@ class VecInferCache(CacheSizes, QuantizedCache):
 
     def __init__(
         self,
-        model_or_config: PreTrainedModel | PreTrainedConfig,
+        model_or_config: torch.nn.Module | PreTrainedConfig,
         codebook: Codebook | VecInferConfig | str | None = None,
         *,
         revision: str | None = None,
@@ -78,44 +80,19 @@ class VecInferCache(CacheSizes, QuantizedCache):
             "max_cache_len": max_cache_len,
             "ops_backend": ops_backend,
         }
-        is_model = isinstance(model_or_config, PreTrainedModel)
+        is_model = isinstance(model_or_config, torch.nn.Module)
+        model_or_config = unwrapped(model_or_config) if is_model else model_or_config
         config = model_or_config.config if is_model else model_or_config
         reason = unsupported_model_reason(model_or_config) if is_model else unsupported_reason(config)
         if reason:
             raise UnsupportedModelError(f"No VecInfer cache for this model: {reason}.")
-        self.codebook, options = resolve(model_or_config, codebook, **given)
+        shard = head_shard(model_or_config)
+        whole, options = resolve(model_or_config, codebook, **given)
+        self.codebook = whole.shard(shard)
         if options.static and options.max_cache_len is None:
             raise ConfigError("A static cache needs max_cache_len, the tokens it has room for.")
-        Cache.__init__(self, layers=self._make_layers(config, options))
-
-    def _make_layers(self, config: PreTrainedConfig, options: VecInferConfig) -> list[CacheLayerMixin]:
-        """Return transformers' layers for this config, with a layer of codes in place of each one that grows."""
-        inner = text_config(config)
-        quantized = full_attention_layers(config)
-        if not quantized:
-            logger.warning_once(
-                f"vecinfer: {inner.model_type} has no layer with full attention, so nothing is quantized: all its "
-                "layers keep the default cache."
-            )
-        made = self.codebook.config
-        arguments = (
-            inner.num_attention_heads,
-            _first(options.residual_length, made.residual_length),
-            _first(options.sink_length, made.sink_length),
-            _first(options.sink_choice, made.sink_choice),
-            options.ops_backend or "auto",
-        )
-        if options.static:
-            make, size = VecInferStaticLayer, {"max_cache_len": options.max_cache_len}
-            layers = StaticCache(config=inner, **size).layers
-        else:
-            make, size = VecInferLayer, {}
-            layers = DynamicCache(config=inner).layers
-        order = [index for index, layer in enumerate(layers) if isinstance(layer, CacheLayerMixin)]
-        self.forward_pass = ForwardPass(tuple(order), tuple(quantized))
-        for index in quantized:
-            layers[index] = make(index, self.codebook, *arguments, self.forward_pass, **size)
-        return layers
+        layers, self.forward_pass = make_layers(config, self.codebook, options, shard)
+        Cache.__init__(self, layers=layers)
 
     def update(self, key_states: torch.Tensor, value_states: torch.Tensor, layer_idx: int, *args, **kwargs):
         """Take new keys `[B, Hkv, T, Dk]` and values `[B, Hkv, T, Dv]` of one layer.
@@ -139,16 +116,20 @@ class VecInferCache(CacheSizes, QuantizedCache):
         recorded = self.forward_pass.recorded_columns is not None
         if recorded or torch.compiler.is_compiling() or not self.forward_pass.quantized:
             return super().update(key_states, value_states, layer_idx, *args, **kwargs)
+        self.forward_pass.states.reaches(layer_idx, "attention")
         if layer_idx == self.forward_pass.order[0]:
             self._begin_pass(key_states)
-        if isinstance(layer, VecInferLayer):
-            return super().update(key_states, value_states, layer_idx, *args, **kwargs)
         if not layer.is_initialized and isinstance(layer, CacheLayerMixin):
+            self.forward_pass.allocated(layer)
             with ordinary_tensors():
                 layer.lazy_initialization(key_states, value_states)
+        if isinstance(layer, VecInferLayer):
+            return super().update(key_states, value_states, layer_idx, *args, **kwargs)
         self.forward_pass.remember(layer, key_states.shape[2])
         states = super().update(key_states, value_states, layer_idx, *args, **kwargs)
-        self.forward_pass.stored(layer_idx)
+        if layer_idx in self.forward_pass.order:
+            self.forward_pass.stored(layer_idx)
+        self.forward_pass.hand_out(states[0])
         return states
 
     def _begin_pass(self, key_states: torch.Tensor) -> None:
@@ -162,17 +143,9 @@ class VecInferCache(CacheSizes, QuantizedCache):
                     f"An earlier forward pass ended midway: layers hold {low} to {high} columns. "
                     f"`cache.crop({low - high})` removes what it left, `cache.reset()` removes everything."
                 )
+        self._check_rows(key_states)
         first = self.layers[self.forward_pass.quantized[0]]
-        before = None
-        if first.is_initialized:
-            rows = first.storage.batch_size
-            if rows != key_states.shape[0]:
-                raise UnsupportedCallError(
-                    f"The cache holds {rows} rows and the call has {key_states.shape[0]}. Repeat or select the "
-                    "cache's rows first (batch_repeat_interleave, batch_select_indices), or use a new cache."
-                )
-            if first.is_compileable:
-                before = first.read_lengths()
+        before = first.read_lengths() if first.is_initialized and first.is_compileable else None
         if first.is_compileable:
             nothing = [0] * key_states.shape[0]
             before = before or Lengths(0, nothing, nothing)
@@ -220,14 +193,15 @@ class VecInferCache(CacheSizes, QuantizedCache):
             layer.settle()
         excess = {}
         for index, layer in enumerate(self.layers):
+            excess[index] = 0
             if index in self.forward_pass.order:
                 excess[index] = min(left - int(layer.get_seq_length()), 0)
-            else:
+            elif index in self.forward_pass.states.recurrent:
                 excess[index] = tokens_to_remove
             check_layer_crop(layer, index, excess[index])
         for index, layer in enumerate(self.layers):
-            # Transformers' sliding layers take crop(0) only while they record their past.
-            if excess[index] or getattr(layer, "record_past", False):
+            # Transformers' sliding layers take crop(0) only while they record their past, and hold something.
+            if excess[index] or (getattr(layer, "record_past", False) and layer.is_initialized):
                 layer.crop(excess[index])
         self.forward_pass.padding.crop(left)
         self.forward_pass.begin(None)
@@ -252,10 +226,17 @@ class VecInferCache(CacheSizes, QuantizedCache):
                 f"A static cache of {batch_size} rows cannot become one of {len(rows)}; use a growing one "
                 '("static": false).'
             )
-        for layer in self.layers:
-            # Transformers' static layers only reorder.
-            getattr(layer, "reorder_cache" if self.is_static else "batch_select_indices")(rows)
+        self._select_rows(rows)
         self.forward_pass.padding.select(rows)
+
+    def _select_rows(self, rows: torch.Tensor) -> None:
+        for layer in self.layers:
+            if isinstance(layer, VecInferLayer):
+                layer.batch_select_indices(rows)
+            elif self.is_static:
+                layer.reorder_cache(rows)  # transformers' static layers can no more
+            else:
+                select_rows(layer, rows)
 
     def batch_repeat_interleave(self, repeats: int) -> None:
         """Repeat every row `repeats` times.
@@ -265,13 +246,15 @@ class VecInferCache(CacheSizes, QuantizedCache):
         """
         if check_repeats(repeats) == 1:
             return
-        if self.is_static and self._batch_size() is not None:
+        batch_size = self._batch_size()
+        if batch_size is None:
+            return
+        if self.is_static:
             raise UnsupportedCallError(
                 'A static cache cannot change its number of rows; use a growing one ("static": false).'
             )
         self._settle_recorded()
-        for layer in self.layers:
-            layer.batch_repeat_interleave(repeats)
+        self._select_rows(torch.arange(batch_size).repeat_interleave(repeats))
         self.forward_pass.padding.repeat(repeats)
 
     @property
@@ -282,8 +265,11 @@ class VecInferCache(CacheSizes, QuantizedCache):
     def _batch_size(self) -> int | None:
         """Return the number of rows, or None before the first token."""
         for layer in self.layers:
-            if getattr(layer, "is_initialized", False):
-                rows = layer.storage.batch_size if isinstance(layer, VecInferLayer) else layer.keys.shape[0]
+            if isinstance(layer, VecInferLayer):
+                rows = layer.storage.batch_size if layer.is_initialized else None
+            else:
+                rows = rows_of(layer)
+            if rows is not None:
                 return rows
         return None
 
@@ -291,7 +277,3 @@ class VecInferCache(CacheSizes, QuantizedCache):
         """Forget everything."""
         super().reset()
         self.forward_pass.reset()
-
-
-def _first(given, default):
-    return default if given is None else given

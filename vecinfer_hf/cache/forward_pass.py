@@ -3,19 +3,23 @@
 """ForwardPass: where the forward pass under way stands, shared by the layers of one cache.
 
 Owns the order of the layers, the lengths before the pass, and what is needed to put transformers' own layers back
-after a pass that ended early. Layers of codes are cropped instead.
+after a pass that ended early. Layers of codes are cropped instead; recurrent states cannot go back.
 """
 
 from __future__ import annotations
 
 import copy
+import threading
+import weakref
 from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
-from transformers.cache_utils import CacheLayerMixin, DynamicSlidingWindowLayer
+from transformers.cache_utils import CacheLayerMixin
 
+from .default_layers import before_storing
 from .padding import Padding
+from .recurrent_pass import RecurrentPass
 
 
 class Lengths(NamedTuple):
@@ -32,17 +36,45 @@ class Lengths(NamedTuple):
     quantized: list[int]
 
 
+class Call(NamedTuple):
+    """New tokens that several layers read.
+
+    Args:
+        before: what the layer held before them.
+        valid: bool `[B, T]` on the CPU, which columns are tokens; None for all.
+        readers_left: layers that have yet to attend.
+    """
+
+    before: Lengths
+    valid: torch.Tensor | None
+    readers_left: int
+
+
+_last = threading.local()
+"""The keys that a layer of transformers handed out last in this thread, and the pass they belong to."""
+
+
+def pass_of(key: torch.Tensor) -> ForwardPass | None:
+    """Return the pass in which a layer of transformers handed out `key` just now, or None."""
+    keys, forward_pass = getattr(_last, "handed_out", (None, None))
+    return forward_pass() if keys is not None and keys() is key else None
+
+
 class ForwardPass:
     """The order of a pass, its progress, and the padding of the rows.
 
     Args:
         order: indices of the layers that store keys and values, in the order in which a pass reaches them.
         quantized: those of them that hold codes.
+        recurrent: indices of the layers that hold a recurrent or convolution state, in their order.
     """
 
-    def __init__(self, order: tuple[int, ...] = (0,), quantized: tuple[int, ...] = (0,)):
+    def __init__(
+        self, order: tuple[int, ...] = (0,), quantized: tuple[int, ...] = (0,), recurrent: tuple[int, ...] = ()
+    ):
         self.order = order
         self.quantized = quantized
+        self.states = RecurrentPass(recurrent, order)
         self.padding = Padding()
         self._successor = dict(zip(order, (*order[1:], order[:1]), strict=True)) if order else {}
         if order:
@@ -57,18 +89,20 @@ class ForwardPass:
         """Whether a recorded step was replayed whose tokens the host has not noted yet."""
         self._before: Lengths | None = None
         self._undo: list[Callable[[], None]] = []
+        self._allocated: list[CacheLayerMixin] = []
         self._nothing_stored = True
 
     def __deepcopy__(self, memo):
-        other = ForwardPass(self.order, self.quantized)
+        other = ForwardPass(self.order, self.quantized, self.states.recurrent)
         memo[id(self)] = other
+        other.states = copy.deepcopy(self.states, memo)
         other.padding = copy.deepcopy(self.padding, memo)
         other.next, other.layers_agree, other.replaying = self.next, self.layers_agree, self.replaying
         return other
 
     def __getstate__(self):
         # What takes a pass back belongs to the layers of this cache; a pickled copy can be cropped or reset.
-        return {**vars(self), "_undo": [], "recorded_columns": None}
+        return {**vars(self), "_undo": [], "_allocated": [], "recorded_columns": None}
 
     @property
     def is_between_passes(self) -> bool:
@@ -80,6 +114,7 @@ class ForwardPass:
         self.next = self.order[0]
         self._before = before if self.layers_agree else None
         self._undo.clear()
+        self._allocated.clear()
         self._nothing_stored = True
 
     def stored(self, layer_idx: int) -> None:
@@ -93,6 +128,7 @@ class ForwardPass:
         if self.next is None or self.next == self.order[0]:
             self._before = None
             self._undo.clear()
+            self._allocated.clear()
 
     def lengths_before(self, layer) -> Lengths:
         """Return what `layer` held before this pass.
@@ -110,7 +146,15 @@ class ForwardPass:
 
     def remember(self, layer: CacheLayerMixin, tokens: int) -> None:
         """Keep what a layer of transformers loses by storing `tokens` new tokens, until the pass has ended."""
-        self._undo.append(_before_storing(layer, tokens))
+        self._undo.append(before_storing(layer, tokens))
+
+    def allocated(self, layer: CacheLayerMixin) -> None:
+        """Note that `layer` was allocated in this pass, for as many rows as this call has."""
+        self._allocated.append(layer)
+
+    def hand_out(self, key: torch.Tensor) -> None:
+        """Note that a layer of transformers gives `key` to its attention, which may refuse the call."""
+        _last.handed_out = weakref.ref(key), weakref.ref(self)
 
     def take_back(self) -> None:
         """Put transformers' layers back as they were before a pass that ended early."""
@@ -122,45 +166,27 @@ class ForwardPass:
         """End a pass that is refused before any layer of codes has stored: every layer is as it was before it."""
         if self._nothing_stored:
             self.take_back()
+            for layer in self._allocated:
+                _free(layer)
+            self._allocated.clear()
             self.next = self.order[0]
+            self.states.abandon()
 
     def reset(self) -> None:
         """Forget everything but the order."""
         self.padding = Padding()
         self.layers_agree = True
         self.replaying = False
+        self.states.reset()
         if self.order:
             self.begin(None)
 
 
-def _before_storing(layer: CacheLayerMixin, tokens: int) -> Callable[[], None]:
-    """Return the function that puts `layer` back as it was before it stored `tokens` more tokens.
-
-    A growing sliding layer loses its oldest tokens, so a copy of those is enough. A static one is written in place and
-    copied whole; only eager passes come here, not decode steps.
-    """
-    state = {name: value for name, value in vars(layer).items() if name not in ("keys", "values")}
-    state = {name: value.clone() if isinstance(value, torch.Tensor) else value for name, value in state.items()}
-    # An initialized layer without tokens has empty tensors of one dimension.
-    held = layer.keys.shape[2] if layer.keys.dim() == 4 else 0
-    grows, lost = isinstance(layer, DynamicSlidingWindowLayer), held
-    if grows:
-        lost = 0 if layer.record_past else min(max(held + tokens - layer.sliding_window + 1, 0), held)
-    with torch.no_grad():
-        copies = [states[:, :, :lost].clone() if held else states for states in (layer.keys, layer.values)]
-
-    def restore() -> None:
-        for name, states in zip(("keys", "values"), copies, strict=True):
-            present = getattr(layer, name)
-            if not grows:
-                present.copy_(states)  # compiled steps know the tensor by its address
-            else:
-                setattr(layer, name, torch.cat([states, present[:, :, : held - lost]], dim=2) if held else states)
-        for name, value in state.items():
-            present = getattr(layer, name, None)
-            if isinstance(value, torch.Tensor) and isinstance(present, torch.Tensor):
-                present.copy_(value)
-            else:
-                setattr(layer, name, value)
-
-    return restore
+def _free(layer: CacheLayerMixin) -> None:
+    """Make an empty layer as it was before it was allocated, so that the next call may have other rows."""
+    if hasattr(layer, "storage"):
+        layer.storage.buffers = None
+        layer.storage.clear()
+    else:
+        layer.keys = layer.values = None
+    layer.is_initialized = False

@@ -4,19 +4,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, NoReturn
 
 import torch
 
 from ..errors import UnsupportedCallError
+from ..model_info.opaque import OpaqueStates
 
 
 if TYPE_CHECKING:
     from .layer import VecInferLayer
 
 
-class CacheHandle:
+class CacheHandle(OpaqueStates):
     """New states that are not stored yet, and the layer that stores them when it attends.
 
     Only the attention function "vecinfer" can use it. Any other use, an attribute, an operator or a torch function, is
@@ -33,43 +33,18 @@ class CacheHandle:
         self.layer = layer
         self.states = states
 
-    def __getattr__(self, name: str):
+    def _refuse(self, use: str) -> NoReturn:
+        self.layer.forward_pass.abandon()
+        raise UnsupportedCallError(_sentence(use))
+
+    def _lacks(self, name: str) -> NoReturn:
         if not name.startswith("__"):
             self.layer.forward_pass.abandon()
         raise _NoSuchAttribute(_sentence(f"reads {name!r} of"))
 
-    @classmethod
-    def __torch_function__(cls, function, types, args=(), kwargs=None):
-        for handle in _handles((args, (kwargs or {}).values())):
-            handle.layer.forward_pass.abandon()
-        raise UnsupportedCallError(_sentence(f"calls {getattr(function, '__name__', function)} on"))
-
 
 class _NoSuchAttribute(UnsupportedCallError, AttributeError):
     """An AttributeError too, so that `hasattr` and `copy` find that a handle lacks the name."""
-
-
-def _refusal(operator: str):
-    def refuse(self: CacheHandle, *_: Any):
-        self.layer.forward_pass.abandon()
-        raise UnsupportedCallError(_sentence(f"uses {operator} of"))
-
-    return refuse
-
-
-for _name in (
-    *("add", "radd", "sub", "rsub", "mul", "rmul", "truediv", "rtruediv", "matmul", "rmatmul", "pow", "neg", "abs"),
-    *("getitem", "setitem", "len", "iter", "contains", "bool", "float", "int", "lt", "le", "gt", "ge"),
-):
-    setattr(CacheHandle, f"__{_name}__", _refusal(f"__{_name}__"))
-
-
-def _handles(arguments: Iterable[Any]) -> Iterator[CacheHandle]:
-    for argument in arguments:
-        if isinstance(argument, CacheHandle):
-            yield argument
-        elif isinstance(argument, Iterable) and not isinstance(argument, (str, torch.Tensor)):
-            yield from _handles(argument)
 
 
 def _sentence(use: str) -> str:

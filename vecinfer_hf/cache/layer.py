@@ -15,16 +15,16 @@ import torch
 from ..attention.full_precision import full_precision_attention
 from ..attention.later_tokens import attend_before_storing
 from ..codebook.codebook import Codebook
-from ..errors import CodebookError, UnsupportedMaskError
+from ..errors import CodebookError
 from ..ops.backend import select_backend
 from ..ops.to_device import to_device
 from ..ops.types import MAX_DECODE_QUERIES
 from ..quantization.formats import CodeFormat
 from .contract import QuantizedLayerContract
-from .forward_pass import ForwardPass, Lengths
+from .forward_pass import Call, ForwardPass, Lengths
 from .handle import CacheHandle
 from .online_codebook import OnlineCodebook
-from .sinks import Piece, SinkOrder
+from .sinks import Piece, SinkOrder, valid_piece
 from .storage import GrowingStorage, ordinary_tensors
 from .stored_rows import StoredRows
 
@@ -62,6 +62,11 @@ class VecInferLayer(QuantizedLayerContract, StoredRows):
     ):
         self.query_heads = query_heads
         self.ops_backend = ops_backend
+        self.readers = 1
+        """Attention layers that read this one: itself, and those that share its keys and values."""
+        self.readers_answered = 0
+        """Those that have read the token of a compiled or recorded step; 0 between steps."""
+        self._call: Call | None = None
         storage = self._new_storage(codebook.formats(layer_idx), residual_length, sink_length)
         super().__init__(layer_idx, codebook, storage, SinkOrder(sink_length, sink_choice), forward_pass)
 
@@ -102,6 +107,7 @@ class VecInferLayer(QuantizedLayerContract, StoredRows):
         """Return two `CacheHandle` for new keys `[B, Hkv, T, Dk]` and values `[B, Hkv, T, Dv]`; nothing is stored."""
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
+        self._call = None
         return CacheHandle(self, key_states), CacheHandle(self, value_states)
 
     def fits_window(self, tokens: int) -> bool:
@@ -122,11 +128,14 @@ class VecInferLayer(QuantizedLayerContract, StoredRows):
     ) -> torch.Tensor:
         """Store new tokens and return their attention over everything stored, `[B, Tq, Hq, Dv]`.
 
+        Layers that share these keys and values call it later in the same pass. They are answered from the same state,
+        and may ask for the last `Tq` new tokens only (Gemma 4).
+
         Args:
             module: the attention module, for transformers' SDPA.
-            query: `[B, Hq, Tq, Dk]` after RoPE.
-            key_states: `[B, Hkv, Tq, Dk]`, the new keys.
-            value_states: `[B, Hkv, Tq, Dv]`, the new values.
+            query: `[B, Hq, Tq, Dk]` after RoPE; `Tq` is `T` in the layer itself.
+            key_states: `[B, Hkv, T, Dk]`, the new keys.
+            value_states: `[B, Hkv, T, Dv]`, the new values.
             attention_mask: bool or additive `[B, 1, Tq, columns]`, or None for causal attention without padding.
             softmax_scale: factor on `q . k`.
             softcap: softcap of the scaled scores, or None.
@@ -135,29 +144,27 @@ class VecInferLayer(QuantizedLayerContract, StoredRows):
         Raises:
             UnsupportedMaskError: for a mask that is not causal attention over each row's tokens; nothing was stored.
         """
-        queries, out_dtype = query.shape[2], query.dtype
+        tokens, out_dtype = key_states.shape[2], query.dtype
         if self.forward_pass.recorded_columns is not None:
             states = (x.to(self.dtype) for x in (query, key_states, value_states))
             return self.store_and_attend(*states, softmax_scale, softcap, sink_logits).to(out_dtype)
-        before = self.forward_pass.lengths_before(self)
-        try:
-            valid = self.forward_pass.padding.observe(attention_mask, query.shape[0], before.columns, queries)
-        except UnsupportedMaskError:
-            self.forward_pass.abandon()
-            raise
+        call, is_first, is_last = self._next_reader(attention_mask, query.shape[0], tokens)
+        before, valid = call.before, call.valid
         if before.columns == 0:
             if attention_mask is not None:
                 # The mask of a static cache is as wide as the cache.
-                attention_mask = attention_mask[..., :queries]
+                attention_mask = attention_mask[..., :tokens]
             output = full_precision_attention(
                 module, query, key_states, value_states, attention_mask, softmax_scale, softcap, sink_logits
             )
-            self.store(key_states, value_states, valid, query, before)
+            if is_first:
+                self.store(key_states, value_states, valid, query, before)
             return output
         states = query, key_states, value_states = tuple(x.to(self.dtype) for x in (query, key_states, value_states))
         learns = torch.is_grad_enabled() and any(x.requires_grad for x in states)
-        if valid is None and self.fits_window(queries) and not learns:
-            self.store(key_states, value_states, before=before)
+        if valid is None and self.fits_window(tokens) and not learns:
+            if is_first:
+                self.store(key_states, value_states, before=before)
             output, _ = self.ops.decode_attention(
                 query, self.buffers, self.layer_codebook, softmax_scale, softcap or 0.0, sink_logits
             )
@@ -174,7 +181,12 @@ class VecInferLayer(QuantizedLayerContract, StoredRows):
                 softcap,
                 sink_logits,
             )
-            self.store(key_states, value_states, valid, before=before)
+            if is_first and not is_last:
+                # The pass goes on, and until the last reader has stored the layer counts as torn.
+                self.storage.torn = before
+                self.forward_pass.stored(self.layer_idx)
+            if is_last:
+                self.store(key_states, value_states, valid, before=before, is_noted=not is_first)
         return output.transpose(1, 2).contiguous().to(out_dtype)
 
     def store_and_attend(
@@ -187,11 +199,31 @@ class VecInferLayer(QuantizedLayerContract, StoredRows):
         sink_logits: torch.Tensor | None,
     ) -> torch.Tensor:
         """Store one token in every row and attend, by the lengths on the device alone; see `attend`."""
-        self.ops.append(key_states, value_states, self.buffers, self.layer_codebook)
+        if self.readers_answered == 0:
+            self.ops.append(key_states, value_states, self.buffers, self.layer_codebook)
+        self.readers_answered = (self.readers_answered + 1) % self.readers
         output, _ = self.ops.decode_attention(
             query, self.buffers, self.layer_codebook, softmax_scale, softcap or 0.0, sink_logits
         )
         return output.transpose(1, 2).contiguous()
+
+    def _next_reader(self, attention_mask: torch.Tensor | None, batch: int, tokens: int) -> tuple[Call, bool, bool]:
+        """Return the call that is answered next, and whether this is its first and its last reader.
+
+        Args:
+            attention_mask: as for `attend`.
+            batch: rows.
+            tokens: new columns.
+        """
+        call, is_first = self._call, self._call is None
+        if call is None:
+            before = self.forward_pass.lengths_before(self)
+            width = self.max_cache_len if self.is_compileable else None
+            valid = self.forward_pass.padding.observe(attention_mask, batch, before.columns, tokens, width)
+            call = Call(before, valid, self.readers)
+        call = call._replace(readers_left=call.readers_left - 1)
+        self._call = call if call.readers_left else None
+        return call, is_first, not call.readers_left
 
     def store(
         self,
@@ -200,6 +232,7 @@ class VecInferLayer(QuantizedLayerContract, StoredRows):
         valid: torch.Tensor | None = None,
         query: torch.Tensor | None = None,
         before: Lengths | None = None,
+        is_noted: bool = False,
     ) -> None:
         """Store new tokens behind the old ones and quantize what leaves the window.
 
@@ -209,29 +242,23 @@ class VecInferLayer(QuantizedLayerContract, StoredRows):
             valid: bool `[B, T]` on the CPU, which columns are tokens; None for all.
             query: `[B, Hq, T, Dk]`, which an online codebook may use, or None.
             before: what the layer holds, if that is known on the host.
+            is_noted: whether the forward pass has been told already.
         """
         before = self.read_lengths() if before is None else before
         self.storage.torn = before
         with ordinary_tensors():
             states = key_states.to(self.dtype), value_states.to(self.dtype)
-            self._store_piece(_valid_tokens(*states, valid), query, before)
+            self._store_piece(valid_piece(*states, valid), query, before)
         # In this order, so that a call that ends here is noticed: torn, or with columns that no other layer has.
         self._set_columns(before.columns + key_states.shape[2])
         self.storage.torn = None
-        self.forward_pass.stored(self.layer_idx)
+        if not is_noted:
+            self.forward_pass.stored(self.layer_idx)
 
-    def _store_rows(self, keys: torch.Tensor, values: torch.Tensor, counts: list[int], chosen: torch.Tensor) -> None:
-        nothing = [0] * len(counts)
-        with ordinary_tensors():
-            self._store_piece(Piece(keys, values, nothing, counts), None, Lengths(0, nothing, nothing), chosen)
-
-    def _store_piece(
-        self, piece: Piece, query: torch.Tensor | None, before: Lengths, chosen: torch.Tensor | None = None
-    ) -> None:
-        """Store one piece; `chosen` int64 `[B, Hkv, S]` are tokens that become sinks whatever their values."""
+    def _store_piece(self, piece: Piece, query: torch.Tensor | None, before: Lengths) -> None:
         # Sinks are chosen in a first call only: later ones may attend to what is stored already, by its place.
         first_call = before.columns == 0 and not any(before.tokens)
-        pieces = self.sinks.sinks_first(piece, chosen) if first_call else [piece]
+        pieces = self.sinks.sinks_first(piece) if first_call else [piece]
         if isinstance(self.codebook, OnlineCodebook):
             self._fit_online(pieces, query, before)
         lengths = before.tokens or [0] * len(piece.counts), before.quantized or [0] * len(piece.counts)
@@ -267,26 +294,3 @@ class VecInferLayer(QuantizedLayerContract, StoredRows):
         all_queries = query is not None and not any(stored)
         queries = query.transpose(0, 1).flatten(1, 2)[None] if all_queries else None
         self.codebook.fit(self.layer_idx, keys, values, queries)
-
-
-def _valid_tokens(key_states: torch.Tensor, value_states: torch.Tensor, valid: torch.Tensor | None) -> Piece:
-    """Return the tokens of each row as one run; padding between tokens is moved behind them.
-
-    Args:
-        key_states: `[B, Hkv, T, Dk]`.
-        value_states: `[B, Hkv, T, Dv]`.
-        valid: bool `[B, T]` on the CPU, or None for all.
-    """
-    batch, tokens = key_states.shape[0], key_states.shape[2]
-    if valid is None:
-        return Piece(key_states, value_states, [0] * batch, [tokens] * batch)
-    counts = valid.sum(1).tolist()
-    first = [int(row.argmax()) if count else 0 for row, count in zip(valid.int(), counts, strict=True)]
-    if all(row[start : start + count].all() for row, start, count in zip(valid, first, counts, strict=True)):
-        return Piece(key_states, value_states, first, counts)
-    order = to_device((~valid).int().argsort(dim=1, stable=True), key_states.device)[:, None, :, None]
-    keys, values = (
-        states.gather(2, order.expand(-1, states.shape[1], -1, states.shape[3]))
-        for states in (key_states, value_states)
-    )
-    return Piece(keys, values, [0] * batch, counts)

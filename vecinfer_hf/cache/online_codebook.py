@@ -10,12 +10,14 @@ from __future__ import annotations
 import copy
 
 import torch
+import torch.distributed as dist
 from transformers import PreTrainedConfig
 
 from ..calibration_config import CalibrationConfig
 from ..codebook.codebook import Codebook
-from ..errors import CodebookError
-from ..model_info import full_attention_layers, head_dim, model_identity, num_key_value_heads, text_config
+from ..distributed.heads import HeadShard, gather_heads
+from ..errors import CodebookError, UnsupportedModelError
+from ..model_info import HeadShape, model_identity
 from ..ops.types import LayerCodebook
 from ..quantization.formats import CodeFormat
 from ..quantization.online_fit import fit_online
@@ -33,13 +35,14 @@ class OnlineCodebook(Codebook):
     """
 
     def __init__(self, model_config: PreTrainedConfig, config: CalibrationConfig):
-        inner = text_config(model_config)
-        indices = full_attention_layers(model_config)
-        formats = config.formats(len(indices)) if indices else []
-        shape = num_key_value_heads(inner), head_dim(inner)
+        identity = model_identity(model_config)
+        formats = config.formats(len(identity.layers)) if identity.layers else []
         # Nothing is coded before the fit, so the operators may be handed anything of the right shape.
-        layers = {index: _placeholder(*shape, *pair) for index, pair in zip(indices, formats, strict=True)}
-        super().__init__(config, model_identity(model_config), layers)
+        layers = {
+            index: _placeholder(shape, *pair)
+            for (index, shape), pair in zip(identity.layers.items(), formats, strict=True)
+        }
+        super().__init__(config, identity, layers)
 
     def __deepcopy__(self, memo):
         # A copied cache may be fitted anew after a crop or a reset, which must not change the original's codebook.
@@ -48,6 +51,15 @@ class OnlineCodebook(Codebook):
         memo[id(self)] = other
         return other
 
+    def _make_shard(self, shard: HeadShard) -> OnlineCodebook:
+        if dist.get_world_size() != shard.size:
+            raise UnsupportedModelError(
+                f'codebook="online" needs tensor parallelism over all {dist.get_world_size()} processes, not over '
+                f"{shard.size} of them. Give a calibrated codebook."
+            )
+        # All heads are fitted together on every process, so that each finds what one process would.
+        return super()._make_shard(shard)
+
     def fit(
         self,
         index: int,
@@ -55,12 +67,16 @@ class OnlineCodebook(Codebook):
         value_states: torch.Tensor,
         query_states: torch.Tensor | None,
     ) -> None:
-        """Fit layer `index` to keys and values `[B, Hkv, T, D]`, and queries `[B, Hq, T', D]` if known."""
+        """Fit layer `index` to keys `[B, Hkv, T, Dk]` and values `[B, Hkv, T, Dv]`, and queries `[B, Hq, T', Dk]`."""
+        device, shard = key_states.device, self.head_shard
+        states = [
+            None if own is None else gather_heads(own, shard, device, dim=1)
+            for own in (key_states, value_states, query_states)
+        ]
         fitted = fit_online(
-            key_states,
-            value_states,
+            *states[:2],
             *self.formats(index),
-            query_states,
+            states[2],
             sink_length=0,
             seed=self.config.seed,
         )
@@ -76,8 +92,9 @@ class OnlineCodebook(Codebook):
             value_centroids=fitted.value_centroids,
             value_centroid_scale=fitted.value_centroid_scale,
         )
+        fitted = fitted.heads(shard.of(states[0].shape[1]))
         self.layers[index] = fitted
-        self._on_device[index, key_states.device] = fitted.to(key_states.device)
+        self._on_device[index, device] = fitted.to(device)
 
     def save_pretrained(self, save_directory) -> None:
         """Raise CodebookError: what fits one prompt is not worth keeping."""
@@ -86,11 +103,13 @@ class OnlineCodebook(Codebook):
         )
 
 
-def _placeholder(heads: int, dim: int, key_format: CodeFormat, value_format: CodeFormat) -> LayerCodebook:
+def _placeholder(shape: HeadShape, key_format: CodeFormat, value_format: CodeFormat) -> LayerCodebook:
+    heads = shape.num_key_value_heads
+
     def centroids(fmt: CodeFormat) -> torch.Tensor:
         return torch.zeros(heads, fmt.num_codes, fmt.codebook_size, fmt.subvector_dim, dtype=torch.int8)
 
-    ones = torch.ones(heads, dim)
+    ones = torch.ones(heads, shape.key_head_dim)
     return LayerCodebook(
         None,
         ones,

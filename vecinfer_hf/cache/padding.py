@@ -1,8 +1,9 @@
 # SPDX-FileCopyrightText: 2026 The vecinfer_hf authors
 # SPDX-License-Identifier: Apache-2.0
-"""Padding: which columns of a batch are real tokens of each row, learned once per forward from the attention mask.
+"""Padding: which columns of a batch are tokens of each row, learned once per forward pass from the attention mask.
 
-Owns the reading and checking of masks. A cache row is compact, so the layers need to know what to leave out.
+Owns the reading and checking of masks. A cache row is compact, so the layers need to know what to leave out. The first
+call attends by its mask, whatever that is; later calls attend causally to each row's tokens.
 """
 
 from __future__ import annotations
@@ -15,9 +16,9 @@ from ..errors import UnsupportedMaskError
 
 
 class Padding:
-    """The real-token columns of every row of one cache, shared by its layers.
+    """The valid columns of every row of one cache, shared by its layers.
 
-    `columns` is None as long as every column of every row is a real token, else bool `[B, columns seen]` on the CPU.
+    `columns` is None as long as every column of every row is a token, else bool `[B, columns seen]` on the CPU.
     """
 
     def __init__(self):
@@ -30,8 +31,10 @@ class Padding:
         # The last mask is only a short cut within one forward pass, and a weak reference cannot be pickled.
         return {"columns": self.columns, "_last_mask": None, "_last_place": None, "_last_new": None}
 
-    def observe(self, mask: torch.Tensor | None, batch: int, past: int, queries: int) -> torch.Tensor | None:
-        """Return which of the new columns are real tokens, bool `[B, queries]` on the CPU, or None for all.
+    def observe(
+        self, mask: torch.Tensor | None, batch: int, past: int, queries: int, width: int | None = None
+    ) -> torch.Tensor | None:
+        """Return which of the new columns are tokens, bool `[B, queries]` on the CPU, or None for all.
 
         All layers of a forward pass see the same mask; it is read once, by the first.
 
@@ -41,10 +44,11 @@ class Padding:
             batch: rows.
             past: columns stored before this forward.
             queries: new columns.
+            width: columns that the mask may have instead of `past + queries`: those of a static cache.
 
         Raises:
-            UnsupportedMaskError: if the mask hides more than the future and padding, or changes its mind about a
-                column that is stored already.
+            UnsupportedMaskError: if, behind stored columns, the mask hides more than the future and padding, or a
+                stored column that was shown, or shows one that was hidden.
         """
         if mask is None:
             if self.columns is not None:
@@ -55,53 +59,56 @@ class Padding:
             return None
         if self._last_mask is not None and self._last_mask() is mask and self._last_place == (past, queries):
             return self._last_new
-        new = self._read(mask, batch, past, queries)
+        new = self._read(mask, batch, past, queries, width)
         self._last_mask, self._last_place, self._last_new = weakref.ref(mask), (past, queries), new
         return new
 
-    def _read(self, mask: torch.Tensor, batch: int, past: int, queries: int) -> torch.Tensor | None:
-        if mask.dim() != 4 or mask.shape[1] != 1 or mask.shape[2] != queries or mask.shape[3] < past + queries:
+    def _read(self, mask: torch.Tensor, batch: int, past: int, queries: int, width: int | None) -> torch.Tensor | None:
+        widths = past + queries, width
+        if mask.shape[1:-1] != (1, queries) or mask.shape[0] not in (1, batch) or mask.shape[-1] not in widths:
             raise UnsupportedMaskError(
                 f"The attention mask has shape {tuple(mask.shape)}; the vecinfer cache needs "
-                f"[batch, 1, {queries}, {past + queries}]."
+                f"[{batch}, 1, {queries}, {past + queries}]."
             )
         attend = mask if mask.dtype == torch.bool else mask == 0
         attend = attend[:, 0, :, : past + queries]
         # The last query is after every column, so what it does not see is padding.
-        real = attend[:, -1]
+        valid = attend[:, -1]
         self.columns = self.columns_until(past)
         causal = torch.ones(queries, past + queries, dtype=torch.bool, device=mask.device).tril(past)
-        expected = real.unsqueeze(1) & causal
-        # A padding query's own row may hold anything in a first forward, which attends by the mask itself. Later it
-        # must look like padding: what looks like a token (of a tree, of a packed sequence) would be answered wrongly.
-        wrong = attend != expected
-        answered = real[:, past:]
-        if past:
-            answered = answered | (wrong.any(2) & (attend != attend[:, :, :1]).any(2))
-        wrong = wrong & answered.unsqueeze(2)
-        history = self.columns
-        if history is None:
-            changed = ~real[:, :past]
-        else:
-            changed = real[:, :past] != history.to(real.device)
-        if bool(wrong.any()) or bool(changed.any()):
+        wrong = attend != valid.unsqueeze(1) & causal
+        # A padding query sees all or nothing; one that sees something else looks like a token (of a tree, of another
+        # text in the same row).
+        answered = valid[:, past:] | (wrong.any(2) & (attend != attend[:, :, :1]).any(2))
+        is_causal = not bool((wrong & answered.unsqueeze(2)).any())
+        if not is_causal and past:
             raise UnsupportedMaskError(
-                "The attention mask is not causal attention over each row's real tokens (packed sequences, "
-                "bidirectional spans, or a stored column that was hidden or shown later). The vecinfer cache cannot "
-                "honour it; use the stock cache for this call."
+                "The attention mask is not causal attention over each row's tokens (bidirectional spans of an image, "
+                "packed texts or branches behind stored tokens). The vecinfer cache can honour such a mask in its "
+                "first call only; give the whole prompt in one call, or use the default cache."
             )
-        real = real.cpu().expand(batch, -1)
-        if bool(real.all()):
+        if not is_causal:
+            # The first call attends by the mask itself; only which columns are padding is remembered.
+            valid = valid | (attend & ~attend.all(2, keepdim=True)).any(1)
+        history = self.columns
+        changed = ~valid[:, :past] if history is None else valid[:, :past] != history.to(valid.device)
+        if bool(changed.any()):
+            raise UnsupportedMaskError(
+                "The attention mask hides or shows a column otherwise than earlier calls did. The vecinfer cache "
+                "stores each token once for all later calls; use the default cache for this call."
+            )
+        valid = valid.cpu().expand(batch, -1)
+        if bool(valid.all()):
             self.columns = None
             return None
-        self.columns = real
-        new = real[:, past:]
+        self.columns = valid
+        new = valid[:, past:]
         return None if bool(new.all()) else new
 
     def columns_until(self, end: int) -> torch.Tensor | None:
-        """Return which of the first `end` columns are real, bool `[B, end]`, or None for all.
+        """Return which of the first `end` columns are tokens, bool `[B, end]`, or None for all.
 
-        A compiled decode step does not report its columns: it has no padding, so what is missing here is real.
+        A compiled decode step does not report its columns: it has no padding, so what is missing here are tokens.
         """
         if self.columns is None:
             return None

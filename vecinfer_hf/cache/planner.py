@@ -15,14 +15,7 @@ from transformers.cache_utils import DynamicCache, DynamicSlidingWindowLayer
 
 from ..codebook.sizes import bytes_per_token, layer_nbytes
 from ..codebook.tensors import SMOOTH_SCALE, LayerForm, SideForm
-from ..model_info import (
-    HeadShape,
-    full_attention_layers,
-    head_dim,
-    num_key_value_heads,
-    text_config,
-    unsupported_reason,
-)
+from ..model_info import head_shape, head_shapes, text_config, unsupported_reason
 from ..quantization.formats import CodeFormat, mean_bits
 from .sinks import CANDIDATES
 
@@ -66,20 +59,18 @@ def weight_bytes(config: PreTrainedConfig, dtype: torch.dtype) -> int:
 
 def _sliding_bytes(config: PreTrainedConfig, dtype: torch.dtype) -> int:
     inner = text_config(config)
-    windows = [
-        layer.sliding_window
-        for layer in DynamicCache(config=inner).layers
-        if isinstance(layer, DynamicSlidingWindowLayer)
-    ]
-    # A sliding layer keeps one token less than its window.
-    return sum(2 * (window - 1) * num_key_value_heads(inner) * head_dim(inner) * dtype.itemsize for window in windows)
+    total = 0
+    for layer, own in zip(DynamicCache(config=inner).layers, inner.per_layer_config, strict=True):
+        if isinstance(layer, DynamicSlidingWindowLayer):
+            # A sliding layer keeps one token less than its window.
+            total += (layer.sliding_window - 1) * head_shape(own).elements * dtype.itemsize
+    return total
 
 
 def stock_plan(config: PreTrainedConfig, dtype: torch.dtype) -> CachePlan:
     """Return the sizes of the stock cache of a model with this config."""
-    inner = text_config(config)
-    per_layer = 2 * num_key_value_heads(inner) * head_dim(inner) * dtype.itemsize
-    return CachePlan("stock", per_layer * len(full_attention_layers(config)), _sliding_bytes(config, dtype), 0)
+    per_token = sum(shape.elements for shape in head_shapes(config).values()) * dtype.itemsize
+    return CachePlan("stock", per_token, _sliding_bytes(config, dtype), 0)
 
 
 def vecinfer_plan(
@@ -104,18 +95,18 @@ def vecinfer_plan(
     reason = unsupported_reason(config)
     if reason:
         raise ValueError(f"No VecInfer cache for this model: {reason}.")
-    inner = text_config(config)
-    heads, dim = num_key_value_heads(inner), head_dim(inner)
-    shape = HeadShape(heads, dim, dim)
-    per_token = sum(bytes_per_token(shape, pair) for pair in formats)
-    exact = 2 * heads * dim * dtype.itemsize * (residual_length + sink_length) * len(formats)
+    shapes = list(head_shapes(config).values())
+    layers = list(zip(shapes, formats, strict=True))
+    per_token = sum(bytes_per_token(shape, pair) for shape, pair in layers)
+    exact = sum(shape.elements for shape in shapes) * dtype.itemsize * (residual_length + sink_length)
     # Two lengths of four bytes, and as many for each place of the sinks' order.
-    lengths = 4 * (2 + (heads * (sink_length + CANDIDATES) if sink_length else 0)) * len(formats)
+    places = sink_length + CANDIDATES if sink_length else 0
+    lengths = sum(4 * (2 + shape.num_key_value_heads * places) for shape in shapes)
     # The exact tokens are not coded as well.
     per_sequence = exact + lengths - int(per_token * (residual_length + sink_length))
     codebooks = sum(
         layer_nbytes(shape, LayerForm(SideForm(key, SMOOTH_SCALE, False), SideForm(value, None, False)))
-        for key, value in formats
+        for shape, (key, value) in layers
     )
     bits = mean_bits(formats).bits_per_element
     return CachePlan(f"{bits:g} bits", per_token, per_sequence + _sliding_bytes(config, dtype), codebooks)

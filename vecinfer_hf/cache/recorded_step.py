@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import torch
+from transformers.cache_utils import DummyLayer
 
 from ..ops.placement import window_span
 from .cache import VecInferCache
@@ -24,12 +25,18 @@ ROOM = 512
 """Tokens of each row for which a recording makes room: few bytes as codes, and rare new recordings."""
 
 
+def layers_not_recorded(cache: VecInferCache) -> list[int]:
+    """Return the indices of the layers that keep a decode step from being recorded: those that hold no codes."""
+    kinds = VecInferLayer, DummyLayer
+    return [index for index, layer in enumerate(cache.layers) if type(layer) not in kinds]
+
+
 def recording_problem(cache: VecInferCache) -> str | None:
     """Return why decode steps with `cache` cannot be recorded now, or None if they can."""
-    layers = cache.layers
-    others = [index for index, layer in enumerate(layers) if type(layer) is not VecInferLayer]
+    others = layers_not_recorded(cache)
     if others:
         return f"layers {others} have no growing cache of codes"
+    layers = cache.quantized_layers
     if not layers or not all(layer.is_initialized for layer in layers):
         return "the cache is empty"
     if not all(layer.fits_window(1) for layer in layers):
@@ -56,7 +63,7 @@ class RecordedStep:
 
     def __init__(self, cache: VecInferCache):
         self.cache = cache
-        self.layers: list[VecInferLayer] = list(cache.layers)
+        self.layers = cache.quantized_layers
         for layer in self.layers:
             with ordinary_tensors():
                 layer.storage.reserve([ROOM] * layer.storage.batch_size, layer.storage.lengths())
@@ -75,6 +82,8 @@ class RecordedStep:
     def recording(self) -> Iterator[None]:
         """Let all layers store and attend by the lengths on the device, and leave those on the host as they are."""
         self.cache.forward_pass.recorded_columns = self.columns
+        for layer in self.layers:
+            layer.readers_answered = 0
         try:
             yield
         finally:

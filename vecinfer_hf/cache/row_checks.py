@@ -7,7 +7,7 @@ from __future__ import annotations
 import operator
 
 import torch
-from transformers.cache_utils import CacheLayerMixin
+from transformers.cache_utils import CacheLayerMixin, LinearAttentionCacheLayerMixin
 
 from ..errors import UnsupportedCallError
 
@@ -31,15 +31,45 @@ def check_crop(tokens_to_remove: int) -> int:
 
 def check_layer_crop(layer: CacheLayerMixin, index: int, tokens_to_remove: int) -> None:
     """Raise UnsupportedCallError if layer `index` cannot lose that many columns."""
-    if tokens_to_remove == 0 or hasattr(layer, "storage") or getattr(layer, "record_past", False):
+    if tokens_to_remove == 0:
         return
-    window = getattr(layer, "sliding_window", None)
-    if not layer.is_croppable or (window is not None and int(layer.get_seq_length()) >= window):
+    if isinstance(layer, LinearAttentionCacheLayerMixin):
+        _check_state_crop(layer, index, -tokens_to_remove)
+    if hasattr(layer, "storage"):
+        return
+    window, length = getattr(layer, "sliding_window", None), int(layer.get_seq_length())
+    kept = layer.is_croppable
+    if kept and window is not None:
+        if getattr(layer, "record_past", False):
+            # An earlier crop may have left no more than the window.
+            left = length + tokens_to_remove
+            kept = layer.keys.shape[2] + tokens_to_remove >= min(left, window - 1)
+        else:
+            kept = length < window
+    if not kept:
         raise UnsupportedCallError(
             f"Layer {index} ({type(layer).__name__}) does not keep what {-tokens_to_remove} removed columns were "
             "computed from, so it cannot be cropped. Call cache.reset(), or cache.activate_past_recording() before "
-            "the calls that may have to be taken back."
+            "the calls that may have to be taken back, and crop once after them."
         )
+
+
+def _check_state_crop(layer: LinearAttentionCacheLayerMixin, index: int, count: int) -> None:
+    """Raise UnsupportedCallError unless layer `index` has recorded its state before the last `count` columns."""
+    if any(layer.is_recurrent_states_initialized.values()):
+        raise UnsupportedCallError(
+            f"Layer {index} ({type(layer).__name__}) has a recurrent state, which cannot go back by {count} tokens, "
+            "so the cache cannot be cropped. Call cache.reset(), or keep a copy.deepcopy of the cache."
+        )
+    for state, states in layer.conv_states.items():
+        if states is not None and not (
+            layer.record_past and states.shape[-1] - count >= layer.conv_kernel_size[state]
+        ):
+            raise UnsupportedCallError(
+                f"Layer {index} ({type(layer).__name__}) has a convolution state that was not recorded before the "
+                f"last {count} tokens, so the cache cannot be cropped. Call cache.reset(), or "
+                "cache.activate_past_recording() before the calls that may have to be taken back."
+            )
 
 
 def check_repeats(repeats: int) -> int:

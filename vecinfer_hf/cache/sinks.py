@@ -37,6 +37,29 @@ class Piece(NamedTuple):
     counts: list[int]
 
 
+def valid_piece(key_states: torch.Tensor, value_states: torch.Tensor, valid: torch.Tensor | None) -> Piece:
+    """Return the tokens of each row as one run; padding between tokens is moved behind them.
+
+    Args:
+        key_states: `[B, Hkv, T, Dk]`.
+        value_states: `[B, Hkv, T, Dv]`.
+        valid: bool `[B, T]` on the CPU, or None for all.
+    """
+    batch, tokens = key_states.shape[0], key_states.shape[2]
+    if valid is None:
+        return Piece(key_states, value_states, [0] * batch, [tokens] * batch)
+    counts = valid.sum(1).tolist()
+    first = [int(row.argmax()) if count else 0 for row, count in zip(valid.int(), counts, strict=True)]
+    if all(row[start : start + count].all() for row, start, count in zip(valid, first, counts, strict=True)):
+        return Piece(key_states, value_states, first, counts)
+    order = to_device((~valid).int().argsort(dim=1, stable=True), key_states.device)[:, None, :, None]
+    keys, values = (
+        states.gather(2, order.expand(-1, states.shape[1], -1, states.shape[3]))
+        for states in (key_states, value_states)
+    )
+    return Piece(keys, values, [0] * batch, counts)
+
+
 class SinkOrder:
     """In which order the first tokens of each row and head are stored: the sinks, then the others as they were.
 
@@ -62,13 +85,8 @@ class SinkOrder:
         """Bytes of the order."""
         return 0 if self.order is None else self.order.nbytes
 
-    def sinks_first(self, piece: Piece, keep: torch.Tensor | None = None) -> list[Piece]:
-        """Return the first tokens of empty rows with the sinks in front, and the rest as it is.
-
-        Args:
-            piece: the first tokens of empty rows.
-            keep: int64 `[B, Hkv, S]`, tokens that are chosen whatever their values, or None.
-        """
+    def sinks_first(self, piece: Piece) -> list[Piece]:
+        """Return the first tokens of empty rows with the sinks in front, and the rest as it is."""
         keys, values, first, counts = piece
         if self.sink_choice == FIRST or not max(counts) > self.sink_length > 0:
             return [piece]
@@ -81,7 +99,7 @@ class SinkOrder:
             states.gather(2, place.expand(*values.shape[:2], -1, states.shape[3])) for states in (keys, values)
         )
         own = to_device(counts, keys.device) if min(counts) < tokens else None
-        order = sinks_to_front(choose_sinks(head_values, self.sink_length, self.sink_choice, own, keep))
+        order = sinks_to_front(choose_sinks(head_values, self.sink_length, self.sink_choice, own))
         self.order = order.to(torch.int32)
         self.ordered = covered = [min(count, tokens) for count in counts]
         head_keys, head_values = (
@@ -106,6 +124,42 @@ class SinkOrder:
         index = self.order[:, :, : states.shape[2] - 1].long().unsqueeze(-1).expand(-1, -1, -1, states.shape[3])
         states.scatter_(2, index, states[:, :, : index.shape[2]].clone())
 
+    def crop(self, rows: list[int], left: list[int], quantized: list[int], values: torch.Tensor) -> torch.Tensor:
+        """Cut the order of some rows, and give the places of sinks that are cut off to other tokens.
+
+        Exact tokens come first, those with the smallest values before others; where none is left, the last coded ones.
+        Coded tokens that remain codes therefore keep their places.
+
+        Args:
+            rows: `R` rows.
+            left: tokens that each of them keeps, fewer than the order covers.
+            quantized: coded tokens of each of them before the crop.
+            values: `[R, Hkv, n, Dv]`, what is stored at their first `n` places.
+
+        Returns:
+            int64 `[R, Hkv, n]`, the place where each place's token was.
+        """
+        places = values.shape[2]
+        place = torch.arange(places, device=values.device)
+        index = to_device(rows, values.device)
+        order = self.order[index, :, :places].long()
+        end, coded = (to_device(each, values.device)[:, None, None] for each in (left, quantized))
+        # 0 for sinks, 1 for exact tokens, 2 for coded ones, 3 for what is cut off.
+        kind = (place >= self.sink_length).long() + ((place >= self.sink_length) & (place < self.sink_length + coded))
+        kind = kind.expand_as(order).masked_fill(order >= end, 3)
+        rank = torch.where(kind == 1, _size(values), -place.float())
+        candidates = rank.argsort(dim=-1, stable=True)
+        candidates = candidates.gather(2, kind.gather(2, candidates).argsort(dim=-1, stable=True))
+        sinks = torch.zeros_like(kind).scatter_(2, candidates[:, :, : self.sink_length], 1).bool() & (kind < 3)
+        source = torch.where(sinks, 0, torch.where(kind < 3, 1, 2)).argsort(dim=-1, stable=True)
+        whole = torch.arange(self.order.shape[2], dtype=torch.int32, device=values.device)
+        whole = whole.expand(len(rows), order.shape[1], -1).clone()
+        whole[:, :, :places] = torch.where(place < end, order.gather(2, source), place).int()
+        self.order = self.order.index_copy(0, index, whole)
+        for row, count in zip(rows, left, strict=True):
+            self.ordered[row] = count
+        return source
+
     def select(self, rows: list[int], indices: torch.Tensor) -> None:
         """Keep the rows `indices` int64 `[n]`, which are the host's `rows`."""
         if self.order is not None:
@@ -118,7 +172,6 @@ def choose_sinks(
     sink_length: int,
     sink_choice: str = SMALL_VALUES,
     counts: torch.Tensor | None = None,
-    keep: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """Return which of a row's first tokens become sinks, bool `[B, Hkv, n]`, `n = min(T, sink_length + 64)`.
 
@@ -129,22 +182,23 @@ def choose_sinks(
         sink_length: tokens to choose.
         sink_choice: "small_values" for those with the smallest values, "first" for the first ones.
         counts: int64 `[B]` on the device of `values`, the tokens of each row; default all.
-        keep: int64 `[B, Hkv, S]`, tokens that are chosen whatever their values, as far as they exist.
     """
     candidates = values[:, :, : sink_length + CANDIDATES]
     batch, heads, tokens, _ = candidates.shape
     place = torch.arange(tokens, device=values.device)
     if sink_choice == FIRST:
         return (place < sink_length).expand(batch, heads, -1)
-    # NaN and Inf count as large; earlier places win a tie.
-    size = candidates.float().square().sum(-1).nan_to_num(torch.inf, torch.inf)
-    if keep is not None:
-        kept = size.new_zeros(batch, heads, tokens + 1).scatter_(2, keep.clamp_max(tokens), 1)
-        size = size.masked_fill(kept[:, :, :tokens].bool(), -1)
+    size = _size(candidates)
     if counts is not None:
         size = size.masked_fill(place >= counts[:, None, None], torch.inf)
+    # Earlier places win a tie.
     chosen = size.argsort(dim=-1, stable=True)[..., :sink_length]
     return torch.zeros_like(size, dtype=torch.bool).scatter_(2, chosen, True)
+
+
+def _size(values: torch.Tensor) -> torch.Tensor:
+    """Return the squared length of `values` `[..., D]`, float32; NaN and Inf count as large."""
+    return values.float().square().sum(-1).nan_to_num(torch.inf, torch.inf)
 
 
 def sinks_to_front(chosen: torch.Tensor) -> torch.Tensor:

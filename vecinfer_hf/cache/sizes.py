@@ -7,6 +7,7 @@ from __future__ import annotations
 import torch
 
 from ..codebook.sizes import bytes_per_token
+from .default_layers import held_tensors
 from .layer import VecInferLayer
 
 
@@ -21,8 +22,7 @@ class CacheSizes:
             if isinstance(layer, VecInferLayer):
                 total += layer.nbytes
             else:
-                tensors = (value for value in vars(layer).values() if isinstance(value, torch.Tensor))
-                total += sum(tensor.untyped_storage().nbytes() for tensor in tensors)
+                total += sum(tensor.untyped_storage().nbytes() for tensor in held_tensors(layer))
         return total
 
     @property
@@ -46,10 +46,9 @@ class CacheSizes:
             if isinstance(layer, VecInferLayer) and layer.is_initialized:
                 heads, *sizes = layer.codebook.head_shape(layer.layer_idx)
                 elements = layer.storage.batch_size * heads * sum(sizes) * int(layer.cumulative_length)
-                total += elements * (dtype or layer.dtype).itemsize
+                total += elements * (dtype or layer.dtype).itemsize + getattr(layer, "state_nbytes", 0)
             elif not isinstance(layer, VecInferLayer):
-                tensors = (value for value in vars(layer).values() if isinstance(value, torch.Tensor))
-                total += sum(tensor.nbytes for tensor in tensors)
+                total += sum(tensor.nbytes for tensor in held_tensors(layer))
         return total
 
     @property

@@ -58,7 +58,8 @@ class VecInferStaticLayer(VecInferLayer):
         """
         if not (torch.compiler.is_compiling() and query.shape[2] == 1 and self.fits_window(1)):
             return super().attend(module, query, key_states, value_states, attention_mask, *options)
-        self.cumulative_length.add_(1)
+        if self.readers_answered == 0:
+            self.cumulative_length.add_(1)
         return self.store_and_attend(query, key_states, value_states, *options)
 
     def check_room(self, before: Lengths, tokens: int) -> None:

@@ -205,14 +205,14 @@ class GrowingStorage:
         return cache_blocks(self.buffers, dequantize, most_codes)
 
     def read(self, blocks: Iterator[Block], longest: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return keys and values `[B, Hkv, longest + 1, D]` by the place they are stored at; the last one is spare."""
+        """Return keys and values `[B, Hkv, longest + 1, D]` of the first places; the last one is spare."""
         states = [
             torch.zeros(*sinks.shape[:2], longest + 1, sinks.shape[3], dtype=sinks.dtype, device=sinks.device)
             for sinks in (self.buffers.sink_keys, self.buffers.sink_values)
         ]
         for block in blocks:
-            # Empty places have index -1: they land in the spare last token.
-            index = torch.where(block.token_index < 0, longest, block.token_index)
+            # Empty places, of index -1, and those behind the longest land in the spare last token.
+            index = block.token_index.masked_fill(block.token_index < 0, longest).clamp_max(longest)
             index = index.expand(self.batch_size, -1)[:, None, :, None]
             for whole, part in zip(states, block[:2], strict=True):
                 whole.scatter_(2, index.expand_as(part), part.to(whole.dtype))
@@ -222,6 +222,27 @@ class GrowingStorage:
         """Keep the first `left[b]` tokens of each row. Codes stay codes, so the exact window may be shorter."""
         most = [max(tokens - self.sink_length, 0) for tokens in left]
         self._write_lengths(left, [min(pair) for pair in zip(before[1], most, strict=True)])
+
+    def rewrite(
+        self, rows: list[int], states: tuple[torch.Tensor, torch.Tensor], left: list[int], quantized: list[int]
+    ) -> None:
+        """Write the sinks and the window of some rows anew; codes and lengths stay as they are.
+
+        Args:
+            rows: `R` rows.
+            states: keys and values `[R, Hkv, n, D]`, what the first `n` places are to hold.
+            left: tokens of each of the rows.
+            quantized: coded tokens of each of them.
+        """
+        for number, (row, tokens, coded) in enumerate(zip(rows, left, quantized, strict=True)):
+            end, slots = tokens - self.sink_length, self.buffers.ring_keys.shape[2]
+            for side, sinks, ring in zip(states, self.buffers[1:3], self.buffers[3:5], strict=True):
+                some = side[number, :, : self.sink_length]
+                sinks[row, :, : some.shape[1]] = some
+                if end > coded:
+                    places = torch.arange(coded, end, device=side.device) % slots
+                    recent = side[number, :, self.sink_length + coded : self.sink_length + end]
+                    ring[row].index_copy_(1, places, recent)
 
     def select(self, rows: list[int], indices: torch.Tensor) -> None:
         """Keep the rows `indices` int64 `[n]`, which are the host's `rows`, in that order."""

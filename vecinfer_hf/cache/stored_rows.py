@@ -16,6 +16,7 @@ from ..attention.masks import NO_OFFSET
 from ..codebook.codebook import Codebook
 from ..ops.backend import Backend, backend
 from ..ops.blockwise import Block
+from ..ops.to_device import to_device
 from ..ops.types import CacheBuffers, LayerCodebook
 from .forward_pass import ForwardPass, Lengths
 from .row_checks import check_crop, check_repeats, row_numbers
@@ -169,8 +170,8 @@ class StoredRows(CacheLayerMixin):
     def crop(self, tokens_to_remove: int) -> None:
         """Remove the last `|tokens_to_remove|` columns.
 
-        Lengths move, codes stay codes: after a crop the exact window is shorter until it has filled again. Only a crop
-        into the first tokens, among which sinks were chosen, stores what is left anew with the same sinks.
+        Lengths move, codes stay codes: after a crop the exact window is shorter until it has filled again. A crop into
+        the first tokens, among which sinks were chosen, replaces the sinks that it cuts off; see `SinkOrder.crop`.
 
         Args:
             tokens_to_remove: 0 or negative.
@@ -186,10 +187,9 @@ class StoredRows(CacheLayerMixin):
         columns = max(before.columns + tokens_to_remove, 0)
         removed = self.forward_pass.padding.valid_tokens(columns, before.columns, len(before.tokens))
         left = [tokens - count for tokens, count in zip(before.tokens, removed, strict=True)]
-        covered = self.sinks.ordered
-        if any(left) and covered and any(mine < own for mine, own in zip(left, covered, strict=True)):
-            self._store_again(before, columns, left)
-            return
+        cut = [row for row, count in enumerate(self.sinks.ordered) if left[row] < count]
+        if any(left) and cut:
+            self._replace_sinks(cut, left, before)
         self._keep(columns, left, before)
 
     def _keep(self, columns: int, left: list[int], before: Lengths) -> None:
@@ -202,29 +202,22 @@ class StoredRows(CacheLayerMixin):
     def _set_columns(self, columns: int) -> None:
         self.cumulative_length = columns
 
-    def _store_again(self, before: Lengths, columns: int, left: list[int]) -> None:
-        """Keep the first `columns` columns by storing their tokens anew, since sinks may come from behind them."""
-        covered = [min(pair) for pair in zip(before.tokens, self.sinks.ordered, strict=True)]
-        # Tokens behind the candidates go the ordinary way, so that little has to be read.
-        self.storage.crop(covered, (before.tokens, before.quantized))
-        longest = max(covered)
-        states = self.storage.read(self.blocks(self.read_lengths()), longest)
-        with ordinary_tensors():
-            for side in states:
-                self.sinks.text_order(side)
-        chosen = self.sinks.order[:, :, : self.sink_length].long()
-        self.storage.crop([0] * len(left), (covered, [0] * len(left)))
-        self.sinks.clear()
+    def _replace_sinks(self, rows: list[int], left: list[int], before: Lengths) -> None:
+        """Give the places of sinks that a crop to `left[b]` tokens cuts off to other tokens, in the rows `rows`."""
+        kept, coded = [left[row] for row in rows], [before.quantized[row] for row in rows]
+        places = max(self.sinks.ordered[row] for row in rows)
+        first = before._replace(quantized=[min(count, places) for count in before.quantized])
         try:
-            self._store_rows(*(side[:, :, : max(left)] for side in states), left, chosen)
+            with ordinary_tensors():
+                states = self.storage.read(self.blocks(first), places)
+                index = to_device(rows, self.device)
+                states = [side[index, :, :places] for side in states]
+                source = self.sinks.crop(rows, kept, coded, states[1]).unsqueeze(-1)
+                states = [side.gather(2, source.expand(-1, -1, -1, side.shape[3])) for side in states]
+                self.storage.rewrite(rows, states, kept, coded)
         except BaseException:
-            self.reset()  # nothing of the row is left that could be told from anything else
+            self.reset()  # some sinks may be overwritten already
             raise
-        self._set_columns(columns)
-
-    def _store_rows(self, keys: torch.Tensor, values: torch.Tensor, counts: list[int], chosen: torch.Tensor) -> None:
-        """Store the first `counts[b]` tokens of each row of `[B, Hkv, T, D]`, with the `chosen` sinks."""
-        raise NotImplementedError
 
     def reorder_cache(self, beam_idx: torch.LongTensor) -> None:
         """Keep the rows `beam_idx`, in that order, for beam search."""

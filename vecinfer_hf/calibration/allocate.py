@@ -13,6 +13,7 @@ import torch
 from transformers import PreTrainedModel
 
 from ..config import SMALL_VALUES
+from ..distributed.heads import head_shard
 from ..errors import ConfigError
 from ..ops.types import LayerCodebook
 from .fake_quantization import LayerFakeQuantizer, fake_quantized_states
@@ -52,11 +53,13 @@ def measure_sensitivity(
         One dict per measurement: layer, side ("key" or "value"), bits, kl (nats per token).
     """
     full_precision = full_precision_states(model, windows, batch_size)
+    shard = head_shard(model)
     rows = []
     for bits, codebooks in candidates.items():
         for index, codebook in codebooks.items():
             for side in sides:
-                layers = {index: LayerFakeQuantizer(codebook, (side,)).to(model.device).requires_grad_(False)}
+                own = codebook.heads(shard.of(codebook.num_heads))
+                layers = {index: LayerFakeQuantizer(own, (side,)).to(model.device).requires_grad_(False)}
                 loss = quantization_loss(
                     model,
                     layers,

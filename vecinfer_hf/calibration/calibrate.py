@@ -17,6 +17,7 @@ from transformers import PreTrainedModel
 
 from ..calibration_config import CalibrationConfig
 from ..codebook.codebook import Codebook
+from ..distributed.heads import head_shard
 from ..model_info import model_identity
 from ..version import __version__
 from . import steps
@@ -56,6 +57,9 @@ def calibrate(
     `config.num_tokens` and needs a tokenizer and windows of 512 tokens or more; `config.separator_fraction` needs a
     tokenizer with special tokens.
 
+    Under tensor parallelism all processes call this together with the same arguments, and each returns the codebook of
+    all heads; one of them saves it.
+
     Args:
         model: a decoder-only model whose attention goes through transformers' attention interface, also inside a PEFT
             model; left as it was.
@@ -65,7 +69,7 @@ def calibrate(
         texts: a text, several, or name -> text; also token ids. Names are recorded in the provenance.
         config: how to make it; None for the defaults.
         tokenizer: the tokenizer by name, if it is not the second argument.
-        progress: show progress bars on standard error.
+        progress: show progress bars on standard error, those of one process.
 
     Returns:
         A `Codebook`. Its config is the one given, with the recipe and the fractions that were really used, so that
@@ -89,7 +93,7 @@ def calibrate(
     text = mixed_text(model, windows, tokenizer, config)
     check_lengths(model, text, config)
     config = replace(config, retrieval_fraction=text.retrieval_fraction, separator_fraction=text.separator_fraction)
-    with evaluation_mode(model), progress_bars(progress) as bar:
+    with evaluation_mode(model), progress_bars(progress and head_shard(model).rank == 0) as bar:
         states = steps.record(model, text, indices, config, bar)
         sensitivity: dict[str, Any] = {}
         if config.allocate is None:

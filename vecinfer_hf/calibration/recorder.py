@@ -9,10 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 from transformers import PreTrainedModel
 
+from ..distributed.heads import gather_heads, head_shard, process_group
 from ..errors import ConfigError, UnsupportedModelError
 from .attention import attention_function, plain_attention, run_body
 
@@ -36,6 +38,9 @@ class LayerStates:
     def side(self, side: int) -> torch.Tensor:
         """Return the keys for side 0, the values for side 1."""
         return self.values if side else self.keys
+
+
+States = TypeVar("States", bound=LayerStates)
 
 
 @torch.no_grad()
@@ -127,6 +132,19 @@ def check_recorded(model: PreTrainedModel, layer_indices: Iterable[int], states:
             f"Layers {missing} of {type(model).__name__} never called their attention through transformers' attention "
             "interface; this model is not supported."
         )
+
+
+def of_all_heads(model: PreTrainedModel, states: Mapping[int, States]) -> dict[int, States]:
+    """Return the states of all heads of each layer from those of every process's own; every tensor has heads first."""
+    shard, group = head_shard(model), process_group(model)
+    if shard.size == 1:
+        return dict(states)
+    return {
+        index: type(own)(
+            **{name: gather_heads(tensor, shard, model.device, group) for name, tensor in vars(own).items()}
+        )
+        for index, own in states.items()
+    }
 
 
 def sample_tokens(count: int, eligible: int, num_samples: int, generator: torch.Generator) -> list[torch.Tensor]:

@@ -10,11 +10,14 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from transformers import PreTrainedModel
 
 from ..config import SMALL_VALUES
+from ..distributed.heads import HeadShard, gather_heads, head_shard, process_group
+from ..errors import ConfigError
 from ..ops.types import LayerCodebook
 from ..quantization.fake_quant import FakeQuantizer
 from .attention import attention_function, plain_attention, run_body, shifted_positions
@@ -66,15 +69,19 @@ def refine(
     Returns:
         The refined codebooks. On a CPU the same seed gives the same bits; on a GPU sums may differ in the last bits.
     """
-    device = model.device
-    layers = {index: LayerFakeQuantizer(codebook).to(device) for index, codebook in codebooks.items()}
+    device, shard = model.device, head_shard(model)
+    if shard.size > 1 and max_seconds is not None:
+        raise ConfigError(f"max_seconds={max_seconds} would stop each process at another step; give num_steps only.")
+    layers, parameters = {}, []
+    for index, codebook in codebooks.items():
+        layer = layers[index] = LayerFakeQuantizer(codebook.heads(shard.of(codebook.num_heads))).to(device)
+        # Step sizes come from all heads, whichever of them this process has.
+        whole = LayerFakeQuantizer(codebook).to(device)
+        for own, side in ((layer.key, whole.key), (layer.value, whole.value)):
+            for name, parameter in own.named_parameters():
+                parameters.append({"params": [parameter], "unit": _step_unit(side, name)})
     optimizer = torch.optim.Adam(
-        [
-            {"params": [parameter], "unit": _step_unit(side, name)}
-            for layer in layers.values()
-            for side in (layer.key, layer.value)
-            for name, parameter in side.named_parameters()
-        ],
+        parameters,
         lr=0.0,
         betas=(0.9, 0.98),
     )
@@ -109,7 +116,13 @@ def refine(
             optimizer.step()
             if progress is not None:
                 progress(kl.item())
-    return {index: layer.to_codebook() for index, layer in layers.items()}
+    group = process_group(model)
+    return {index: _of_all_heads(layer.to_codebook(), shard, device, group) for index, layer in layers.items()}
+
+
+def _of_all_heads(own: LayerCodebook, shard: HeadShard, device: torch.device, group: Any) -> LayerCodebook:
+    """Return a layer's codebook for all heads from those of every process's own."""
+    return LayerCodebook(*(None if tensor is None else gather_heads(tensor, shard, device, group) for tensor in own))
 
 
 @torch.no_grad()

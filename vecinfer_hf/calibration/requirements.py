@@ -17,6 +17,7 @@ from transformers.utils import logging
 
 from ..calibration_config import CANDIDATE_BITS, CalibrationConfig
 from ..config import VecInferConfig
+from ..distributed.heads import head_shard
 from ..errors import ConfigError, UnsupportedModelError
 from ..model_info import full_attention_layers, head_shapes, text_config, unsupported_model_reason
 from ..quantization.formats import parse_format
@@ -68,6 +69,8 @@ def calibratable_model(model: Any, config: CalibrationConfig) -> tuple[PreTraine
         reason = f"none of the layers of {text_config(model.config).model_type} has full attention"
     if reason:
         raise UnsupportedModelError(f"Cannot calibrate this model: {reason}.")
+    # Refuses a number of processes that cannot share the heads.
+    head_shard(model)
     formats = config.formats(len(indices))
     if config.allocate is not None:
         formats = [(parse_format(bits), parse_format(bits)) for bits in CANDIDATE_BITS]

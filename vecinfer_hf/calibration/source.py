@@ -23,6 +23,17 @@ from .special_tokens import bos_prefix
 
 
 _FORMS = "a text, a list of texts or a dictionary from name to text, or token ids (a list, a tensor, a BatchEncoding)"
+_MODEL_INPUTS = (
+    "attention_mask",
+    "inputs_embeds",
+    "label",
+    "labels",
+    "pixel_values",
+    "position_ids",
+    "special_tokens_mask",
+    "token_type_ids",
+)
+"""Names of what stands beside input_ids, and names no text."""
 
 
 class TokenText(NamedTuple):
@@ -94,6 +105,12 @@ def _named_texts(source: Any, tokenizer: Any) -> Iterator[TokenText]:
     if isinstance(source, str):
         yield _from_text("text", source, tokenizer)
     elif isinstance(source, Mapping) and "input_ids" not in source:
+        inputs = sorted(str(name) for name in source if name in _MODEL_INPUTS)
+        if inputs:
+            raise ConfigError(
+                f"A dictionary with {', '.join(inputs)} is a model's input without input_ids; add input_ids, or give "
+                f"{_FORMS}."
+            )
         for name, item in source.items():
             yield from _one(str(name), item, tokenizer)
     elif _is_collection(source) and not _is_ids(source):

@@ -21,7 +21,7 @@ from .allocate import allocate_bits, measure_sensitivity, mix_sides, predicted_s
 from .fit import fit_layers, layer_errors
 from .gradients import record_gradients
 from .mixture import TextMixture
-from .recorder import LayerStates, record_states
+from .recorder import LayerStates, of_all_heads, record_states
 from .refine import refine
 
 
@@ -38,14 +38,17 @@ _SENSITIVITY_TOKENS = 4096
 def record(
     model: PreTrainedModel, text: TextMixture, indices: Sequence[int], config: CalibrationConfig, bar: Bar
 ) -> dict[int, LayerStates]:
-    """Return what the recipe needs of each layer: keys, values and query statistics, for "default" also gradients."""
+    """Return what the recipe needs of each layer: keys, values and query statistics, for "default" also gradients.
+
+    All heads, also where the model runs on several processes that have some of them each.
+    """
     options = {"sink_length": config.sink_length, "num_samples": config.num_samples, "seed": config.seed}
     if config.recipe != "default":
         advance = bar("Reading text", text.windows.numel())
-        return record_states(model, text.all_windows(), indices, **options, progress=advance)
+        return of_all_heads(model, record_states(model, text.all_windows(), indices, **options, progress=advance))
     most = GRADIENT_TOKENS_CPU if model.device.type == "cpu" else GRADIENT_TOKENS
     windows = text.some_windows(max(1, most // text.windows.shape[1]))
-    return record_gradients(
+    states = record_gradients(
         model,
         windows,
         indices,
@@ -55,6 +58,7 @@ def record(
         max_position=_last_position(model, config, windows.shape[1]),
         progress=bar("Reading text", windows.numel()),
     )
+    return of_all_heads(model, states)
 
 
 def fit(

@@ -15,10 +15,11 @@ from ..errors import VecInferError
 from ..version import __version__
 from . import bench, calibrate, convert, doctor, evaluate, generate, hub, inspect, plan
 from .console import errors
+from .interruption import INTERRUPTED, SENTENCE
 
 
-BAD_INPUT, FAILED, INTERRUPTED = 2, 1, 130
-"""Exit codes: the input is refused; the work failed, or found nothing; Ctrl-C."""
+BAD_INPUT, FAILED = 2, 1
+"""Exit codes: the input is refused; the work failed, or found nothing."""
 _REFUSALS = (VecInferError, ValueError, OSError, ImportError)
 
 app = typer.Typer(
@@ -73,7 +74,11 @@ def run(command: typer.Typer, arguments: list[str] | None = None) -> None:
             stream.reconfigure(errors="backslashreplace")
     try:
         command(args=arguments)
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, SystemExit) as end:
+        # Typer turns Ctrl-C into an exit code.
+        if isinstance(end, SystemExit) and end.code != INTERRUPTED:
+            raise
+        print(SENTENCE, file=sys.stderr)
         sys.exit(INTERRUPTED)
     except Exception as error:
         if os.environ.get("VECINFER_TRACEBACK"):

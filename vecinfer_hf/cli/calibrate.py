@@ -105,7 +105,9 @@ def calibrate(
     sink_choice: Annotated[
         str, typer.Option(help=f"Which early tokens: {' or '.join(SINK_CHOICES)}.")
     ] = DEFAULT.sink_choice,
-    seed: Annotated[int, typer.Option(help="Seed; the same seed gives the same codebook.")] = DEFAULT.seed,
+    seed: Annotated[
+        int, typer.Option(help="Seed; results repeat on the same device and library versions.")
+    ] = DEFAULT.seed,
     dtype: Dtype = None,
     device: Device = None,
     as_json: AsJson = False,

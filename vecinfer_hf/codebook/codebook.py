@@ -16,6 +16,7 @@ from transformers import PreTrainedConfig
 from transformers.utils import logging
 
 from ..calibration_config import CalibrationConfig
+from ..distributed.heads import HeadShard
 from ..errors import CodebookError, ConfigError
 from ..model_info import HeadShape, ModelIdentity, check_identity, model_identity
 from ..ops.types import LayerCodebook
@@ -25,6 +26,7 @@ from .description import Description
 from .files import load_files
 from .locate import locate
 from .saving import save_files
+from .sharding import HeadSharding
 from .tensors import file_content
 
 
@@ -40,7 +42,7 @@ class LayerError(NamedTuple):
     value: float
 
 
-class Codebook:
+class Codebook(HeadSharding):
     """All layers' codebooks of one model.
 
     Args:
@@ -73,6 +75,7 @@ class Codebook:
         self.source: dict[str, str] | None = None
         """Name (and revision, subfolder) under which it was found, or None for one made in this process."""
         self._on_device: dict[tuple[int, torch.device], LayerCodebook] = {}
+        self._shards: dict[HeadShard, Codebook] = {}
         self._check_layers()
 
     def __deepcopy__(self, memo):
@@ -95,6 +98,8 @@ class Codebook:
         given = None if device is None else torch.device(device)
         for key in [key for key in self._on_device if given in (None, key[1])]:
             del self._on_device[key]
+        for shard in self._shards.values():
+            shard.free(device)
 
     def formats(self, index: int) -> tuple[CodeFormat, CodeFormat]:
         """Return the key and value format of layer `index`."""
@@ -238,7 +243,7 @@ class Codebook:
         if description.sha256 is not None:  # format 1 is read as it is
             codebook._check_config(f"{directory}: ")
         source = {"codebook": str(name), "revision": commit, "subfolder": subfolder}
-        codebook.source = {key: value for key, value in source.items() if value}
+        codebook.source = {key: str(value) for key, value in source.items() if value}
         return codebook
 
     def _check_layers(self) -> None:

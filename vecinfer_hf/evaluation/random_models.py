@@ -5,29 +5,24 @@
 from __future__ import annotations
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig, PreTrainedConfig, PreTrainedModel
+from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig, PreTrainedConfig, PreTrainedModel, Qwen3Config
 
 from ..calibration_config import CalibrationConfig
 from ..codebook.codebook import Codebook
-from ..model_info import (
-    full_attention_layers,
-    head_dim,
-    model_identity,
-    num_key_value_heads,
-    text_config,
-    unsupported_reason,
-)
+from ..model_info import HeadShape, model_identity, unsupported_reason
 from ..ops.types import LayerCodebook
-from ..quantization.formats import CodeFormat, parse_format
+from ..quantization.formats import parse_format
 from ..quantization.transforms import query_from_key_transform
 
 
 LLAMA_8B = "llama-3.1-8b"
 """The shape of Llama 3.1 8B, known here because its repository asks for a login."""
+QWEN3_32B = "qwen3-32b"
+"""The shape of Qwen3 32B, known here for benchmarks without a network."""
 
 
 def shape_config(name: str) -> PreTrainedConfig:
-    """Return the config of a shape: "llama-3.1-8b", a directory with a config.json, or a model on the Hub.
+    """Return the config of a shape: "llama-3.1-8b", "qwen3-32b", a directory with a config.json, or a Hub model.
 
     Raises:
         ValueError: if its cache cannot be quantized.
@@ -43,6 +38,18 @@ def shape_config(name: str) -> PreTrainedConfig:
             max_position_embeddings=1 << 21,
             rms_norm_eps=1e-5,
             rope_parameters={"rope_type": "default", "rope_theta": 500000.0},
+        )
+    elif name == QWEN3_32B:
+        config = Qwen3Config(
+            vocab_size=151936,
+            hidden_size=5120,
+            intermediate_size=25600,
+            num_hidden_layers=64,
+            num_attention_heads=64,
+            num_key_value_heads=8,
+            head_dim=128,
+            max_position_embeddings=1 << 21,
+            rope_parameters={"rope_type": "default", "rope_theta": 1000000.0},
         )
     else:
         config = AutoConfig.from_pretrained(name)
@@ -65,30 +72,18 @@ def random_model(config: PreTrainedConfig, dtype: torch.dtype, device: torch.dev
 
 def random_codebook(config: PreTrainedConfig, bits: float | str) -> Codebook:
     """Return a codebook of the model's shape with normally distributed centroids."""
-    inner = text_config(config)
-    heads, dim = num_key_value_heads(inner), head_dim(inner)
+    identity, fmt = model_identity(config), parse_format(bits)
     generator = torch.Generator().manual_seed(0)
-    fmt = parse_format(bits)
-    scale = torch.ones(heads, dim)
 
-    def centroids(fmt: CodeFormat) -> torch.Tensor:
+    def centroids(heads: int) -> torch.Tensor:
         shape = (heads, fmt.num_codes, fmt.codebook_size, fmt.subvector_dim)
         return (torch.randn(shape, generator=generator) * 40).round().clamp(-127, 127).to(torch.int8)
 
-    unit = torch.full((heads,), 1 / 40)
-    layers = {
-        index: LayerCodebook(
-            None,
-            scale,
-            query_from_key_transform(scale),
-            centroids(fmt),
-            unit,
-            None,
-            None,
-            None,
-            centroids(fmt),
-            unit.clone(),
-        )
-        for index in full_attention_layers(config)
-    }
-    return Codebook(CalibrationConfig(key_bits=bits, value_bits=bits), model_identity(config), layers)
+    def layer(shape: HeadShape) -> LayerCodebook:
+        heads = shape.num_key_value_heads
+        scale, unit = torch.ones(heads, shape.key_head_dim), torch.full((heads,), 1 / 40)
+        keys = None, scale, query_from_key_transform(scale), centroids(heads), unit
+        return LayerCodebook(*keys, None, None, None, centroids(heads), unit.clone())
+
+    layers = {index: layer(shape) for index, shape in identity.layers.items()}
+    return Codebook(CalibrationConfig(key_bits=bits, value_bits=bits), identity, layers)

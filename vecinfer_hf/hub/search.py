@@ -186,10 +186,8 @@ def _trusted(model_id: str, owners: Iterable[str] | None) -> dict[str, str]:
 def _named_by_config(
     model_id: str, config: PreTrainedConfig | None, cache_config: Any, owners: dict[str, str]
 ) -> Iterator[FoundCodebook]:
-    quantization = getattr(config, "quantization_config", None)
-    if quantization is not None and not isinstance(quantization, dict):
-        quantization = quantization.to_dict()
-    for options in (cache_config, quantization):
+    for options in (cache_config, getattr(config, "quantization_config", None)):
+        options = options.to_dict() if hasattr(options, "to_dict") else options
         if not isinstance(options, dict) or "vecinfer" not in (options.get("backend"), options.get("quant_method")):
             continue
         name = options.get("codebook")

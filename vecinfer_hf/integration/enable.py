@@ -19,9 +19,11 @@ from transformers import PreTrainedModel
 from ..cache.online_codebook import OnlineCodebook
 from ..codebook.codebook import Codebook
 from ..config import VecInferConfig
+from ..distributed.heads import head_shard
 from ..errors import UnsupportedModelError
 from ..model_info import check_supported, unwrapped
 from .attention_switch import NAME, own_attention, restore_attention, use_vecinfer_attention
+from .continuous_batching import forget_manager
 from .request import ATTRIBUTE, Enabled, enabled_state, names_vecinfer
 from .resolve import resolve
 
@@ -58,6 +60,8 @@ def enable(model: Model, codebook: Codebook | VecInferConfig | str | Path | None
             f"{type(inner).__name__} has no generate, which `enable` is for. Give it the model with its language head "
             "(AutoModelForCausalLM), or give this one a VecInferCache."
         )
+    # Refuses a number of processes that cannot share the heads.
+    head_shard(inner)
     found, config = resolve(inner, codebook, **options)
     cache_config = {**config.cache_config(), **(found.source or {})}
     config = VecInferConfig.from_cache_config(cache_config)
@@ -91,6 +95,7 @@ def disable(model: Model) -> Model:
     inner = unwrapped(model)
     state, generation_config = enabled_state(inner), getattr(inner, "generation_config", None)
     before: tuple[Any, Any] = None, None
+    forget_manager(inner)
     if state is not None:
         delattr(inner, ATTRIBUTE)
         restore_attention(inner, state.attention)
@@ -126,6 +131,7 @@ def enabled(
     try:
         yield model
     finally:
+        forget_manager(inner)
         vars(inner).pop(ATTRIBUTE, None)
         if state is not None:
             setattr(inner, ATTRIBUTE, state)

@@ -12,6 +12,8 @@ from typing import Any
 import torch
 
 from ..attention.full_precision import full_precision_attention
+from ..attention.masks import check_mask_shape
+from ..cache.forward_pass import pass_of
 from ..cache.handle import CacheHandle
 from ..errors import UnsupportedCallError
 
@@ -57,16 +59,34 @@ def vecinfer_attention_forward(
         dropout: attention dropout; refused for a layer that holds codes.
         softcap: softcap of the scaled scores, or None.
         s_aux: learned sink logits `[Hq]` (GPT-OSS), or None.
-        sliding_window: refused for a layer that holds codes; plain keys are masked by transformers.
+        sliding_window: refused for a layer that holds codes; plain keys are masked by transformers, and a sliding
+            layer of a paged cache (sliding_rows.py) masks its own.
         kwargs: what else models pass. A keyword that would change the result and is not None is refused.
 
     Returns:
         `[B, Tq, Hq, Dv]` and None (attention weights are never formed).
 
     Raises:
-        UnsupportedCallError: for a keyword that is not known; nothing was stored.
-        UnsupportedMaskError: see `VecInferLayer.attend`.
+        UnsupportedCallError: for a keyword that is not known.
+        UnsupportedMaskError: see `VecInferLayer.attend`; of a sliding layer, for a mask of another shape.
+        After either, a cache in which no layer of codes has stored yet is as it was before the call.
     """
+    arguments = module, query, key, value, attention_mask, scaling, dropout, softcap, s_aux, sliding_window
+    if torch.compiler.is_compiling():
+        return _attend(*arguments, None, **kwargs), None
+    forward_pass = key.layer.forward_pass if isinstance(key, CacheHandle) else pass_of(key)
+    try:
+        return _attend(*arguments, forward_pass, **kwargs), None
+    except UnsupportedCallError:
+        if forward_pass is not None:
+            forward_pass.abandon()
+        raise
+
+
+def _attend(
+    module, query, key, value, attention_mask, scaling, dropout, softcap, s_aux, sliding_window, forward_pass, **kwargs
+) -> torch.Tensor:
+    """Return the output of `vecinfer_attention_forward`; `forward_pass` is that of a VecInferCache, or None."""
     scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
     holds_codes = isinstance(key, CacheHandle)
     known = _IGNORED if holds_codes else _IGNORED + _SDPA
@@ -77,13 +97,14 @@ def vecinfer_attention_forward(
                 "Use another attention implementation and the default cache for this model."
             )
     if not holds_codes:
+        if forward_pass is not None and attention_mask is not None:
+            check_mask_shape(attention_mask, query, key)
         passed = {name: given for name, given in kwargs.items() if name not in _IGNORED}
-        output = full_precision_attention(
+        return full_precision_attention(
             module, query, key, value, attention_mask, scaling, softcap, s_aux, dropout=dropout, **passed
         )
-        return output, None
     layer = key.layer
-    if sliding_window is not None:
+    if sliding_window != getattr(layer, "sliding_window", None):
         raise UnsupportedCallError(
             f"Layer {layer.layer_idx} attends over a sliding window of {sliding_window} tokens but has a cache for "
             "full attention; this model's config and its attention disagree. Use the default cache for it."
@@ -93,5 +114,4 @@ def vecinfer_attention_forward(
             f"Attention dropout of {dropout} is not supported over a VecInfer cache; call model.eval(), or train with "
             "the default cache."
         )
-    output = layer.attend(module, query, key.states, value.states, attention_mask, scaling, softcap, s_aux)
-    return output, None
+    return layer.attend(module, query, key.states, value.states, attention_mask, scaling, softcap, s_aux)

@@ -20,7 +20,7 @@ from transformers.utils import ModelOutput
 from ..cache.cache import VecInferCache
 from ..config import VecInferConfig
 from ..errors import UnsupportedCallError, UnsupportedModelError
-from ..model_info import check_supported, text_config
+from ..model_info import check_supported
 from .attention_switch import NAME, attention_of_call, has_vecinfer_attention, own_attention
 from .compat import CACHE_ARGUMENT, returned_cache
 from .cuda_graph import decode_call
@@ -47,6 +47,7 @@ class GenerateCall:
         self.past_length = 0
         self.prepared = False
         self.early_exit = False
+        self.in_chunks = False
         self.outer: GenerateCall | None = None
 
     def __enter__(self) -> GenerateCall:
@@ -82,11 +83,9 @@ class GenerateCall:
         """Raise UnsupportedCallError if a forward pass returned another cache than it was given."""
         found = returned_cache(output) if isinstance(output, ModelOutput) else None
         if self.cache is not None and found is not None and not isinstance(found, VecInferCache):
-            limit = getattr(text_config(self.model.config), "original_max_position_embeddings", None)
-            longrope = f" Models with longrope do so for texts of more than {limit} tokens." if limit else ""
             raise UnsupportedCallError(
                 f"{type(self.model).__name__} replaced the VecInfer cache by a {type(found).__name__} in this call, "
-                f"so codes were not used.{longrope} {self._remedy()}"
+                f"so codes were not used. {self._remedy()}"
             )
 
     def check_used(self) -> None:
@@ -128,6 +127,7 @@ def wrap_generate(original: Callable) -> Callable:
             check_supported(self)
         with attention_of_call(self, needs_vecinfer), GenerateCall(self, request) as call:
             call.early_exit = given_value("assistant_early_exit", self, kwargs, generation_config) is not None
+            call.in_chunks = given_value("prefill_chunk_size", self, kwargs, generation_config) is not None
             if given is not None:
                 call.use(given)
             output = original(self, inputs, generation_config, *args, **kwargs)
@@ -269,19 +269,3 @@ def wrap_compile_criteria(original: Callable) -> Callable:
         return wanted and has_vecinfer_attention(self) and records(self, call.cache)
 
     return valid_auto_compile_criteria
-
-
-def wrap_continuous_batching(original: Callable) -> Callable:
-    """Wrap `GenerationMixin.init_continuous_batching`: refuse a model that is to use codes."""
-
-    @functools.wraps(original)
-    def init_continuous_batching(self, generation_config=None, *args, **kwargs):
-        if requested(self, {}, generation_config) is not None:
-            raise UnsupportedCallError(
-                "Continuous batching (generate_batch, transformers serve) keeps keys and values in a paged cache of "
-                "transformers, which holds no codes, but this model is to use them. Use generate, or call "
-                "vecinfer_hf.disable(model) first."
-            )
-        return original(self, generation_config, *args, **kwargs)
-
-    return init_continuous_batching

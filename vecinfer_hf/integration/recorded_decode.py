@@ -16,7 +16,7 @@ from transformers import PreTrainedModel
 from transformers.utils import logging
 
 from ..cache.cache import VecInferCache
-from ..cache.recorded_step import RecordedStep, recording_problem
+from ..cache.recorded_step import RecordedStep, layers_not_recorded, recording_problem
 from ..cache.static_layer import VecInferStaticLayer
 from .compat import CACHE_ARGUMENT
 from .cuda_graph import CapturedCall, joined, model_problem, split
@@ -46,7 +46,7 @@ def records(model: PreTrainedModel, cache: Any) -> bool:
 
 def _problem(model: PreTrainedModel, cache: VecInferCache) -> str | None:
     """Return why no decode step of this call can be recorded, or None; a cache may still be empty."""
-    others = [index for index, layer in enumerate(cache.layers) if layer not in cache.quantized_layers]
+    others = layers_not_recorded(cache)
     if others:
         return f"layers {others} keep transformers' own cache"
     if any(layer.ops_backend == "reference" for layer in cache.quantized_layers):

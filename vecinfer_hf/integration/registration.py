@@ -20,11 +20,12 @@ from transformers.utils import logging
 
 from ..attention.masks import vecinfer_mask
 from ..config import VecInferConfig
-from . import generate_call
+from . import continuous_batching, generate_call
 from .attention_switch import NAME
 from .compat import CACHE_ARGUMENT
 from .forward import vecinfer_attention_forward
 from .hf_quantizer import VecInferQuantizer
+from .refill import wrap_prepare_inputs
 
 
 logger = logging.get_logger(__name__)
@@ -49,6 +50,12 @@ HOOKS = (
     ),
     Hook(
         GenerationMixin,
+        "prepare_inputs_for_generation",
+        ("self", "input_ids", "next_sequence_length"),
+        wrap_prepare_inputs,
+    ),
+    Hook(
+        GenerationMixin,
         "_update_model_kwargs_for_generation",
         ("self", "outputs", "model_kwargs"),
         generate_call.wrap_update_model_kwargs,
@@ -57,7 +64,7 @@ HOOKS = (
         GenerationMixin,
         "init_continuous_batching",
         ("self", "generation_config"),
-        generate_call.wrap_continuous_batching,
+        continuous_batching.wrap_init_continuous_batching,
     ),
     Hook(
         GenerationMixin,
@@ -81,8 +88,8 @@ def self_check() -> list[str]:
             problems.append(f"{owner.__name__}.{name} is missing")
         elif tuple(inspect.signature(method).parameters)[: len(parameters)] != parameters:
             problems.append(f"{owner.__name__}.{name} takes other parameters than {parameters}")
-    if CACHE_ARGUMENT not in inspect.signature(GenerationMixin.prepare_inputs_for_generation).parameters:
-        problems.append(f"GenerationMixin.prepare_inputs_for_generation takes no {CACHE_ARGUMENT}")
+        elif name == "prepare_inputs_for_generation" and CACHE_ARGUMENT not in inspect.signature(method).parameters:
+            problems.append(f"{owner.__name__}.{name} takes no {CACHE_ARGUMENT}")
     if not isinstance(getattr(PreTrainedConfig, "_attn_implementation", None), property):
         problems.append("PreTrainedConfig._attn_implementation is no property")
     return problems

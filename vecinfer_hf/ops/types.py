@@ -48,8 +48,17 @@ class LayerCodebook(NamedTuple):
     value_centroid_scale: torch.Tensor
 
     def to(self, device: torch.device | str) -> LayerCodebook:
-        """Return the same codebook with every tensor on `device`."""
-        return LayerCodebook(*(None if tensor is None else tensor.to(device) for tensor in self))
+        """Return the same codebook with every tensor on `device`, contiguous, as compiled operators read it."""
+        return LayerCodebook(*(None if tensor is None else tensor.to(device).contiguous() for tensor in self))
+
+    @property
+    def num_heads(self) -> int:
+        """Key/value heads."""
+        return len(self.key_centroids)
+
+    def heads(self, part: slice) -> LayerCodebook:
+        """Return the codebook of some of the heads; its tensors are views of these."""
+        return LayerCodebook(*(None if tensor is None else tensor[part] for tensor in self))
 
     @property
     def nbytes(self) -> int:

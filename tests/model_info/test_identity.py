@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The vecinfer_hf authors
 # SPDX-License-Identifier: Apache-2.0
-"""model_info.py: what a transformers config says, for text models and for models around one."""
+"""What a transformers config says, for text models and for models around one."""
 
 import json
 from dataclasses import replace
@@ -13,10 +13,8 @@ from vecinfer_hf.model_info import (
     HeadShape,
     check_identity,
     full_attention_layers,
-    head_dim,
     head_shapes,
     model_identity,
-    num_key_value_heads,
     text_config,
     unsupported_reason,
 )
@@ -76,8 +74,7 @@ def test_missing_fields_are_derived():
     config = transformers.LlamaConfig(hidden_size=96, num_attention_heads=6, num_hidden_layers=1)
     config.head_dim = None
     config.num_key_value_heads = None
-    assert head_dim(config) == 16
-    assert num_key_value_heads(config) == 6
+    assert head_shapes(config) == {0: HeadShape(6, 16, 16)}
 
 
 def test_the_language_model_inside_is_what_counts():
@@ -101,7 +98,7 @@ def test_a_model_without_full_attention_has_no_layers():
         (transformers.WhisperConfig(), "whisper is an encoder-decoder"),
         (transformers.DeepseekV3Config(num_hidden_layers=2), "deepseek_v3 caches latent"),
         (transformers.DeepseekV2Config(num_hidden_layers=2), "deepseek_v2 caches latent"),
-        (transformers.Gemma3nTextConfig(), "shares keys and values between layers"),
+        (tiny_config("llama", layer_types=["full_attention", "indexed_attention"]), "layers 1 (indexed_attention)"),
         # Dory and Inkling2 Loop exist only in newer versions of transformers.
         (tiny_config("llama", n_recurrent_loops=2), "runs layers several times"),
         (tiny_config("llama", loop_num_passes=3), "runs layers several times"),

@@ -1,0 +1,194 @@
+# SPDX-FileCopyrightText: 2026 The vecinfer_hf authors
+# SPDX-License-Identifier: Apache-2.0
+"""PagedLayer: one attention layer for many texts of different lengths at once, over pages of codes.
+
+Owns the choice of path for each text of a batch: one new token takes the fused decode operator, several the page rule
+of a prompt. paged.py owns what is stored.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+
+from ..attention.chunked_prefill import Parts
+from ..attention.page_prefill import Frame, page_prefill_attention
+from .handle import CacheHandle
+from .paged import PagedStorage, TextBlocks
+
+
+EARLIER_TOKENS = 32768
+"""Coded tokens that are dequantized at once."""
+
+
+class BatchRow(NamedTuple):
+    """One text's part of a batch.
+
+    Args:
+        slot: its slot of exact tokens.
+        past: tokens stored before this batch.
+        count: new tokens.
+        begin: place of the first new token in the packed batch.
+        blocks: its blocks, with room for the new tokens.
+        load_sinks: whether the slot does not have the sinks of page 0 yet.
+    """
+
+    slot: int
+    past: int
+    count: int
+    begin: int
+    blocks: TextBlocks
+    load_sinks: bool
+
+
+class PagedLayer:
+    """The attention of one layer over its pages.
+
+    Args:
+        layer_idx: index of the layer in the model.
+        storage: its pages.
+    """
+
+    def __init__(self, layer_idx: int, storage: PagedStorage):
+        self.layer_idx, self.storage = layer_idx, storage
+        self.rows: list[BatchRow] = []
+
+    @property
+    def forward_pass(self) -> PagedLayer:
+        """What a handle tells that its keys were refused: nothing is stored before `attend`."""
+        return self
+
+    def abandon(self) -> None:
+        """End a refused call."""
+
+    def update(self, key_states: torch.Tensor, value_states: torch.Tensor, rows: list[BatchRow]):
+        """Return two `CacheHandle` for packed keys `[1, Hkv, T, Dk]` and values `[1, Hkv, T, Dv]`."""
+        self.rows = rows
+        return CacheHandle(self, key_states), CacheHandle(self, value_states)
+
+    def attend(
+        self,
+        module: torch.nn.Module,
+        query: torch.Tensor,
+        key_states: torch.Tensor,
+        value_states: torch.Tensor,
+        attention_mask: torch.Tensor | None,
+        softmax_scale: float,
+        softcap: float | None = None,
+        sink_logits: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """Store the new tokens of all rows and return their attention, `[1, T, Hq, Dv]`.
+
+        Args:
+            module: the attention module; not used.
+            query: packed queries `[1, Hq, T, Dk]` after RoPE; places behind the last row are padding and give 0.
+            key_states: `[1, Hkv, T, Dk]`.
+            value_states: `[1, Hkv, T, Dv]`.
+            attention_mask: not used: every row is causal.
+            softmax_scale: factor on `q . k`.
+            softcap: softcap of the scaled scores, or None.
+            sink_logits: `[Hq]`, or None.
+        """
+        output = query.new_zeros(1, query.shape[2], query.shape[1], value_states.shape[3])
+        for row in self.rows:
+            if row.load_sinks:
+                self.storage.load_sinks(row.slot, row.blocks.header)
+        single = [row for row in self.rows if row.count == 1]
+        if single:
+            places = [row.begin for row in single]
+            first = places[0]
+            if places == list(range(first, first + len(places))):
+                part = slice(first, first + len(places))
+            else:
+                part = torch.as_tensor(places, device=query.device)
+            # [n, H, D]
+            new = (states[0, :, part].transpose(0, 1) for states in (query, key_states, value_states))
+            output[0, part] = self._decode(single, *new, softmax_scale, softcap or 0.0, sink_logits)
+        for row in self.rows:
+            if row.count > 1:
+                part = slice(row.begin, row.begin + row.count)
+                new = (states[:, :, part] for states in (query, key_states, value_states))
+                output[0, part] = self._prefill(row, *new, softmax_scale, softcap, sink_logits)[0].transpose(0, 1)
+        return output
+
+    def _decode(
+        self,
+        rows: list[BatchRow],
+        query: torch.Tensor,
+        keys: torch.Tensor,
+        values: torch.Tensor,
+        softmax_scale: float,
+        softcap: float,
+        sink_logits: torch.Tensor | None,
+    ) -> torch.Tensor:
+        """Return the attention of one new token per row, `[n, Hq, Dv]`, for `[n, H, D]`; full pages are coded then."""
+        storage, slots = self.storage, [row.slot for row in rows]
+        storage.write_last(slots, [row.past for row in rows], keys, values)
+        lengths, blocks = [row.past + 1 for row in rows], [row.blocks for row in rows]
+        output = storage.decode_attention(
+            query.unsqueeze(2), slots, lengths, blocks, softmax_scale, softcap, sink_logits
+        )
+        size = storage.page_tokens
+        for row, length in zip(rows, lengths, strict=True):
+            if length % size == 0:
+                own = storage.read_exact(row.slot, length - size, length)
+                storage.close_pages(row.slot, length // size - 1, *(states[None] for states in own), row.blocks)
+        return output[:, :, 0]
+
+    def _prefill(
+        self,
+        row: BatchRow,
+        query: torch.Tensor,
+        keys: torch.Tensor,
+        values: torch.Tensor,
+        softmax_scale: float,
+        softcap: float | None,
+        sink_logits: torch.Tensor | None,
+    ) -> torch.Tensor:
+        """Store several new tokens `[1, H, count, D]` of one row and return their attention, `[1, Hq, count, Dv]`."""
+        storage, size = self.storage, self.storage.page_tokens
+        keys, values = keys.to(storage.exact_keys.dtype), values.to(storage.exact_values.dtype)
+        first, offset = divmod(row.past, size)
+        if offset:
+            held = storage.read_exact(row.slot, row.past - offset, row.past)
+            keys, values = (
+                torch.cat([old.unsqueeze(0), new], dim=2) for old, new in zip(held, (keys, values), strict=True)
+            )
+        end = row.past + row.count
+        full, touched = end // size - first, -(-end // size) - first
+        if full:
+            pages = (
+                states[0, :, : full * size].unflatten(1, (full, size)).transpose(0, 1) for states in (keys, values)
+            )
+            storage.close_pages(row.slot, first, *pages, row.blocks)
+        if touched > 1:
+            read = storage.read_pages(row.slot, first, touched - 1, row.blocks, query.dtype)
+        else:
+            read = keys[:, :, :0], values[:, :, :0]
+        earlier = self._earlier(row, first, query.dtype) if first else None
+        output = page_prefill_attention(
+            query.to(keys.dtype),
+            Frame(keys, values, offset, *read, earlier),
+            size,
+            softmax_scale,
+            softcap,
+            sink_logits,
+        )
+        start = max(row.past, (first + full) * size)
+        if start < end:
+            rest = (states[0, :, start - first * size :] for states in (keys, values))
+            storage.write_exact(row.slot, start, *rest)
+        return output
+
+    def _earlier(self, row: BatchRow, count: int, dtype: torch.dtype) -> Callable[[], Parts]:
+        """Return the function that yields the first `count` pages of a row as they are read."""
+        step = max(EARLIER_TOKENS // self.storage.page_tokens, 1)
+
+        def parts() -> Parts:
+            for first in range(0, count, step):
+                pages = min(step, count - first)
+                yield self.storage.read_pages(row.slot, first, pages, row.blocks, dtype)
+
+        return parts
