@@ -52,6 +52,13 @@ def _seed():
     torch.manual_seed(0)
 
 
+@pytest.fixture(autouse=True)
+def _make_no_codebook(monkeypatch, tmp_path_factory):
+    """Tests that make a codebook say so; none reads or writes the user's own."""
+    monkeypatch.setenv("VECINFER_MAKE_CODEBOOK", "0")
+    monkeypatch.setenv("VECINFER_CODEBOOKS", str(tmp_path_factory.getbasetemp() / "codebooks"))
+
+
 class _Deprecations(logging.Handler):
     """Collects what transformers logs, rather than warns, about deprecated use."""
 

@@ -17,6 +17,8 @@ CHANGED = {
     "revision": "main",
     "subfolder": "2bit",
     "trusted_owners": ["someone"],
+    "make": False,
+    "budget": 30.0,
     "key_bits": 4,
     "value_bits": "d2b8",
     "residual_length": 64,

@@ -11,8 +11,6 @@ from pages import ROOT
 
 
 tomllib = pytest.importorskip("tomllib", reason="needs Python 3.11")
-NOT_IMPORTED = {"accelerate"}
-"""transformers needs it for `device_map`, and does not ask for it by itself."""
 
 
 def imported() -> set[str]:
@@ -32,4 +30,4 @@ def test_direct_dependencies_are_what_is_imported():
     named = {re.match(r"[\w.-]+", line).group() for line in project["dependencies"]}
     optional = {re.match(r"[\w.-]+", line).group() for line in project["optional-dependencies"]["plots"]}
     assert not named & optional
-    assert {name.replace("_", "-") for name in imported()} == (named - NOT_IMPORTED) | optional
+    assert {name.replace("_", "-") for name in imported()} == named | optional

@@ -26,6 +26,7 @@ from .errors import (
     CodebookError,
     CodebookHubError,
     ConfigError,
+    NoCodebookError,
     UnsupportedCallError,
     UnsupportedMaskError,
     UnsupportedModelError,
@@ -45,6 +46,7 @@ __all__ = [
     "CodebookError",
     "CodebookHubError",
     "ConfigError",
+    "NoCodebookError",
     "UnsupportedCallError",
     "UnsupportedMaskError",
     "UnsupportedModelError",
@@ -58,9 +60,14 @@ __all__ = [
     "enabled",
     "find_codebooks",
     "forget_codebooks",
+    "make_codebook",
 ]
 
-_LAZY = {"calibrate": "calibration.calibrate", "find_codebooks": "hub.search"}
+_LAZY = {
+    "calibrate": "calibration.calibrate",
+    "find_codebooks": "hub.search",
+    "make_codebook": "calibration.auto_codebook",
+}
 """Public names that a user of the cache does not need, and the modules they are loaded from at first use."""
 
 

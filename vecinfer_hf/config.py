@@ -34,6 +34,13 @@ def check_integer(name: str, value: Any, least: int, most: int) -> None:
         raise ConfigError(f"{name} is {value!r}; it must be an integer from {least} to {most}.")
 
 
+def check_seconds(name: str, value: Any) -> None:
+    """Raise ConfigError unless `value` is a positive, finite number of seconds."""
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if not is_number or not 0 < value < math.inf:
+        raise ConfigError(f"{name} is {value!r}; it must be a positive number of seconds.")
+
+
 def check_choice(name: str, value: Any, choices: tuple[str, ...]) -> None:
     """Raise ConfigError unless `value` is one of `choices`."""
     if not isinstance(value, str) or value not in choices:
@@ -168,13 +175,16 @@ class VecInferConfig(StoredOptions, QuantizationConfigMixin):
     """How a VecInfer key/value cache runs (https://arxiv.org/abs/2510.06175). None means: as the codebook was made.
 
     Args:
-        codebook: a directory, a shipped codebook ("SmolLM2-135M-Instruct/2bit"), a Hub repository, "auto" (find one),
-            or "online" (fit one to the first prompt). None means "auto".
+        codebook: a directory, a shipped codebook ("SmolLM2-135M-Instruct/2bit"), a Hub repository, "auto" (find one,
+            or make one), or "online" (fit one to the first prompt). None means "auto".
         revision: branch, tag or commit of a Hub repository.
         subfolder: directory inside a repository or directory.
         trusted_owners: Hub users or organizations from which "auto" may download.
+        make: whether "auto" makes a codebook where it finds none; None: as VECINFER_MAKE_CODEBOOK in the environment
+            says, which is 1 unless set to 0.
+        budget: seconds that making one may take, roughly; None: 60 on a GPU, 150 on a CPU.
         key_bits: bits per key element, 4, 2, 1.5, 1.25 or 1, or a format name such as "d2b8". It chooses among the
-            codebooks of "auto" and shapes an "online" one; a named codebook must have it.
+            codebooks of "auto" and shapes one that is made; a named codebook must have it.
         value_bits: bits per value element, likewise.
         residual_length: recent tokens kept in full precision.
         sink_length: early tokens of each sequence kept in full precision.
@@ -197,6 +207,8 @@ class VecInferConfig(StoredOptions, QuantizationConfigMixin):
     revision: str | None = None
     subfolder: str | None = None
     trusted_owners: list[str] | None = None
+    make: bool | None = None
+    budget: float | None = None
     key_bits: float | str | None = None
     value_bits: float | str | None = None
     residual_length: int | None = None
@@ -236,8 +248,11 @@ class VecInferConfig(StoredOptions, QuantizationConfigMixin):
         ):
             if getattr(self, name) is not None:
                 check(name, getattr(self, name), *rule)
-        if self.static is not None and not isinstance(self.static, bool):
-            raise ConfigError(f"static is {self.static!r}; it must be True, False or None.")
+        for name in ("static", "make"):
+            if (value := getattr(self, name)) is not None and not isinstance(value, bool):
+                raise ConfigError(f"{name} is {value!r}; it must be True, False or None.")
+        if self.budget is not None:
+            check_seconds("budget", self.budget)
         if self.max_cache_len is not None and not self.static:
             raise ConfigError(f"max_cache_len={self.max_cache_len} needs static=True; a growing cache has none.")
 
@@ -277,25 +292,7 @@ class VecInferConfig(StoredOptions, QuantizationConfigMixin):
     def from_dict(cls, config_dict: dict[str, Any], return_unused_kwargs: bool = False, **kwargs):
         """Return the config that `to_dict` wrote, also one of version 0.1; see `StoredOptions.from_dict`."""
         if isinstance(config_dict, dict):
-            config_dict = _from_version_0_1(config_dict)
+            from .codebook.format_1 import cache_options
+
+            config_dict = cache_options(config_dict)
         return super().from_dict(config_dict, return_unused_kwargs, **kwargs)
-
-
-_CALIBRATION_0_1 = ("layer_bits", "recipe", "sequence_length", "num_tokens", "num_samples", "num_iterations", "seed")
-"""Options of version 0.1 that only `calibrate` read."""
-_DEFAULTS_0_1 = {"residual_length": 128, "sink_length": 4, "sink_choice": SMALL_VALUES, "ops_backend": "auto",
-                 "static": False, "key_bits": 2, "value_bits": 2}  # fmt: skip
-"""Version 0.1 wrote these values also where nothing was asked for."""
-
-
-def _from_version_0_1(options: dict[str, Any]) -> dict[str, Any]:
-    """Return the options of a cache in a dictionary of version 0.1, and any other dictionary as it is."""
-    moved = [name for name in _CALIBRATION_0_1 if name in options]
-    if not moved:
-        return options
-    if len(moved) < len(_CALIBRATION_0_1):
-        raise ConfigError(f"{moved} are options of a CalibrationConfig; a VecInferConfig only says how a cache runs.")
-    # A growing cache had no use for max_cache_len then.
-    dropped = {*moved, *(() if options.get("static") else ("max_cache_len",))}
-    kept = {name: value for name, value in options.items() if name not in dropped}
-    return {name: value for name, value in kept.items() if _DEFAULTS_0_1.get(name, ...) != value}

@@ -6,6 +6,7 @@ Also which errors of others mean that the Hub did not answer: codebooks (hub) an
 """
 
 import importlib
+from collections.abc import Sequence
 from contextlib import suppress
 
 from huggingface_hub.errors import OfflineModeIsEnabled
@@ -45,6 +46,19 @@ class BackendError(VecInferError, RuntimeError):
 
 class CodebookError(VecInferError, ValueError):
     """A codebook cannot be found, read or used with a model."""
+
+
+class NoCodebookError(CodebookError):
+    """`codebook="auto"` found no codebook for a model, and none is made.
+
+    Args:
+        message: what was looked at, and what can be done.
+        offers: what owners who are not trusted offer.
+    """
+
+    def __init__(self, message: str, offers: Sequence[str] = ()):
+        super().__init__(message)
+        self.offers = tuple(offers)
 
 
 class CodebookHubError(VecInferError, OSError):

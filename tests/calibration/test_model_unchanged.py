@@ -97,7 +97,7 @@ def test_an_exception(monkeypatch, place, error):
 
 
 def test_an_exception_while_activations_are_computed_twice(monkeypatch):
-    monkeypatch.setattr(recompute, "_free_bytes", lambda device: 0)
+    monkeypatch.setattr(recompute, "free_bytes", lambda device: 0)
     # The second forward pass of a layer, inside the backward pass.
     at_call(monkeypatch, attention, "full_precision_attention", 4, RuntimeError("planted"))
     model = partly_trained()

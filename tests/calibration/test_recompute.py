@@ -49,7 +49,7 @@ def test_gradients_are_the_same(family, calls, monkeypatch):
     before = states_of(model)
     once = record_gradients(model, WINDOWS, layers, **LENGTHS)
     assert not calls
-    monkeypatch.setattr(recompute, "_free_bytes", lambda device: 0)
+    monkeypatch.setattr(recompute, "free_bytes", lambda device: 0)
     twice = record_gradients(model, WINDOWS, layers, **LENGTHS)
     assert len(calls) == len(WINDOWS) * model.config.num_hidden_layers
     assert states_of(model) == before
@@ -68,7 +68,7 @@ def test_refinement_is_the_same(calls, monkeypatch):
 
     once = refined()
     assert not calls
-    monkeypatch.setattr(recompute, "_free_bytes", lambda device: 0)
+    monkeypatch.setattr(recompute, "free_bytes", lambda device: 0)
     twice = refined()
     assert calls
     for index, layer in once.layers.items():
@@ -80,7 +80,7 @@ def test_refinement_is_the_same(calls, monkeypatch):
 
 
 def test_the_model_comes_back_after_an_error(monkeypatch):
-    monkeypatch.setattr(recompute, "_free_bytes", lambda device: 0)
+    monkeypatch.setattr(recompute, "free_bytes", lambda device: 0)
     model = tiny_model()
     before, inside = states_of(model), []
 

@@ -88,7 +88,7 @@ def test_auto_never_downloads_from_a_stranger(hub, warm, owners, tmp_path):
     sent = warm.call("push", f"{stranger}/book", name=model, token=token)
     hub.requests.clear()
     found = warm.call("automatic", name=model)
-    assert found["kind"] == "CodebookError"
+    assert found["kind"] == "NoCodebookError"
     assert f"{stranger}/book" in found["error"]
     assert f"trusted_owners=['{stranger}']" in found["error"]
     assert downloads(hub) == []
@@ -110,7 +110,7 @@ def test_auto_comes_closest_to_the_bits(warm, owners, tmp_path):
     assert warm.call("automatic", name=model)["subfolder"] == "1bit"
     assert warm.call("automatic", name=model, options={"key_bits": 4})["subfolder"] == "4bit"
     found = warm.call("automatic", name=model, options={"key_bits": 4, "value_bits": 1})
-    assert found["kind"] == "CodebookError"
+    assert found["kind"] == "NoCodebookError"
 
 
 @pytest.mark.hub

@@ -39,8 +39,9 @@ class VecInferCache(CacheSizes, RecurrentStates, QuantizedCache):
     Args:
         model_or_config: the model, PEFT's or another wrapper of it, or its config.
         codebook: a Codebook, a VecInferConfig, or the name of a codebook (see `VecInferConfig`); None for "auto".
-        revision, subfolder, trusted_owners, key_bits, value_bits, residual_length, sink_length, sink_choice, static,
-            max_cache_len (required if static), ops_backend: see `VecInferConfig`; None as the codebook was made.
+        revision, subfolder, trusted_owners, make, budget, key_bits, value_bits, residual_length, sink_length,
+            sink_choice, static, max_cache_len (required if static), ops_backend: see `VecInferConfig`; None as the
+            codebook was made.
 
     Raises:
         UnsupportedModelError: for a model that cannot have such a cache.
@@ -56,6 +57,8 @@ class VecInferCache(CacheSizes, RecurrentStates, QuantizedCache):
         revision: str | None = None,
         subfolder: str | None = None,
         trusted_owners: list[str] | None = None,
+        make: bool | None = None,
+        budget: float | None = None,
         key_bits: float | str | None = None,
         value_bits: float | str | None = None,
         residual_length: int | None = None,
@@ -71,6 +74,8 @@ class VecInferCache(CacheSizes, RecurrentStates, QuantizedCache):
             "revision": revision,
             "subfolder": subfolder,
             "trusted_owners": trusted_owners,
+            "make": make,
+            "budget": budget,
             "key_bits": key_bits,
             "value_bits": value_bits,
             "residual_length": residual_length,

@@ -15,7 +15,7 @@ from transformers import PreTrainedModel
 
 from ..config import SMALL_VALUES
 from ..errors import ConfigError
-from .attention import attention_function, run_body, shifted_positions
+from .attention import attention_function, plain_attention, run_body, shifted_positions
 from .fake_quantization import doubled_attention
 from .loss import model_logits
 from .model_state import frozen_parameters
@@ -25,6 +25,7 @@ from .recorder import LayerStates, check_recorded, empty_states, group_moment, s
 
 _LABEL_ROWS = 512
 """Predictions whose logits are formed at once."""
+_PROBE_TOKENS = 8
 
 
 @dataclass
@@ -47,6 +48,24 @@ class GradientStates(LayerStates):
     value_gradients: torch.Tensor
     key_fisher: torch.Tensor
     value_fisher: torch.Tensor
+
+
+def gradients_possible(model: PreTrainedModel) -> str | None:
+    """Return why the layers of `model` give no gradients, or None if they do: some quantized weights only go forwards.
+
+    A pass of a few tokens is tried.
+    """
+    embedding = model.get_input_embeddings()
+    try:
+        with attention_function(model, plain_attention), frozen_parameters(model):
+            ids = torch.arange(_PROBE_TOKENS, device=model.device).unsqueeze(0)
+            states = embedding(ids).detach().requires_grad_(True)
+            model.base_model(inputs_embeds=states, use_cache=False).last_hidden_state.float().sum().backward()
+    except (RuntimeError, NotImplementedError, TypeError, ValueError) as error:
+        return f"a backward pass through its layers failed: {' '.join(str(error).split())[:200]}"
+    if states.grad is None or not torch.isfinite(states.grad).all():
+        return "a backward pass through its layers gives no finite gradient"
+    return None
 
 
 def record_gradients(

@@ -70,7 +70,7 @@ def recomputed_if_needed(model: PreTrainedModel, batch_size: int, tokens: int, b
     """
     layers = [module for module in model.modules() if isinstance(module, GradientCheckpointingLayer)]
     needed = activation_bytes(model, batch_size, tokens, bytes_per_element)
-    usable = _USABLE * _free_bytes(model.device)
+    usable = _USABLE * free_bytes(model.device)
     # Layers talk to those of other processes, which must run them equally often.
     if not layers or not on_any_process(needed > usable, model):
         yield
@@ -93,11 +93,28 @@ def recomputed_if_needed(model: PreTrainedModel, batch_size: int, tokens: int, b
                 layer.forward = forward
 
 
-def _free_bytes(device: torch.device) -> int:
+def recomputed_bytes(model: PreTrainedModel, batch_size: int, tokens: int, bytes_per_element: int) -> int:
+    """Return roughly the bytes of the same pass if layers are computed twice: every layer's input, and one layer.
+
+    Models without layers that can be computed twice keep everything.
+    """
+    whole = activation_bytes(model, batch_size, tokens, bytes_per_element)
+    if not any(isinstance(module, GradientCheckpointingLayer) for module in model.modules()):
+        return whole
+    config = text_config(model.config)
+    inputs = batch_size * tokens * config.hidden_size * bytes_per_element * config.num_hidden_layers
+    # Its gradients are there at the same time.
+    return inputs + 2 * whole // config.num_hidden_layers
+
+
+def free_bytes(device: torch.device) -> float:
+    """Return the bytes that this process may still allocate on a device, as far as the limits set for it say."""
     if device.type == "cuda":
         # What the allocator holds and does not use is free, too.
-        unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-        return torch.cuda.mem_get_info(device)[0] + unused
+        reserved = torch.cuda.memory_reserved(device)
+        free, total = torch.cuda.mem_get_info(device)
+        allowed = torch.cuda.get_per_process_memory_fraction(device) * total - reserved
+        return min(free, allowed) + reserved - torch.cuda.memory_allocated(device)
     return min(psutil.virtual_memory().available, _container_bytes())
 
 

@@ -13,7 +13,7 @@ import typer
 
 from ..errors import VecInferError
 from ..version import __version__
-from . import bench, calibrate, convert, doctor, evaluate, generate, hub, inspect, plan
+from . import bench, calibrate, codebooks, convert, doctor, evaluate, generate, hub, inspect, plan
 from .console import errors
 from .interruption import INTERRUPTED, SENTENCE
 
@@ -36,6 +36,7 @@ app.command()(convert.convert)
 app.command()(hub.push)
 app.command()(hub.pull)
 app.command()(hub.find)
+app.add_typer(codebooks.app, name="codebooks")
 app.command()(plan.plan)
 app.command()(bench.bench)
 app.command()(doctor.doctor)

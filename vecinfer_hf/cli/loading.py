@@ -21,7 +21,9 @@ from transformers.utils import logging
 
 from ..cache.online_codebook import ONLINE
 from ..codebook.codebook import Codebook
+from ..config import VecInferConfig
 from ..errors import BackendError, UnsupportedModelError
+from ..integration.make import may_make
 from ..integration.resolve import AUTO, resolve
 from ..model_info import unsupported_reason
 from ..ops.kernel_loader import load_kernels
@@ -97,7 +99,9 @@ def check_before_loading(
     reason = unsupported_reason(config)
     if reason:
         raise UnsupportedModelError(f"No VecInfer cache for {model}: {reason}.")
-    resolve(config, codebook, **options)
+    if codebook != AUTO or not may_make(VecInferConfig(codebook, **options)):
+        # "auto" finds or makes one once the weights are there.
+        resolve(config, codebook, **options)
 
 
 def load_config(name: str) -> PreTrainedConfig:

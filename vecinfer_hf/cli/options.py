@@ -69,7 +69,7 @@ def _codebook_names(incomplete: str) -> list[str]:
 
 
 _BITS = "Bits per {} element: 4, 2, 1.5, 1.25, 1, or a format name such as d2b8."
-_NAMED = "Chooses among the codebooks of auto and shapes an online one."
+_NAMED = "Chooses among the codebooks of auto and shapes one that is made."
 
 Model = Annotated[str, typer.Argument(help="Hub id or directory of the model.", parser=text_value)]
 CodebookName = Annotated[
@@ -77,8 +77,8 @@ CodebookName = Annotated[
     typer.Option(
         "--codebook",
         "-c",
-        help="Codebook: a directory, a shipped name, a Hub repository, auto (find one) or online (fit one to the "
-        "first prompt).",
+        help="Codebook: a directory, a shipped name, a Hub repository, auto (find or make one) or online (fit one "
+        "to the first prompt).",
         parser=text_value,
         metavar="NAME",
         autocompletion=_codebook_names,

@@ -3,6 +3,7 @@
 """Format 1 of config.json, which vecinfer_hf 0.1 wrote, read as a Description. Nothing writes it any more.
 
 It named one head size for all layers, had no hash of the tensors, and kept the options of calibration in two places.
+Also the options of a cache that version 0.1 wrote, which held those of calibration too.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 from typing import Any
 
 from ..calibration_config import MOVED_FROM_PROVENANCE, CalibrationConfig
+from ..config import SMALL_VALUES
 from ..errors import CodebookError, ConfigError
 from ..model_info import HeadShape, ModelIdentity
 from ..quantization.formats import parse_format
@@ -86,3 +88,23 @@ def _identity(data: dict[str, Any], shapes: dict[int, HeadShape]) -> ModelIdenti
             "codebook again."
         )
     return identity
+
+
+_CALIBRATION_0_1 = ("layer_bits", "recipe", "sequence_length", "num_tokens", "num_samples", "num_iterations", "seed")
+"""Options of version 0.1 that only `calibrate` read."""
+_DEFAULTS_0_1 = {"residual_length": 128, "sink_length": 4, "sink_choice": SMALL_VALUES, "ops_backend": "auto",
+                 "static": False, "key_bits": 2, "value_bits": 2}  # fmt: skip
+"""Version 0.1 wrote these values also where nothing was asked for."""
+
+
+def cache_options(options: dict[str, Any]) -> dict[str, Any]:
+    """Return the options of a VecInferConfig in a dictionary of version 0.1, and any other dictionary as it is."""
+    moved = [name for name in _CALIBRATION_0_1 if name in options]
+    if not moved:
+        return options
+    if len(moved) < len(_CALIBRATION_0_1):
+        raise ConfigError(f"{moved} are options of a CalibrationConfig; a VecInferConfig only says how a cache runs.")
+    # A growing cache had no use for max_cache_len then.
+    dropped = {*moved, *(() if options.get("static") else ("max_cache_len",))}
+    kept = {name: value for name, value in options.items() if name not in dropped}
+    return {name: value for name, value in kept.items() if _DEFAULTS_0_1.get(name, ...) != value}

@@ -73,7 +73,7 @@ def greedy_agreement(
     if input_ids.dim() != 2 or input_ids.shape[0] != 1:
         raise ValueError(f"input_ids has shape {tuple(input_ids.shape)}; give one prompt, (1, tokens).")
     input_ids = input_ids.to(model.device)
-    caches = DynamicCache(config=model.config), VecInferCache(model.config, codebook, **cache_options)
+    caches = DynamicCache(config=model.config), VecInferCache(model, codebook, **cache_options)
     attentions = model.config._attn_implementation, "vecinfer"
     tokens, seconds = [], []
     for cache, attention, streamer in zip(caches, attentions, streamers, strict=True):

@@ -183,7 +183,7 @@ def evaluate_perplexity(
     sums, measured = _Sums(), None
     for rows in windows.split(batch_size):
         ids = rows.to(model.device)
-        caches = DynamicCache(config=model.config), VecInferCache(model.config, codebook, **cache_options)
+        caches = DynamicCache(config=model.config), VecInferCache(model, codebook, **cache_options)
         if codebook != ONLINE:
             codebook = caches[1].codebook
         if prompt_length:

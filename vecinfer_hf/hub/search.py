@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The vecinfer_hf authors
 # SPDX-License-Identifier: Apache-2.0
-"""Finding a codebook for a model: the one its config names, the shipped ones, then the Hub.
+"""Finding a codebook for a model: the one its config names, the shipped ones, those made here, then the Hub.
 
 Owns the order, and the rule that nothing comes from an owner the user neither named nor allowed. download.py
 fetches, codebook/ reads, integration/resolve.py decides.
@@ -19,8 +19,10 @@ from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
 from transformers.utils import logging
 
 from ..codebook.files import load_forms
+from ..codebook.fingerprint import weights_fingerprint
+from ..codebook.kept import kept_codebooks
 from ..codebook.shipped import shipped_codebooks, shipped_names
-from ..errors import CodebookError, ConfigError, transport_errors
+from ..errors import CodebookError, ConfigError, NoCodebookError, transport_errors
 from ..model_info import check_identity, model_identity
 from ..quantization.formats import mean_bits, parse_format
 from .download import hub_api
@@ -44,7 +46,7 @@ class FoundCodebook:
 
     Args:
         name: what to pass as `codebook`: a Hub repository, a shipped name or a directory.
-        source: "model config", "shipped" or "hub".
+        source: "model config", "shipped", "made here" or "hub".
         trusted: whether `codebook="auto"` may take it without being told.
         why: one sentence for the user.
         subfolder: directory inside the repository, or None.
@@ -80,8 +82,9 @@ def find_codebooks(
     """Return the codebooks known for a model, those to prefer first. Downloads none of them.
 
     Looked at in this order: the repository that the model's config names, the codebooks shipped with the package,
-    and the Hub's repositories tagged "vecinfer" with this base model. Owners are trusted if they are in
-    `trusted_owners` or in the environment variable VECINFER_TRUSTED_OWNERS, or if the model itself is theirs.
+    for a loaded model those made on this machine for its weights, and the Hub's repositories tagged "vecinfer" with
+    this base model. Owners are trusted if they are in `trusted_owners` or in the environment variable
+    VECINFER_TRUSTED_OWNERS, or if the model itself is theirs.
 
     Args:
         model_or_id: a model, its config, a Hub id or a directory.
@@ -122,7 +125,7 @@ def candidates(
         token: Hub token.
 
     Raises:
-        CodebookError: after the last one, for a caller that took none; it lists what the user could allow.
+        NoCodebookError: after the last one, for a caller that took none; it lists what the user could allow.
     """
     wanted = {"key_bits": key_bits, "value_bits": value_bits}
     bits = {name: None if value is None else parse_format(value).bits_per_element for name, value in wanted.items()}
@@ -141,7 +144,7 @@ def candidates(
         ]
         untrusted += [item for item in fitting if not item.trusted]
         yield from sorted((item for item in fitting if item.trusted), key=distance)
-    raise CodebookError(_nothing_to_take(model_or_config, untrusted))
+    raise NoCodebookError(_nothing_to_take(model_or_config, untrusted), [str(item) for item in untrusted])
 
 
 def _places(given: Any, trusted_owners: Iterable[str] | None, search: bool, token) -> Iterator[list[FoundCodebook]]:
@@ -150,6 +153,8 @@ def _places(given: Any, trusted_owners: Iterable[str] | None, search: bool, toke
     owners = _trusted(model_id, trusted_owners)
     yield list(_named_by_config(model_id, config, named, owners))
     yield list(_shipped(model_id, config))
+    if isinstance(given, PreTrainedModel):
+        yield list(_made_here(given))
     if search and _is_hub_id(model_id):
         yield sorted(_on_hub(model_id, owners, token), key=lambda item: not item.trusted)
 
@@ -212,6 +217,21 @@ def _shipped(model_id: str, config: PreTrainedConfig | None) -> Iterator[FoundCo
             continue
         bits = mean_bits((form.key.code_format, form.value.code_format) for form in forms.values())
         yield FoundCodebook(name, "shipped", True, "it comes with the package for this model", **bits._asdict())
+
+
+def _made_here(model: PreTrainedModel) -> Iterator[FoundCodebook]:
+    fingerprint = weights_fingerprint(model)
+    for kept in kept_codebooks():
+        if kept.fingerprint != fingerprint:
+            continue
+        try:
+            _, forms = load_forms(kept.directory)
+        except CodebookError as error:
+            logger.warning(f"vecinfer: a kept codebook cannot be used: {error}")
+            continue
+        bits = mean_bits((form.key.code_format, form.value.code_format) for form in forms.values())
+        why = "it was made on this machine for these weights"
+        yield FoundCodebook(str(kept.directory), "made here", True, why, **bits._asdict())
 
 
 def _on_hub(model_id: str, owners: dict[str, str], token) -> Iterator[FoundCodebook]:

@@ -20,8 +20,9 @@ from ..cache.online_codebook import ONLINE, OnlineCodebook
 from ..calibration_config import CalibrationConfig
 from ..codebook.codebook import Codebook
 from ..codebook.files import CONFIG_NAME
+from ..codebook.fingerprint import weights_fingerprint
 from ..config import VecInferConfig
-from ..errors import CodebookError, ConfigError
+from ..errors import CodebookError, ConfigError, NoCodebookError
 from ..model_info import check_identity, model_identity
 from ..quantization.formats import parse_format
 
@@ -77,6 +78,9 @@ def resolve(
     problem = _other_bits(made, config)
     if problem:
         raise ConfigError(problem)
+    problem = _other_weights(made, model_or_config)
+    if problem:
+        logger.warning_once(f"vecinfer: {problem}, so its quality may differ; measure it with `vecinfer evaluate`.")
     return made, config
 
 
@@ -98,6 +102,8 @@ def _named(model_or_config: PreTrainedModel | PreTrainedConfig, config: VecInfer
     if name == AUTO:
         identity = model_identity(getattr(model_or_config, "config", model_or_config))
         key += (str(identity), tuple(config.trusted_owners or ()), config.key_bits, config.value_bits)
+        if isinstance(model_or_config, PreTrainedModel):
+            key += (weights_fingerprint(model_or_config),)
     codebook = _loaded.get(key)
     if codebook is None:
         codebook = _loaded.setdefault(key, _load(name, model_or_config, config))
@@ -113,9 +119,17 @@ def _load(name: str, model_or_config: PreTrainedModel | PreTrainedConfig, config
     if place:
         raise ConfigError(f'{sorted(place)} say where a codebook lies, but codebook="auto" looks for one; name it.')
     from ..hub.search import candidates
+    from .make import bits_name
 
     bits = {"key_bits": config.key_bits, "value_bits": config.value_bits}
-    for item in candidates(model_or_config, trusted_owners=config.trusted_owners, **bits):
+    found = candidates(model_or_config, trusted_owners=config.trusted_owners, **bits)
+    while True:
+        try:
+            item = next(found)
+        except NoCodebookError as nothing:
+            return _made(model_or_config, config, nothing)
+        if item.source == "made here" and Path(item.name).name != bits_name(config):
+            continue  # it was made with other bits
         try:
             codebook = Codebook.from_pretrained(item.name, revision=item.revision, subfolder=item.subfolder)
         except CodebookError as error:
@@ -123,12 +137,32 @@ def _load(name: str, model_or_config: PreTrainedModel | PreTrainedConfig, config
                 raise
             problem: str | None = str(error)
         else:
-            problem = _mismatch(codebook, model_or_config, config)
+            problem = None if item.source == "made here" else _mismatch(codebook, model_or_config, config)
         if problem is None:
             logger.warning_once(f'codebook="auto" took {item} because {item.why}.')
+            if item.source == "made here":
+                codebook.source = None  # the directory is this machine's, and "auto" finds it again
             return codebook
         logger.warning(f'codebook="auto" passes over {item}: {problem}')
-    raise AssertionError("candidates ends with an error")
+
+
+def _made(
+    model_or_config: PreTrainedModel | PreTrainedConfig, config: VecInferConfig, nothing: NoCodebookError
+) -> Codebook:
+    """Return a codebook made for the model now.
+
+    Raises:
+        NoCodebookError: if making is forbidden, or there are no weights to make it from.
+    """
+    from .make import MAKE_VARIABLE, made_codebook, may_make
+
+    if not may_make(config):
+        raise NoCodebookError(f"{nothing} Or let one be made: make=True, or {MAKE_VARIABLE}=1.") from None
+    if not isinstance(model_or_config, PreTrainedModel):
+        raise NoCodebookError(f"{nothing} Or give the model instead of its config: one is made from its weights.")
+    if nothing.offers:
+        logger.warning(str(nothing))
+    return made_codebook(model_or_config, config)
 
 
 def _mismatch(
@@ -140,8 +174,22 @@ def _mismatch(
     identity = model_identity(getattr(model_or_config, "config", model_or_config))
     if not same_name(codebook.identity.name, identity.name):
         return f"it was made for {codebook.identity.name}, not for {identity.name}."
-    problem = check_identity(codebook.identity, identity)
+    problem = check_identity(codebook.identity, identity) or _other_weights(codebook, model_or_config)
     return f"{problem}." if problem else _other_bits(codebook, config)
+
+
+def _other_weights(codebook: Codebook, model_or_config: PreTrainedModel | PreTrainedConfig) -> str | None:
+    """Return that a codebook was made for other weights than a loaded model's, or None; one may not know its own."""
+    if codebook.weights_fingerprint is None or not isinstance(model_or_config, PreTrainedModel):
+        return None
+    fingerprint = weights_fingerprint(model_or_config)
+    if fingerprint == codebook.weights_fingerprint:
+        return None
+    made_for = codebook.identity.name or codebook.identity.model_type
+    return (
+        f"the codebook was made for other weights ({made_for}, fingerprint {codebook.weights_fingerprint[:12]}) than "
+        f"the model has ({fingerprint[:12]})"
+    )
 
 
 def _modified(name: str, subfolder: str | None) -> tuple[int, int] | None:
