@@ -191,6 +191,7 @@ def test_importing_the_package_only_adds_its_own_entries():
     assert changed == [
         ["GenerationMixin", "_prepare_cache_for_generation"],
         ["GenerationMixin", "_update_model_kwargs_for_generation"],
+        ["GenerationMixin", "_valid_auto_compile_criteria"],
         ["GenerationMixin", "generate"],
         ["GenerationMixin", "prepare_inputs_for_generation"],
         ["PreTrainedModel", "get_compiled_call"],

@@ -7,7 +7,6 @@ import time
 
 import pytest
 import torch
-import transformers
 from tiny_codebooks import random_codebook
 from tiny_models import tiny_inputs, tiny_model
 from transformers import CompileConfig, ContinuousBatchingConfig, GenerationConfig
@@ -198,7 +197,7 @@ def test_sinks_are_chosen_from_the_first_page():
 @pytest.mark.parametrize("version", ["5.17.0", "5.23.1", "5.25.0", "6.0.0"])
 def test_other_versions_of_transformers_are_refused_with_the_tested_one(version, monkeypatch):
     model = coded_model()
-    monkeypatch.setattr(transformers, "__version__", version)
+    monkeypatch.setattr(continuous_batching.transformers, "__version__", version)
     with pytest.raises(UnsupportedCallError, match=rf"{version} is installed.*tested with 5\.24 only.*disable"):
         coded_manager(model)
 

@@ -11,7 +11,6 @@ import pytest
 import torch
 from tiny_codebooks import random_codebook
 from tiny_models import tiny_inputs, tiny_model
-from transformers import GenerationConfig
 
 from vecinfer_hf import VecInferCache, enable
 from vecinfer_hf.cache import recorded_step
@@ -237,9 +236,8 @@ def test_on_a_gpu_tokens_and_codes_are_those_of_steps_that_are_launched(family, 
     mask[0, : 9 * (rows > 1)] = 0
     sequences, logits, cache = generated(model, ids, mask, 700)
     assert len(replays) == 698
-    wanted_sequences, wanted, other = generated(
-        model, ids, mask, 700, generation_config=GenerationConfig(disable_compile=True, pad_token_id=0)
-    )
+    model.generation_config.disable_compile = True
+    wanted_sequences, wanted, other = generated(model, ids, mask, 700)
     assert len(replays) == 698
     # The same kernels on the same numbers.
     assert torch.equal(sequences, wanted_sequences)
@@ -255,9 +253,8 @@ def test_on_a_gpu_a_host_read_inside_the_model_ends_the_recording(monkeypatch, c
     ids = tiny_inputs(1, 40).cuda()
     found = generated(model, ids, torch.ones_like(ids), 20)
     assert "cannot be recorded as a CUDA graph" in caplog.text
-    wanted = generated(
-        model, ids, torch.ones_like(ids), 20, generation_config=GenerationConfig(disable_compile=True, pad_token_id=0)
-    )
+    model.generation_config.disable_compile = True
+    wanted = generated(model, ids, torch.ones_like(ids), 20)
     assert torch.equal(found[1], wanted[1])
     same_layers(found[2], wanted[2])
 

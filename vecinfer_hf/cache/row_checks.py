@@ -35,7 +35,7 @@ def check_layer_crop(layer: CacheLayerMixin, index: int, tokens_to_remove: int) 
         return
     if isinstance(layer, LinearAttentionCacheLayerMixin):
         _check_state_crop(layer, index, -tokens_to_remove)
-    if hasattr(layer, "storage"):
+    if hasattr(layer, "storage") or not isinstance(layer, CacheLayerMixin):
         return
     window, length = getattr(layer, "sliding_window", None), int(layer.get_seq_length())
     kept = layer.is_croppable
