@@ -37,7 +37,7 @@ class Text:
     def __init__(self, codebook, page_tokens, sinks, slot=0, seed=0):
         generator = torch.Generator().manual_seed(seed)
         self.layout = page_layout(codebook, page_tokens, sinks, torch.float32)
-        pool = torch.randint(0, 255, (POOL, self.layout.bytes_per_layer), dtype=torch.uint8, generator=generator)
+        pool = torch.randint(0, 255, (POOL, self.layout.part(0).stop), dtype=torch.uint8, generator=generator)
         layer_codebook = codebook.layer(0, torch.device("cpu"))
         self.storage = PagedStorage(
             pool, self.layout, 3, HEADS, (DIM, DIM), codebook.formats(0), layer_codebook, "small_values",
@@ -168,6 +168,19 @@ def test_a_page_that_is_no_multiple_of_a_tile_is_refused(codebook, page_tokens):
 @pytest.mark.parametrize("sinks", [0, 1, 4, 16])
 def test_the_header_has_room_for_all_sinks(bits, sinks):
     layout = page_layout(random_codebook(tiny_config("llama"), bits, bits), 32, sinks, torch.float32)
-    room = layout.header_blocks * layout.bytes_per_layer
+    part = layout.part(0)
     needed = sinks * HEADS * 2 * DIM * 4
-    assert needed <= room < needed + layout.bytes_per_layer
+    assert needed <= layout.header_blocks * (part.stop - part.start) < needed + part.stop - part.start
+
+
+def test_layers_of_different_formats_take_their_own_room():
+    config = tiny_config("llama", num_hidden_layers=3)
+    layout = page_layout(random_codebook(config, layer_bits=[[2, 2], [4, 1], [1, 1]]), 64, 4, torch.float32)
+    parts = [layout.part(layer) for layer in range(3)]
+    for layer, (part, following) in enumerate(zip(parts, [*parts[1:], None], strict=True)):
+        assert layout.layer_bytes[layer] <= part.stop - part.start < layout.layer_bytes[layer] + 128
+        assert part.start % 128 == 0
+        assert part.stop == (following.start if following else part.stop)
+    assert parts[-1].stop <= layout.bytes_per_block < parts[-1].stop + 3 * 128
+    assert layout.bytes_per_block % 3 == 0
+    assert layout.wasted_bytes == layout.bytes_per_block - sum(layout.layer_bytes.values())

@@ -41,7 +41,7 @@ class PagedStorage:
     """The pages of one layer.
 
     Args:
-        pool: uint8 `[num_blocks, bytes_per_layer]`, this layer's part of every block; a view of the engine's memory.
+        pool: uint8 `[num_blocks, bytes]`, this layer's part of every block; a view of the engine's memory.
         layout: the sizes.
         slots: requests that can be under way at once.
         heads: key/value heads.
