@@ -9,8 +9,9 @@ from tiny_models import tiny_config
 
 from vecinfer_hf import ConfigError
 from vecinfer_hf.cache.page_layout import page_layout
-from vecinfer_hf.cache.paged import PagedStorage, TextBlocks
-from vecinfer_hf.cache.paged_layer import BatchRow, PagedLayer
+from vecinfer_hf.cache.paged import PagedStorage
+from vecinfer_hf.cache.paged_layer import PagedLayer
+from vecinfer_hf.cache.paged_rows import Batch, BatchRow, TextBlocks
 from vecinfer_hf.ops.backend import backend
 
 
@@ -45,8 +46,12 @@ class Text:
         )  # fmt: skip
         order = torch.randperm(POOL, generator=generator).tolist()
         header = self.layout.header_blocks
-        self.blocks = TextBlocks(order[:header], order[header : header + -(-TOKENS // page_tokens)])
+        self.blocks = self.text_blocks(order[:header], order[header : header + -(-TOKENS // page_tokens)])
         self.layer, self.slot, self.past = PagedLayer(0, self.storage), slot, 0
+
+    @staticmethod
+    def text_blocks(header, pages):
+        return TextBlocks(header, pages, torch.device("cpu"))
 
     def feed(self, query, keys, values, cut, load_sinks=False):
         """Return the attention `[1, T, Hq, D]` of all tokens that `cut` takes."""
@@ -54,7 +59,8 @@ class Text:
         for count in cut:
             part = slice(self.past, self.past + count)
             row = BatchRow(self.slot, self.past, count, 0, self.blocks, load_sinks)
-            new = self.layer.update(keys[:, :, part], values[:, :, part], [row])
+            batch = Batch([row], self.layout, torch.device("cpu"))
+            new = self.layer.update(keys[:, :, part], values[:, :, part], batch)
             outputs.append(self.layer.attend(None, query[:, :, part], *(handle.states for handle in new), None, 0.25))
             self.past, load_sinks = self.past + count, False
         return torch.cat(outputs, 1)
@@ -124,7 +130,7 @@ def test_a_forked_slot_goes_on_by_itself(codebook):
     branch = one.blocks.pages[3]
     one.feed(*text, [1, 30])
     one.past, one.slot = 120, 2
-    one.blocks = TextBlocks(one.blocks.header, [*one.blocks.pages[:3], 59, *one.blocks.pages[4:]])
+    one.blocks = one.text_blocks(one.blocks.header, [*one.blocks.pages[:3], 59, *one.blocks.pages[4:]])
     assert branch != 59
     again = one.feed(*text, [50])
     other = Text(codebook, 32, 4)
@@ -145,7 +151,7 @@ def test_rows_of_one_batch_do_not_see_each_other(codebook):
     for number, text in enumerate(texts):
         together.slot, together.past = number, 0
         own = order[number * 20 : number * 20 + 20]
-        together.blocks = TextBlocks(own[:2], own[2:])
+        together.blocks = together.text_blocks(own[:2], own[2:])
         together.feed(*text, [60 + number])
         count = (1, 40, 1)[number]
         rows.append(BatchRow(number, 60 + number, count, begin, together.blocks, False))
@@ -153,7 +159,7 @@ def test_rows_of_one_batch_do_not_see_each_other(codebook):
             part.append(each[:, :, 60 + number : 60 + number + count])
         begin += count
     query, keys, values = (torch.cat(parts, 2) for parts in packed)
-    new = together.layer.update(keys, values, rows)
+    new = together.layer.update(keys, values, Batch(rows, together.layout, torch.device("cpu")))
     output = together.layer.attend(None, query, *(handle.states for handle in new), None, 0.25)
     assert (output - torch.cat(alone, 1)).abs().max() < 300 * 2**-23 * 4
 

@@ -17,7 +17,7 @@ from transformers.generation.continuous_batching.cache_allocators.cache_allocato
 from transformers.generation.continuous_batching.cache_allocators.cache_pool import CachePool
 
 from ..cache.page_layout import PageLayout
-from ..cache.paged import TextBlocks
+from ..cache.paged_rows import TextBlocks
 
 
 class PageAllocator(FullAttentionCacheAllocator):
@@ -66,7 +66,7 @@ class PageAllocator(FullAttentionCacheAllocator):
     def text_blocks(self, request_id: str) -> TextBlocks:
         """Return the blocks of a request."""
         table = self.block_table[request_id]
-        return TextBlocks(table[: self.header_blocks], table[self.header_blocks :])
+        return TextBlocks(table[: self.header_blocks], table[self.header_blocks :], self._copy_view.device)
 
     def count_pages(self) -> dict[str, int]:
         """Return how many blocks are there: all, used by requests, shared by several, kept for reuse, and free."""
