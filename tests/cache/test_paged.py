@@ -9,8 +9,9 @@ from tiny_models import tiny_config
 
 from vecinfer_hf import ConfigError
 from vecinfer_hf.cache.page_layout import page_layout
-from vecinfer_hf.cache.paged import PagedStorage, TextBlocks
-from vecinfer_hf.cache.paged_layer import BatchRow, PagedLayer
+from vecinfer_hf.cache.paged import PagedStorage
+from vecinfer_hf.cache.paged_layer import PagedLayer
+from vecinfer_hf.cache.paged_rows import Batch, BatchRow, TextBlocks
 from vecinfer_hf.ops.backend import backend
 
 
@@ -37,7 +38,7 @@ class Text:
     def __init__(self, codebook, page_tokens, sinks, slot=0, seed=0):
         generator = torch.Generator().manual_seed(seed)
         self.layout = page_layout(codebook, page_tokens, sinks, torch.float32)
-        pool = torch.randint(0, 255, (POOL, self.layout.bytes_per_layer), dtype=torch.uint8, generator=generator)
+        pool = torch.randint(0, 255, (POOL, self.layout.part(0).stop), dtype=torch.uint8, generator=generator)
         layer_codebook = codebook.layer(0, torch.device("cpu"))
         self.storage = PagedStorage(
             pool, self.layout, 3, HEADS, (DIM, DIM), codebook.formats(0), layer_codebook, "small_values",
@@ -45,8 +46,12 @@ class Text:
         )  # fmt: skip
         order = torch.randperm(POOL, generator=generator).tolist()
         header = self.layout.header_blocks
-        self.blocks = TextBlocks(order[:header], order[header : header + -(-TOKENS // page_tokens)])
+        self.blocks = self.text_blocks(order[:header], order[header : header + -(-TOKENS // page_tokens)])
         self.layer, self.slot, self.past = PagedLayer(0, self.storage), slot, 0
+
+    @staticmethod
+    def text_blocks(header, pages):
+        return TextBlocks(header, pages, torch.device("cpu"))
 
     def feed(self, query, keys, values, cut, load_sinks=False):
         """Return the attention `[1, T, Hq, D]` of all tokens that `cut` takes."""
@@ -54,7 +59,8 @@ class Text:
         for count in cut:
             part = slice(self.past, self.past + count)
             row = BatchRow(self.slot, self.past, count, 0, self.blocks, load_sinks)
-            new = self.layer.update(keys[:, :, part], values[:, :, part], [row])
+            batch = Batch([row], self.layout, torch.device("cpu"))
+            new = self.layer.update(keys[:, :, part], values[:, :, part], batch)
             outputs.append(self.layer.attend(None, query[:, :, part], *(handle.states for handle in new), None, 0.25))
             self.past, load_sinks = self.past + count, False
         return torch.cat(outputs, 1)
@@ -124,7 +130,7 @@ def test_a_forked_slot_goes_on_by_itself(codebook):
     branch = one.blocks.pages[3]
     one.feed(*text, [1, 30])
     one.past, one.slot = 120, 2
-    one.blocks = TextBlocks(one.blocks.header, [*one.blocks.pages[:3], 59, *one.blocks.pages[4:]])
+    one.blocks = one.text_blocks(one.blocks.header, [*one.blocks.pages[:3], 59, *one.blocks.pages[4:]])
     assert branch != 59
     again = one.feed(*text, [50])
     other = Text(codebook, 32, 4)
@@ -145,7 +151,7 @@ def test_rows_of_one_batch_do_not_see_each_other(codebook):
     for number, text in enumerate(texts):
         together.slot, together.past = number, 0
         own = order[number * 20 : number * 20 + 20]
-        together.blocks = TextBlocks(own[:2], own[2:])
+        together.blocks = together.text_blocks(own[:2], own[2:])
         together.feed(*text, [60 + number])
         count = (1, 40, 1)[number]
         rows.append(BatchRow(number, 60 + number, count, begin, together.blocks, False))
@@ -153,7 +159,7 @@ def test_rows_of_one_batch_do_not_see_each_other(codebook):
             part.append(each[:, :, 60 + number : 60 + number + count])
         begin += count
     query, keys, values = (torch.cat(parts, 2) for parts in packed)
-    new = together.layer.update(keys, values, rows)
+    new = together.layer.update(keys, values, Batch(rows, together.layout, torch.device("cpu")))
     output = together.layer.attend(None, query, *(handle.states for handle in new), None, 0.25)
     assert (output - torch.cat(alone, 1)).abs().max() < 300 * 2**-23 * 4
 
@@ -168,6 +174,19 @@ def test_a_page_that_is_no_multiple_of_a_tile_is_refused(codebook, page_tokens):
 @pytest.mark.parametrize("sinks", [0, 1, 4, 16])
 def test_the_header_has_room_for_all_sinks(bits, sinks):
     layout = page_layout(random_codebook(tiny_config("llama"), bits, bits), 32, sinks, torch.float32)
-    room = layout.header_blocks * layout.bytes_per_layer
+    part = layout.part(0)
     needed = sinks * HEADS * 2 * DIM * 4
-    assert needed <= room < needed + layout.bytes_per_layer
+    assert needed <= layout.header_blocks * (part.stop - part.start) < needed + part.stop - part.start
+
+
+def test_layers_of_different_formats_take_their_own_room():
+    config = tiny_config("llama", num_hidden_layers=3)
+    layout = page_layout(random_codebook(config, layer_bits=[[2, 2], [4, 1], [1, 1]]), 64, 4, torch.float32)
+    parts = [layout.part(layer) for layer in range(3)]
+    for layer, (part, following) in enumerate(zip(parts, [*parts[1:], None], strict=True)):
+        assert layout.layer_bytes[layer] <= part.stop - part.start < layout.layer_bytes[layer] + 128
+        assert part.start % 128 == 0
+        assert part.stop == (following.start if following else part.stop)
+    assert parts[-1].stop <= layout.bytes_per_block < parts[-1].stop + 3 * 128
+    assert layout.bytes_per_block % 3 == 0
+    assert layout.wasted_bytes == layout.bytes_per_block - sum(layout.layer_bytes.values())

@@ -197,7 +197,7 @@ def test_sinks_are_chosen_from_the_first_page():
 @pytest.mark.parametrize("version", ["5.17.0", "5.23.1", "5.25.0", "6.0.0"])
 def test_other_versions_of_transformers_are_refused_with_the_tested_one(version, monkeypatch):
     model = coded_model()
-    monkeypatch.setattr(continuous_batching.transformers, "__version__", version)
+    monkeypatch.setattr(continuous_batching, "VERSION", version)
     with pytest.raises(UnsupportedCallError, match=rf"{version} is installed.*tested with 5\.24 only.*disable"):
         coded_manager(model)
 
@@ -266,12 +266,11 @@ def test_memory_is_what_is_said(bits):
     assert cache.num_blocks >= SMALL["num_blocks"]
 
 
-def test_layers_of_different_bytes_are_padded_and_the_waste_is_told():
+def test_layers_may_have_different_formats():
     model = tiny_model("llama")
-    codebook = random_codebook(model.config, layer_bits=[[2, 2], [4, 4]])
+    codebook = random_codebook(model.config, layer_bits=[[2, 1], [4, 4]])
     enable(model, codebook, ops_backend="reference")
-    manager = coded_manager(model)
-    assert manager.layout.wasted_bytes == manager.layout.bytes_per_layer - manager.layout.layer_bytes[0] > 0
-    uniform = enable(tiny_model("llama"), random_codebook(model.config, 4, 4), ops_backend="reference")
-    assert manager.layout.bytes_per_block == coded_manager(uniform).layout.bytes_per_block
+    layout = coded_manager(model).layout
+    assert layout.layer_bytes[1] > layout.layer_bytes[0]
+    assert layout.wasted_bytes < 3 * 128
     assert len(answers(model, prompts(70))[0]) == 12

@@ -11,6 +11,7 @@ The bytes of a block depend on the tokens up to its page's end alone, so blocks 
 
 from __future__ import annotations
 
+from math import lcm
 from typing import NamedTuple
 
 import torch
@@ -25,13 +26,12 @@ ALIGNMENT = 128
 
 
 class PageLayout(NamedTuple):
-    """The sizes of the pages of one model.
+    """The sizes of the pages of one model. Layers may have different formats, and take room in a block accordingly.
 
     Args:
         page_tokens: N, tokens of a page.
         sink_length: exact early tokens.
         layer_bytes: bytes of each layer's tiles in a block, by layer.
-        bytes_per_layer: bytes that each layer takes in a block: the largest of `layer_bytes`, rounded up.
         header_blocks: blocks that hold the sinks of a text.
         tail_bytes: bytes of one request's exact tokens in all layers, sinks included.
     """
@@ -39,19 +39,29 @@ class PageLayout(NamedTuple):
     page_tokens: int
     sink_length: int
     layer_bytes: dict[int, int]
-    bytes_per_layer: int
     header_blocks: int
     tail_bytes: int
 
+    def part(self, layer: int) -> slice:
+        """Return the bytes of a block that belong to a layer."""
+        begin = sum(_aligned(size) for index, size in self.layer_bytes.items() if index < layer)
+        return slice(begin, begin + _aligned(self.layer_bytes[layer]))
+
     @property
     def bytes_per_block(self) -> int:
-        """Bytes of one block: a page of all layers."""
-        return self.bytes_per_layer * len(self.layer_bytes)
+        """Bytes of one block: a page of all layers. A multiple of the number of layers, as transformers divides it."""
+        whole = sum(_aligned(size) for size in self.layer_bytes.values())
+        step = lcm(ALIGNMENT, len(self.layer_bytes))
+        return -(-whole // step) * step
 
     @property
     def wasted_bytes(self) -> int:
-        """Bytes of a block that no layer uses, because layers take equal room."""
+        """Bytes of a block that no layer uses."""
         return self.bytes_per_block - sum(self.layer_bytes.values())
+
+
+def _aligned(size: int) -> int:
+    return -(-size // ALIGNMENT) * ALIGNMENT
 
 
 def check_page_tokens(page_tokens: int, sink_length: int) -> None:
@@ -81,13 +91,12 @@ def page_layout(codebook: Codebook, page_tokens: int, sink_length: int, dtype: t
         ConfigError: for a page that is no multiple of a tile, or has no room for its sinks.
     """
     check_page_tokens(page_tokens, sink_length)
-    layer_bytes, exact = {}, []
+    layer_bytes, exact = {}, {}
     for index in codebook.layers:
         shape = codebook.head_shape(index)
         tile = bytes_per_tile(*codebook.formats(index), shape.key_head_dim, shape.value_head_dim)
         layer_bytes[index] = shape.num_key_value_heads * tile * page_tokens // TILE
-        exact.append(shape.num_key_value_heads * (shape.key_head_dim + shape.value_head_dim) * dtype.itemsize)
-    bytes_per_layer = -(-max(layer_bytes.values()) // ALIGNMENT) * ALIGNMENT
-    header_blocks = -(-sink_length * max(exact) // bytes_per_layer)
-    tail_bytes = (page_tokens + sink_length) * sum(exact)
-    return PageLayout(page_tokens, sink_length, layer_bytes, bytes_per_layer, header_blocks, tail_bytes)
+        exact[index] = shape.num_key_value_heads * (shape.key_head_dim + shape.value_head_dim) * dtype.itemsize
+    header_blocks = max(-(-sink_length * exact[index] // _aligned(layer_bytes[index])) for index in layer_bytes)
+    tail_bytes = (page_tokens + sink_length) * sum(exact.values())
+    return PageLayout(page_tokens, sink_length, layer_bytes, header_blocks, tail_bytes)

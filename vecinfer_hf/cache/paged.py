@@ -12,36 +12,23 @@ behind them, token `i` at place `S + (i - S) % N`, where the operators look for 
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import torch
 
 from ..ops.backend import Backend
-from ..ops.to_device import to_device, to_device_int32
+from ..ops.to_device import to_device
 from ..ops.types import LayerCodebook, PagedBuffers
 from ..quantization.formats import CodeFormat
 from ..quantization.packing import TILE, bytes_per_tile
 from .page_layout import PageLayout
+from .paged_rows import DecodeRows, TextBlocks
 from .sinks import choose_sinks, sinks_to_front
-
-
-class TextBlocks(NamedTuple):
-    """The blocks of one text.
-
-    Args:
-        header: block numbers of its sinks.
-        pages: block number of each page, page 0 first.
-    """
-
-    header: list[int]
-    pages: list[int]
 
 
 class PagedStorage:
     """The pages of one layer.
 
     Args:
-        pool: uint8 `[num_blocks, bytes_per_layer]`, this layer's part of every block; a view of the engine's memory.
+        pool: uint8 `[num_blocks, bytes]`, this layer's part of every block; a view of the engine's memory.
         layout: the sizes.
         slots: requests that can be under way at once.
         heads: key/value heads.
@@ -93,20 +80,10 @@ class PagedStorage:
         self.exact_keys[slot].index_copy_(1, places, keys.to(self.exact_keys.dtype))
         self.exact_values[slot].index_copy_(1, places, values.to(self.exact_values.dtype))
 
-    def write_last(self, slots: list[int], tokens: list[int], keys: torch.Tensor, values: torch.Tensor) -> None:
-        """Store one token of each of some texts.
-
-        Args:
-            slots: the texts' slots.
-            tokens: which token of its text each is.
-            keys: `[n, Hkv, Dk]`.
-            values: `[n, Hkv, Dv]`.
-        """
-        sinks = self.sink_length
-        places = [token if token < sinks else sinks + (token - sinks) % self.page_tokens for token in tokens]
-        index = to_device([slots, places], self.pool.device)
-        self.exact_keys[index[0], :, index[1]] = keys.to(self.exact_keys.dtype)
-        self.exact_values[index[0], :, index[1]] = values.to(self.exact_values.dtype)
+    def write_last(self, rows: DecodeRows, keys: torch.Tensor, values: torch.Tensor) -> None:
+        """Store one token of each text: keys `[n, Hkv, Dk]` and values `[n, Hkv, Dv]`."""
+        self.exact_keys[rows.slots, :, rows.places] = keys.to(self.exact_keys.dtype)
+        self.exact_values[rows.slots, :, rows.places] = values.to(self.exact_values.dtype)
 
     def read_exact(self, slot: int, start: int, end: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Return tokens `start .. end - 1` of the page that is not full: `[Hkv, n, Dk]` and `[Hkv, n, Dv]`."""
@@ -134,36 +111,35 @@ class PagedStorage:
                 whole = torch.cat([moved, early[:, :, count:]], dim=2)
                 exact[slot, :, :sinks] = whole[0, :, :sinks].to(exact.dtype)
                 kept.append(whole[:, :, sinks:])
-            self._write_header(slot, blocks.header)
+            self._write_header(slot, blocks)
             # Its last places hold no code; the block's bytes are to be the tokens' alone.
             self.pool[blocks.pages[0]].zero_()
-            self._quantize(*kept, blocks.pages[:1])
+            self._quantize(*kept, blocks.page_index[:1])
             keys, values, first = keys[1:], values[1:], 1
         if keys.shape[0]:
-            self._quantize(keys, values, blocks.pages[first : first + keys.shape[0]])
+            self._quantize(keys, values, blocks.page_index[first : first + keys.shape[0]])
 
-    def _quantize(self, keys: torch.Tensor, values: torch.Tensor, blocks: list[int]) -> None:
-        device = self.pool.device
-        table = to_device_int32(blocks, device).unsqueeze(1)
-        nothing = to_device_int32([0] * len(blocks), device)
-        counts = to_device_int32([keys.shape[2]] * len(blocks), device)
-        buffers = self._buffers(table, nothing, nothing, slice(0, 0))
+    def _quantize(self, keys: torch.Tensor, values: torch.Tensor, blocks: torch.Tensor) -> None:
+        """Code tokens `[n, Hkv, T, D]` into the beginnings of the blocks int32 `[n]`."""
+        nothing = torch.zeros_like(blocks)
+        counts = torch.full_like(blocks, keys.shape[2])
+        buffers = self._buffers(blocks.unsqueeze(1), nothing, nothing, slice(0, 0))
         self.ops.quantize(keys, values, buffers, nothing, counts, nothing, self.codebook)
 
-    def _write_header(self, slot: int, header: list[int]) -> None:
+    def _write_header(self, slot: int, blocks: TextBlocks) -> None:
         sinks = self.sink_length
         parts = (exact[slot, :, :sinks].reshape(-1) for exact in (self.exact_keys, self.exact_values))
         data = torch.cat([part.view(torch.uint8) for part in parts])
-        room = len(header) * self.pool.shape[1]
-        data = torch.nn.functional.pad(data, (0, room - data.shape[0])).view(len(header), -1)
-        self.pool[to_device(header, self.pool.device)] = data
+        count = len(blocks.header)
+        data = torch.nn.functional.pad(data, (0, count * self.pool.shape[1] - data.shape[0])).view(count, -1)
+        self.pool[blocks.header_index] = data
 
-    def load_sinks(self, slot: int, header: list[int]) -> None:
+    def load_sinks(self, slot: int, blocks: TextBlocks) -> None:
         """Copy the sinks of a text whose first page is in blocks already into the slot that continues it."""
         sinks = self.sink_length
         if not sinks:
             return
-        data, start = self.pool[to_device(header, self.pool.device)].flatten(), 0
+        data, start = self.pool[blocks.header_index].flatten(), 0
         for exact in (self.exact_keys, self.exact_values):
             shape = exact.shape[1], sinks, exact.shape[3]
             size = shape[0] * shape[1] * shape[2] * exact.element_size()
@@ -189,9 +165,8 @@ class PagedStorage:
         Returns:
             Keys `[1, Hkv, count * N, Dk]` and values `[1, Hkv, count * N, Dv]`.
         """
-        device = self.pool.device
-        table = to_device_int32(blocks.pages[first : first + count], device).unsqueeze(0)
-        nothing = to_device_int32([0], device)
+        table = blocks.page_index[first : first + count].unsqueeze(0)
+        nothing = torch.zeros_like(table[0, :1])
         buffers = self._buffers(table, nothing, nothing, slice(0, 0))
         read = self.ops.dequantize(buffers, self.codebook, 0, count * self.page_tokens, dtype)
         sinks = self.sink_length
@@ -204,9 +179,7 @@ class PagedStorage:
     def decode_attention(
         self,
         query: torch.Tensor,
-        slots: list[int],
-        lengths: list[int],
-        blocks: list[TextBlocks],
+        rows: DecodeRows,
         softmax_scale: float,
         softcap: float,
         sink_logits: torch.Tensor | None,
@@ -215,36 +188,18 @@ class PagedStorage:
 
         Args:
             query: `[n, Hq, 1, Dk]`.
-            slots: the texts' slots.
-            lengths: tokens of each text, the new one included.
-            blocks: their blocks.
+            rows: the texts.
             softmax_scale: factor on `q . k`.
             softcap: softcap of the scaled scores; 0 for none.
             sink_logits: `[Hq]`, or None.
         """
-        device, rows = self.pool.device, max(slots) + 1
-        # Rows in the order of the slots: the exact tokens are read where they are.
-        in_order = slots == list(range(rows))
-        tokens, quantized, pages = [0] * rows, [0] * rows, [[0]] * rows
-        for slot, length, own in zip(slots, lengths, blocks, strict=True):
-            full = (length - 1) // self.page_tokens
-            tokens[slot] = length
-            if full:
-                quantized[slot] = full * self.page_tokens - self.sink_length
-                # Codes are seen by every query, so their order is free: the page that is not full comes last.
-                pages[slot] = own.pages[1:full] + own.pages[:1]
-        width = max(len(row) for row in pages)
-        table = to_device_int32([row + [0] * (width - len(row)) for row in pages], device)
-        buffers = self._buffers(
-            table, to_device_int32(tokens, device), to_device_int32(quantized, device), slice(rows)
-        )
-        if not in_order:
-            index = to_device(slots, device)
-            query = query.new_zeros(rows, *query.shape[1:]).index_copy_(0, index, query)
-        output, _ = self.ops.decode_attention(
-            query.to(self.exact_keys.dtype), buffers, self.codebook, softmax_scale, softcap, sink_logits
-        )
-        return output if in_order else output.index_select(0, index)
+        count = rows.lengths.shape[0]
+        buffers = self._buffers(rows.table, rows.lengths, rows.quantized, slice(count))
+        query = query.to(self.exact_keys.dtype)
+        if not rows.in_order:
+            query = query.new_zeros(count, *query.shape[1:]).index_copy_(0, rows.slots, query)
+        output, _ = self.ops.decode_attention(query, buffers, self.codebook, softmax_scale, softcap, sink_logits)
+        return output if rows.in_order else output.index_select(0, rows.slots)
 
     def _buffers(
         self, table: torch.Tensor, lengths: torch.Tensor, quantized: torch.Tensor, rows: slice

@@ -9,38 +9,18 @@ of a prompt. paged.py owns what is stored.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
 
 import torch
 
 from ..attention.chunked_prefill import Parts
 from ..attention.page_prefill import Frame, page_prefill_attention
 from .handle import CacheHandle
-from .paged import PagedStorage, TextBlocks
+from .paged import PagedStorage
+from .paged_rows import Batch, BatchRow
 
 
 EARLIER_TOKENS = 32768
 """Coded tokens that are dequantized at once."""
-
-
-class BatchRow(NamedTuple):
-    """One text's part of a batch.
-
-    Args:
-        slot: its slot of exact tokens.
-        past: tokens stored before this batch.
-        count: new tokens.
-        begin: place of the first new token in the packed batch.
-        blocks: its blocks, with room for the new tokens.
-        load_sinks: whether the slot does not have the sinks of page 0 yet.
-    """
-
-    slot: int
-    past: int
-    count: int
-    begin: int
-    blocks: TextBlocks
-    load_sinks: bool
 
 
 class PagedLayer:
@@ -53,7 +33,7 @@ class PagedLayer:
 
     def __init__(self, layer_idx: int, storage: PagedStorage):
         self.layer_idx, self.storage = layer_idx, storage
-        self.rows: list[BatchRow] = []
+        self.batch: Batch | None = None
 
     @property
     def forward_pass(self) -> PagedLayer:
@@ -63,9 +43,9 @@ class PagedLayer:
     def abandon(self) -> None:
         """End a refused call."""
 
-    def update(self, key_states: torch.Tensor, value_states: torch.Tensor, rows: list[BatchRow]):
+    def update(self, key_states: torch.Tensor, value_states: torch.Tensor, batch: Batch):
         """Return two `CacheHandle` for packed keys `[1, Hkv, T, Dk]` and values `[1, Hkv, T, Dv]`."""
-        self.rows = rows
+        self.batch = batch
         return CacheHandle(self, key_states), CacheHandle(self, value_states)
 
     def attend(
@@ -91,31 +71,25 @@ class PagedLayer:
             softcap: softcap of the scaled scores, or None.
             sink_logits: `[Hq]`, or None.
         """
+        batch = self.batch
         output = query.new_zeros(1, query.shape[2], query.shape[1], value_states.shape[3])
-        for row in self.rows:
+        for row in batch.rows:
             if row.load_sinks:
-                self.storage.load_sinks(row.slot, row.blocks.header)
-        single = [row for row in self.rows if row.count == 1]
-        if single:
-            places = [row.begin for row in single]
-            first = places[0]
-            if places == list(range(first, first + len(places))):
-                part = slice(first, first + len(places))
-            else:
-                part = torch.as_tensor(places, device=query.device)
+                self.storage.load_sinks(row.slot, row.blocks)
+        if batch.single:
+            part = batch.single_places
             # [n, H, D]
             new = (states[0, :, part].transpose(0, 1) for states in (query, key_states, value_states))
-            output[0, part] = self._decode(single, *new, softmax_scale, softcap or 0.0, sink_logits)
-        for row in self.rows:
-            if row.count > 1:
-                part = slice(row.begin, row.begin + row.count)
-                new = (states[:, :, part] for states in (query, key_states, value_states))
-                output[0, part] = self._prefill(row, *new, softmax_scale, softcap, sink_logits)[0].transpose(0, 1)
+            output[0, part] = self._decode(batch, *new, softmax_scale, softcap or 0.0, sink_logits)
+        for row in batch.several:
+            part = slice(row.begin, row.begin + row.count)
+            new = (states[:, :, part] for states in (query, key_states, value_states))
+            output[0, part] = self._prefill(row, *new, softmax_scale, softcap, sink_logits)[0].transpose(0, 1)
         return output
 
     def _decode(
         self,
-        rows: list[BatchRow],
+        batch: Batch,
         query: torch.Tensor,
         keys: torch.Tensor,
         values: torch.Tensor,
@@ -124,14 +98,12 @@ class PagedLayer:
         sink_logits: torch.Tensor | None,
     ) -> torch.Tensor:
         """Return the attention of one new token per row, `[n, Hq, Dv]`, for `[n, H, D]`; full pages are coded then."""
-        storage, slots = self.storage, [row.slot for row in rows]
-        storage.write_last(slots, [row.past for row in rows], keys, values)
-        lengths, blocks = [row.past + 1 for row in rows], [row.blocks for row in rows]
-        output = storage.decode_attention(
-            query.unsqueeze(2), slots, lengths, blocks, softmax_scale, softcap, sink_logits
-        )
+        storage, rows = self.storage, batch.decode_rows
+        storage.write_last(rows, keys, values)
+        output = storage.decode_attention(query.unsqueeze(2), rows, softmax_scale, softcap, sink_logits)
         size = storage.page_tokens
-        for row, length in zip(rows, lengths, strict=True):
+        for row in batch.single:
+            length = row.past + 1
             if length % size == 0:
                 own = storage.read_exact(row.slot, length - size, length)
                 storage.close_pages(row.slot, length // size - 1, *(states[None] for states in own), row.blocks)

@@ -13,7 +13,7 @@ import typer
 
 from ..errors import VecInferError
 from ..version import __version__
-from . import bench, calibrate, codebooks, convert, doctor, evaluate, generate, hub, inspect, plan
+from . import bench, calibrate, codebooks, convert, doctor, evaluate, generate, hub, inspect, plan, serve
 from .console import errors
 from .interruption import INTERRUPTED, SENTENCE
 
@@ -40,6 +40,8 @@ app.add_typer(codebooks.app, name="codebooks")
 app.command()(plan.plan)
 app.command()(bench.bench)
 app.command()(doctor.doctor)
+app.command(context_settings=serve.PASS_ON)(serve.serve)
+app.command(context_settings={**serve.PASS_ON, "help_option_names": []})(serve.chat)
 
 
 def _print_version(wanted: bool) -> None:

@@ -7,14 +7,18 @@ from __future__ import annotations
 from typing import Annotated
 
 import typer
+from transformers.utils.import_utils import is_flash_attn_2_available, is_flash_attn_3_available
 
+from ..codebook.codebook import Codebook
 from ..config import check_bits
-from ..errors import ConfigError
+from ..errors import ConfigError, UnsupportedCallError
 from ..evaluation.random_models import LLAMA_8B, random_codebook, random_model, shape_config
+from ..evaluation.serving import LARGE, SMALL, measure_serving
 from ..evaluation.speed import SpeedResult, compare_speed
+from ..integration.continuous_batching import TESTED, why_unsupported
 from .console import errors, print_json, print_table, size
 from .loading import machine, model_dtype, usable_device
-from .options import AsJson, Device, bits_value, text_value
+from .options import AsJson, Device, bits_value, finite_value, text_value
 
 
 def bench(
@@ -44,13 +48,19 @@ def bench(
             metavar="DTYPE",
         ),
     ] = None,
+    serving: Annotated[
+        bool, typer.Option("--serving", help="Measure continuous batching instead: room, steps, prompts, workloads.")
+    ] = False,
+    memory: Annotated[
+        float, typer.Option(help="With --serving on a GPU: share of its free memory for a cache.", parser=finite_value)
+    ] = 0.8,
     device: Device = None,
     as_json: AsJson = False,
 ) -> None:
     """Time `generate` with random weights and prompts: until the first token, then per token; and count the memory.
 
     The default cache and the VecInfer cache, each growing and static (compiled on a GPU). Exit code 1 if nothing could
-    be measured.
+    be measured. --serving measures many requests at once in transformers' continuous batching, with both caches.
     """
     lengths = numbers(contexts)
     if not lengths:
@@ -66,6 +76,9 @@ def bench(
     config = shape_config(shape)
     codebook = random_codebook(config, bits)
     model = random_model(config, wanted, place)
+    if serving:
+        _serving(shape, bits, model, codebook, memory, as_json)
+        return
     rows = list(
         compare_speed(
             model,
@@ -83,6 +96,48 @@ def bench(
         print_speed(f"{shape}, random weights, {about['dtype']}, {bits} bits; {about['device']}", rows)
     if all(row.problem for row in rows):
         raise typer.Exit(1)
+
+
+def _serving(shape: str, bits: str, model, codebook: Codebook, memory: float, as_json: bool) -> None:
+    """Measure continuous batching; see `bench`."""
+    reason = why_unsupported()
+    if reason is not None:
+        raise UnsupportedCallError(f"{reason}. Install transformers {TESTED} for --serving.")
+    on_gpu = model.device.type == "cuda"
+    installed = is_flash_attn_2_available() or is_flash_attn_3_available()
+    options = {"auto_switch_to_flash": installed}
+    if on_gpu:
+        options |= {"max_memory_percent": memory, "max_batch_tokens": 8192}
+    else:
+        options |= {"num_blocks": 100, "max_batch_tokens": 512, "max_requests_per_batch": 16}
+    rows = list(
+        measure_serving(
+            model,
+            codebook,
+            LARGE if on_gpu else SMALL,
+            options,
+            progress=lambda text: errors.print(f"... {text}", highlight=False),
+        )
+    )
+    about = {
+        "shape": shape,
+        "bits": str(bits),
+        "dtype": str(model.dtype).removeprefix("torch."),
+        **machine(model.device),
+    }
+    about["default_attention"] = "flash" if installed else "sdpa"
+    if as_json:
+        print_json({**about, "rows": [row.to_dict() for row in rows]})
+    else:
+        cells = [(row.what, row.shape, row.cache, row.problem or _words(row.values)) for row in rows]
+        title = f"{shape}, random weights, {about['dtype']}, {bits} bits; {about['device']}"
+        print_table(title, ("what", "shape", "cache", "measured"), cells)
+    if all(row.problem for row in rows):
+        raise typer.Exit(1)
+
+
+def _words(values: dict[str, float]) -> str:
+    return ", ".join(f"{name.replace('_', ' ')} {value:,.4g}" for name, value in values.items())
 
 
 def print_speed(title: str, rows: list[SpeedResult]) -> None:

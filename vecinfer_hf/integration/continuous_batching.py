@@ -24,6 +24,7 @@ from .resolve import resolve
 
 
 logger = logging.get_logger(__name__)
+VERSION = transformers.__version__
 TESTED = "5.24"
 """The minor version of transformers whose continuous batching this is written for."""
 CACHED = "_cached_continuous_batching_manager"
@@ -58,9 +59,8 @@ _NAMES = {
 
 def why_unsupported() -> str | None:
     """Return why this transformers cannot run continuous batching on codes, or None."""
-    version = transformers.__version__
-    if not version.startswith(f"{TESTED}."):
-        return f"transformers {version} is installed; continuous batching on codes is tested with {TESTED} only"
+    if not VERSION.startswith(f"{TESTED}."):
+        return f"transformers {VERSION} is installed; continuous batching on codes is tested with {TESTED} only"
     for module, names in _NAMES.items():
         for name, parameters in names.items():
             try:
@@ -69,9 +69,9 @@ def why_unsupported() -> str | None:
                     found = getattr(found, part)
                 taken = tuple(inspect.signature(found).parameters)
             except (ImportError, AttributeError):
-                return f"transformers {version} has no {module}.{name}"
+                return f"transformers {VERSION} has no {module}.{name}"
             if taken[: len(parameters)] != parameters:
-                return f"{module}.{name} of transformers {version} takes {taken}, not {parameters}"
+                return f"{module}.{name} of transformers {VERSION} takes {taken}, not {parameters}"
     return None
 
 

@@ -17,7 +17,7 @@ from transformers.generation.continuous_batching.cache_allocators.cache_allocato
 from transformers.generation.continuous_batching.cache_allocators.cache_pool import CachePool
 
 from ..cache.page_layout import PageLayout
-from ..cache.paged import TextBlocks
+from ..cache.paged_rows import TextBlocks
 
 
 class PageAllocator(FullAttentionCacheAllocator):
@@ -43,7 +43,7 @@ class PageAllocator(FullAttentionCacheAllocator):
             index=index,
             layer_indices=layer_indices,
             tokens_per_page=layout.page_tokens,
-            bytes_per_page=layout.bytes_per_layer,
+            bytes_per_page=layout.bytes_per_block // len(layer_indices),
             allow_block_sharing=allow_block_sharing,
         )
 
@@ -60,18 +60,18 @@ class PageAllocator(FullAttentionCacheAllocator):
         self.free_slots = list(range(count))
 
     def layer_pool(self, layer_idx: int) -> torch.Tensor:
-        """Return one layer's part of every block, uint8 `[blocks, bytes_per_layer]`."""
-        parts = self._copy_view.unflatten(1, (len(self.layer_indices), -1))
-        return parts[:, self.layer_indices.index(layer_idx)]
+        """Return one layer's part of every block, uint8 `[blocks, bytes]`."""
+        return self._copy_view[:, self.layout.part(layer_idx)]
 
     def text_blocks(self, request_id: str) -> TextBlocks:
         """Return the blocks of a request."""
         table = self.block_table[request_id]
-        return TextBlocks(table[: self.header_blocks], table[self.header_blocks :])
+        return TextBlocks(table[: self.header_blocks], table[self.header_blocks :], self._copy_view.device)
 
     def count_pages(self) -> dict[str, int]:
         """Return how many blocks are there: all, used by requests, shared by several, kept for reuse, and free."""
-        used = {block for table in self.block_table.values() for block in table}
+        # Copies: another thread may ask while requests come and go.
+        used = {block for table in list(self.block_table.values()) for block in list(table)}
         kept = len(self.ledger.cached_blocks)
         return {
             "total": self.num_blocks,

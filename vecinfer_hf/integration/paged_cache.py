@@ -24,7 +24,8 @@ from transformers.generation.continuous_batching.utils import find_num_key_value
 
 from ..cache.page_layout import PageLayout
 from ..cache.paged import PagedStorage
-from ..cache.paged_layer import BatchRow, PagedLayer
+from ..cache.paged_layer import PagedLayer
+from ..cache.paged_rows import Batch, BatchRow
 from ..codebook.codebook import Codebook
 from ..errors import ConfigError
 from ..ops.backend import select_backend
@@ -108,7 +109,7 @@ class VecInferPagedCache(PagedAttentionCache):
         self.max_tokens_read = max(each.tokens_per_page * each.num_blocks for each in self.cache_allocators.values())
         self._make_layers(codebook, sink_choice, ops_backend)
         self._prepared: list[tuple[str, int, int]] = []
-        self._rows: list[BatchRow] = []
+        self._running: Batch | None = None
         self._taken = True
 
     def _allocate(self, cb_config: ContinuousBatchingConfig, model_supports_logits_to_keep: bool) -> None:
@@ -249,8 +250,8 @@ class VecInferPagedCache(PagedAttentionCache):
             self._prepared, self._taken = [], False
         self._prepared.append((request_id, past_length, query_length))
 
-    def _batch(self) -> list[BatchRow]:
-        """Return the rows of the batch whose forward pass begins."""
+    def _batch(self) -> Batch:
+        """Return the batch whose forward pass begins."""
         rows, begin = [], 0
         for request_id, past, count in self._prepared:
             load_sinks = request_id in self.codes.without_sinks
@@ -259,7 +260,7 @@ class VecInferPagedCache(PagedAttentionCache):
             self.codes.without_sinks.discard(request_id)
             begin += count
         self._taken = True
-        return rows
+        return Batch(rows, self.layout, self.device)
 
     def update(self, key_states: torch.Tensor, value_states: torch.Tensor, layer_idx: int, kwargs: dict[str, Any]):
         """Return two handles for new keys `[1, Hkv, T, Dk]` and values `[1, Hkv, T, Dv]` of a batch, for "vecinfer".
@@ -271,9 +272,11 @@ class VecInferPagedCache(PagedAttentionCache):
             kwargs: the keywords of the layer's attention; those that describe the batch are taken out.
         """
         if not self._taken:
-            self._rows = self._batch()
+            self._running = self._batch()
         layer = self.layers[layer_idx]
         batch = {name: kwargs.pop(name, None) for name in _BATCH_KEYWORDS}
         if isinstance(layer, SlidingRows):
-            return layer.update(key_states, value_states, self._rows, batch["read_index"], batch["write_index"])
-        return layer.update(key_states, value_states, self._rows)
+            return layer.update(
+                key_states, value_states, self._running.rows, batch["read_index"], batch["write_index"]
+            )
+        return layer.update(key_states, value_states, self._running)

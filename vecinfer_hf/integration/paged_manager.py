@@ -9,6 +9,7 @@ check of a request before it is queued. Needs transformers 5.24 (continuous_batc
 from __future__ import annotations
 
 import copy
+import time
 from contextvars import ContextVar
 from functools import partial
 from types import FunctionType
@@ -30,6 +31,8 @@ from .paged_cache import VecInferPagedCache
 
 
 logger = logging.get_logger(__name__)
+SECONDS_BETWEEN_LINES = 10.0
+"""Seconds between two lines of the log that tell the pages in use."""
 PAGE_TOKENS = 128
 """Tokens of a page where the user gives no ContinuousBatchingConfig."""
 
@@ -61,7 +64,7 @@ class VecInferManager(ContinuousBatchingManager):
     ):
         given = continuous_batching_config or ContinuousBatchingConfig(page_size=PAGE_TOKENS)
         _check_options(given, codebook, model)
-        self.codebook, self.options = codebook, options
+        self.codebook, self.options, self._told = codebook, options, 0.0
         if options.residual_length is not None or options.static:
             logger.warning_once(
                 "vecinfer: residual_length and static have no effect in continuous batching: the tokens of a page are "
@@ -126,6 +129,28 @@ class VecInferManager(ContinuousBatchingManager):
     def cache(self) -> VecInferPagedCache | None:
         """The cache, once it is made."""
         return None if self.batch_processor is None else self.batch_processor.cache
+
+    def state(self) -> dict[str, Any]:
+        """Return how many requests are under way, and the pages of their cache by use; empty before the first one."""
+        cache = self.cache
+        if cache is None:
+            return {}
+        return {
+            "page_tokens": self.layout.page_tokens,
+            "page_bytes": self.layout.bytes_per_block,
+            "pages": cache.codes.count_pages(),
+            "requests": len(cache.codes.slots),
+            "most_requests": cache.num_slots,
+            "cache_bytes": cache.nbytes,
+        }
+
+    def _generation_step(self) -> None:
+        super()._generation_step()
+        now = time.monotonic()
+        if now - self._told > SECONDS_BETWEEN_LINES:
+            self._told = now
+            pages = ", ".join(f"{count} {use}" for use, count in self.cache.codes.count_pages().items())
+            logger.info(f"vecinfer: pages of codes: {pages}; {len(self.cache.codes.slots)} requests")
 
     def add_requests(self, *args: Any, **kwargs: Any) -> list[str]:
         """Queue requests; see transformers. One that is too long gets an answer with an error."""

@@ -13,7 +13,7 @@ import torch
 
 from ..attention.full_precision import full_precision_attention
 from ..cache.handle import CacheHandle
-from ..cache.paged_layer import BatchRow
+from ..cache.paged_rows import BatchRow
 
 
 class SlidingRows:
