@@ -15,7 +15,7 @@ from transformers import PreTrainedModel
 
 from ..config import SMALL_VALUES
 from ..errors import ConfigError
-from .attention import attention_function, plain_attention, run_body, shifted_positions
+from .attention import attention_function, plain_attention, run_body, shifted_positions, storing_layer
 from .fake_quantization import doubled_attention
 from .loss import model_logits
 from .model_state import frozen_parameters
@@ -124,9 +124,10 @@ def record_gradients(
                 hidden = run_body(model, windows[row : row + 1], positions)
                 hidden.backward(_label_gradient(model, hidden.detach(), first, generator))
             slots, kept = slice(taken, taken + len(tokens)), tokens.to(device) + sink_length
-            for index, (query, key, value, key_leaf, value_leaf) in leaves.items():
+            for index, (queries, key, value, key_leaf, value_leaf) in leaves.items():
                 if index not in states:
                     states[index] = _empty(key, value, sum(map(len, picked)))
+                query = torch.cat(list(queries.values()))
                 _keep(states[index], query, key, value, key_leaf.grad, value_leaf.grad, slots, kept, first, count)
             taken += len(tokens)
             if progress is not None:
@@ -139,19 +140,21 @@ def _leaf_attention(wanted: set[int], sink_length: int, residual_length: int, si
     """Return an attention function and its leaves: the quantized form is the token plus a zero that has a gradient.
 
     Returns:
-        The function, and a dict it fills: layer index -> query `[1, Hq, T, Dk]`, key and zero `[1, Hkv, T, Dk]`, value
-        and zero `[1, Hkv, T, Dv]`, in the order query, key, value, zero of the key, zero of the value.
+        The function, and a dict it fills: layer index -> queries (`[1, Hq, T, Dk]` by the layer that asks), key
+        `[1, Hkv, T, Dk]`, value `[1, Hkv, T, Dv]`, zero of the key, zero of the value.
     """
-    leaves: dict[int, tuple[torch.Tensor, ...]] = {}
+    leaves: dict[int, tuple] = {}
 
     def quantized(module, query, key, value):
-        if module.layer_idx not in wanted:
+        index = storing_layer(module)
+        if index not in wanted:
             return None
-        # A layer that is computed again (recompute.py) finds the zeros of the first time.
-        if module.layer_idx not in leaves:
+        # A layer that is computed again (recompute.py), or shares keys and values, finds the zeros of the first time.
+        if index not in leaves:
             zeros = torch.zeros_like(key, requires_grad=True), torch.zeros_like(value, requires_grad=True)
-            leaves[module.layer_idx] = query.detach(), key.detach(), value.detach(), *zeros
-        zeros = leaves[module.layer_idx][3:]
+            leaves[index] = {}, key.detach(), value.detach(), *zeros
+        leaves[index][0].setdefault(module.layer_idx, query.detach())
+        zeros = leaves[index][3:]
         return key + zeros[0], value + zeros[1]
 
     return doubled_attention(quantized, sink_length, residual_length, sink_choice=sink_choice), leaves
@@ -210,7 +213,7 @@ def _keep(
 
     Args:
         states: changed in place.
-        query: `[1, Hq, T, Dk]`.
+        query: `[layers, Hq, T, Dk]`, of the layers that read these keys.
         key: `[1, Hkv, T, Dk]`.
         value: `[1, Hkv, T, Dv]`.
         key_grad: like `key`.
