@@ -6,6 +6,7 @@ Three families run by default, all of them with --slow.
 """
 
 import contextlib
+from pathlib import Path
 
 import family_table
 import pytest
@@ -112,3 +113,13 @@ def test_the_table_has_the_families_and_operations_of_the_tests():
     assert len(FAMILIES) >= 30
     assert len(family_table.OPERATIONS) >= 14
     assert set(OPERATIONS) == set(family_table.OPERATIONS) - {"saved", "calibrated"}
+
+
+@pytest.mark.parametrize(
+    ("page", "table"),
+    [("README.md", family_table.readme_table), ("METHOD.md", family_table.method_table)],
+    ids=["README", "METHOD"],
+)
+def test_the_pages_have_this_table(page, table):
+    """`python tests/support/family_table.py` prints both."""
+    assert table() in (Path(__file__).parents[1] / page).read_text(encoding="utf-8")

@@ -32,7 +32,6 @@ OPERATIONS = (
 """The columns."""
 
 _STATEFUL = "assisted generation is not supported with stateful models"
-_OF_TRANSFORMERS = "refused by transformers with the default cache, too"
 
 TITLES = {
     "llama": "Llama 2 and 3",
@@ -113,3 +112,64 @@ def layer_kinds(family: str) -> set[str]:
         elif "cross" in use.reason:
             kinds.add("cross")
     return kinds
+
+
+_BESIDE = {
+    "sliding": "sliding or chunked windows",
+    "recurrent": "recurrent and convolution states",
+    "shared": "layers that read another layer's codes",
+    "cross": "cross-attention",
+}
+_NAMES = {
+    "crop": "`crop`",
+    "prompt_lookup": "prompt lookup",
+    "assistant": "an assistant model",
+    "calibrated": '`calibrate` (`codebook="online"` works)',
+}
+
+
+def groups() -> list[list[str]]:
+    """Return the families, those with the same layers and the same cells together."""
+    found: dict[tuple, list[str]] = {}
+    for family in FAMILIES:
+        cells = tuple(refusal(family, name) is None for name in OPERATIONS)
+        found.setdefault((FAMILIES[family].image, tuple(sorted(layer_kinds(family))), cells), []).append(family)
+    return list(found.values())
+
+
+def readme_table() -> str:
+    """Return the table of README.md: models, what keeps its default form, what is refused."""
+    lines = ["| models | what keeps the default form | what is refused |", "| --- | --- | --- |"]
+    for families in groups():
+        kinds = [words for kind, words in _BESIDE.items() if kind in layer_kinds(families[0])]
+        refused = [_NAMES[name] for name in OPERATIONS if refusal(families[0], name) is not None]
+        if "sliding" in layer_kinds(families[0]):
+            refused = [words + " beyond a window" if words == "`crop`" else words for words in refused]
+        if FAMILIES[families[0]].image and not kinds:
+            kinds = ["the vision tower"]
+        lines.append(f"| {_titles(families)} | {', '.join(kinds) or 'nothing'} | {', '.join(refused)} |")
+    return "\n".join(lines)
+
+
+def method_table() -> str:
+    """Return the table of METHOD.md: models and operations."""
+    heads = [name.replace("_", " ") for name in OPERATIONS]
+    lines = [f"| models | {' | '.join(heads)} |", f"| --- |{' :-: |' * len(heads)}"]
+    for families in groups():
+        cells = [_mark(families[0], name) for name in OPERATIONS]
+        lines.append(f"| {_titles(families)} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def _mark(family: str, operation: str) -> str:
+    if not applies(family, operation):
+        return ""
+    return "+" if refusal(family, operation) is None else "-"
+
+
+def _titles(families: list[str]) -> str:
+    return ", ".join(TITLES[family] for family in families)
+
+
+if __name__ == "__main__":
+    print(readme_table(), method_table(), sep="\n\n")

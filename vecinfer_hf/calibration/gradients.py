@@ -55,15 +55,22 @@ def gradients_possible(model: PreTrainedModel) -> str | None:
 
     A pass of a few tokens is tried.
     """
-    embedding = model.get_input_embeddings()
+    leaves: list[torch.Tensor] = []
+
+    def detached(module: torch.nn.Module, args: tuple, output: torch.Tensor) -> torch.Tensor:
+        leaves.append(output.detach().requires_grad_(True))
+        return leaves[-1]
+
+    hook = model.get_input_embeddings().register_forward_hook(detached)
     try:
         with attention_function(model, plain_attention), frozen_parameters(model):
-            ids = torch.arange(_PROBE_TOKENS, device=model.device).unsqueeze(0)
-            states = embedding(ids).detach().requires_grad_(True)
-            model.base_model(inputs_embeds=states, use_cache=False).last_hidden_state.float().sum().backward()
+            run_body(model, torch.arange(_PROBE_TOKENS).unsqueeze(0)).float().sum().backward()
     except (RuntimeError, NotImplementedError, TypeError, ValueError) as error:
         return f"a backward pass through its layers failed: {' '.join(str(error).split())[:200]}"
-    if states.grad is None or not torch.isfinite(states.grad).all():
+    finally:
+        hook.remove()
+    gradient = leaves[0].grad
+    if gradient is None or not torch.isfinite(gradient).all():
         return "a backward pass through its layers gives no finite gradient"
     return None
 
