@@ -5,6 +5,7 @@
 import collections
 import importlib.util
 import logging
+import traceback
 import warnings
 
 import pytest
@@ -68,7 +69,9 @@ class _Deprecations(logging.Handler):
 
     def emit(self, record):
         message = record.getMessage()
-        if "deprecated" in message.lower():
+        # transformers calls its own generate in a deprecated way where it drafts with an assistant.
+        by_itself = any(frame.filename.endswith("candidate_generator.py") for frame in traceback.extract_stack())
+        if "deprecated" in message.lower() and not by_itself:
             self.messages.append(message)
 
 

@@ -35,6 +35,7 @@ from .errors import (
 from .integration import registration
 from .integration.enable import disable, enable, enabled
 from .integration.resolve import forget_codebooks
+from .model_info import supported
 from .version import __version__
 
 
@@ -61,6 +62,7 @@ __all__ = [
     "find_codebooks",
     "forget_codebooks",
     "make_codebook",
+    "supported",
 ]
 
 _LAZY = {

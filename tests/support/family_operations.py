@@ -10,11 +10,11 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from method_follower import Follower
-from model_families import FAMILIES, family_inputs, family_model
+from model_families import family_inputs, family_model
 from tiny_codebooks import random_codebook
 from transformers import Cache, PreTrainedModel
 from transformers.cache_utils import DynamicCache
@@ -37,6 +37,7 @@ class Run:
         kind: "default", "exact" (a window that nothing leaves) or "coded" (a window of 8 tokens).
         codebook: its codebook; None for a random one.
         follower: what follows its caches, or None.
+        caches: every cache that was made.
     """
 
     family: str
@@ -44,15 +45,25 @@ class Run:
     kind: str
     codebook: Codebook | None = None
     follower: Follower | None = None
+    caches: list[Cache] = field(default_factory=list)
 
     def cache(self, **options) -> Cache:
         """Return a new cache; `options` are those of a VecInferCache."""
         if self.kind == DEFAULT:
             return DynamicCache(config=self.model.config)
+        self.caches.append(self._codes(options))
+        return self.caches[-1]
+
+    def _codes(self, options: dict) -> VecInferCache:
         codebook = self.codebook or random_codebook(self.model.config, kind="matrix", mean=True)
         window = 8 if self.kind == CODED else 4096
         options = {"residual_length": window, "ops_backend": "reference", **options}
         return VecInferCache(self.model.config, codebook, **options)
+
+    def check_coded(self) -> None:
+        """Fail unless every layer with full attention of some cache has coded tokens."""
+        coded = [[max(layer.storage.lengths()[1]) for layer in cache.quantized_layers] for cache in self.caches]
+        assert any(layers and min(layers) > 0 for layers in coded), coded
 
     def generate(self, inputs: dict[str, torch.Tensor], cache: Cache, new: int = NEW, **options) -> torch.Tensor:
         """Return the logits `[B, new, vocabulary]` of a greedy continuation."""
@@ -189,8 +200,3 @@ OPERATIONS: dict[str, Callable[[Run], torch.Tensor]] = {
     )
 }
 """Operation -> what it does. Two more, "saved" and "calibrated", do not run with the default cache."""
-
-
-def applies(family: str, operation: str) -> bool:
-    """Whether an operation has a meaning for a family."""
-    return operation != "image" or FAMILIES[family].image

@@ -16,12 +16,14 @@ from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedM
 from transformers.masking_utils import sdpa_mask
 
 from ..attention.full_precision import full_precision_attention
-from ..model_info import text_config
+from ..model_info import sharing_layers, text_config
 
 
 _NAME = "vecinfer-calibration"
 _LOCK = threading.RLock()
 """Held while `_NAME` stands for a function: transformers has one registry for all models and threads."""
+_sources: dict[int, int] = {}
+"""Inside a block: layer that shares keys and values -> the layer that has them."""
 
 
 @contextmanager
@@ -46,6 +48,9 @@ def attention_function(model: PreTrainedModel, function: Callable):
     nested = [name for name in model.config.sub_configs if getattr(model.config, name, None) is config]
     with _LOCK:
         before, registered = config._attn_implementation, AttentionInterface().get(_NAME, _ended)
+        outer_sources = dict(_sources)
+        _sources.clear()
+        _sources.update(sharing_layers(config))
         AttentionInterface.register(_NAME, forward)
         AttentionMaskInterface.register(_NAME, sdpa_mask)
         try:
@@ -54,7 +59,15 @@ def attention_function(model: PreTrainedModel, function: Callable):
         finally:
             # Registered for good, `forward` would keep what its function holds.
             AttentionInterface.register(_NAME, registered)
+            _sources.clear()
+            _sources.update(outer_sources)
             model.set_attn_implementation(dict.fromkeys(nested, before) if nested else before)
+
+
+def storing_layer(module: torch.nn.Module) -> int | None:
+    """Return the index of the layer whose keys and values an attention module reads; None outside a language model."""
+    index = getattr(module, "layer_idx", None)
+    return _sources.get(index, index)
 
 
 def _ended(*args, **kwargs):
@@ -88,7 +101,9 @@ def run_body(
         position_ids: int64 `[1, T]` on the model's device, or None to start at 0.
     """
     ids = input_ids.to(model.device)
-    return model.base_model(input_ids=ids, position_ids=position_ids, use_cache=False).last_hidden_state
+    # Llama 4's language model does not say where its body is.
+    body = model.model if model.base_model is model and hasattr(model, "lm_head") else model.base_model
+    return body(input_ids=ids, position_ids=position_ids, use_cache=False).last_hidden_state
 
 
 def shifted_positions(

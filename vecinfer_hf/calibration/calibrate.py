@@ -22,6 +22,7 @@ from ..model_info import model_identity
 from ..version import __version__
 from . import steps
 from .fit import error_sample
+from .loss import check_logits
 from .model_state import evaluation_mode
 from .progress import progress_bars
 from .requirements import calibratable_model, check_config, check_ids, check_lengths, mixed_text, possible_recipe
@@ -94,6 +95,8 @@ def calibrate(
     check_lengths(model, text, config)
     config = replace(config, retrieval_fraction=text.retrieval_fraction, separator_fraction=text.separator_fraction)
     with evaluation_mode(model), progress_bars(progress and head_shard(model).rank == 0) as bar:
+        if config.recipe == "default" or config.refine_steps or config.allocate is not None:
+            check_logits(model, windows[:1, :16])
         states = steps.record(model, text, indices, config, bar)
         sensitivity: dict[str, Any] = {}
         if config.allocate is None:

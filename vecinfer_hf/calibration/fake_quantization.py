@@ -18,7 +18,7 @@ from ..config import SMALL_VALUES
 from ..ops.types import LayerCodebook
 from ..quantization.fake_quant import FakeQuantizer, fake_quantize
 from ..quantization.transforms import key_inverse
-from .attention import plain_attention
+from .attention import plain_attention, storing_layer
 
 
 def fake_quantized_states(
@@ -95,7 +95,7 @@ def fake_quantized_attention(
     """
 
     def quantized(module, query, key, value):
-        layer = layers.get(module.layer_idx)
+        layer = layers.get(storing_layer(module))
         if layer is None:
             return None
         return key if layer.key is None else layer.key(key), value if layer.value is None else layer.value(value)

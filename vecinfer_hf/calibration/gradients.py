@@ -15,7 +15,7 @@ from transformers import PreTrainedModel
 
 from ..config import SMALL_VALUES
 from ..errors import ConfigError
-from .attention import attention_function, plain_attention, run_body, shifted_positions
+from .attention import attention_function, plain_attention, run_body, shifted_positions, storing_layer
 from .fake_quantization import doubled_attention
 from .loss import model_logits
 from .model_state import frozen_parameters
@@ -55,15 +55,22 @@ def gradients_possible(model: PreTrainedModel) -> str | None:
 
     A pass of a few tokens is tried.
     """
-    embedding = model.get_input_embeddings()
+    leaves: list[torch.Tensor] = []
+
+    def detached(module: torch.nn.Module, args: tuple, output: torch.Tensor) -> torch.Tensor:
+        leaves.append(output.detach().requires_grad_(True))
+        return leaves[-1]
+
+    hook = model.get_input_embeddings().register_forward_hook(detached)
     try:
         with attention_function(model, plain_attention), frozen_parameters(model):
-            ids = torch.arange(_PROBE_TOKENS, device=model.device).unsqueeze(0)
-            states = embedding(ids).detach().requires_grad_(True)
-            model.base_model(inputs_embeds=states, use_cache=False).last_hidden_state.float().sum().backward()
+            run_body(model, torch.arange(_PROBE_TOKENS).unsqueeze(0)).float().sum().backward()
     except (RuntimeError, NotImplementedError, TypeError, ValueError) as error:
         return f"a backward pass through its layers failed: {' '.join(str(error).split())[:200]}"
-    if states.grad is None or not torch.isfinite(states.grad).all():
+    finally:
+        hook.remove()
+    gradient = leaves[0].grad
+    if gradient is None or not torch.isfinite(gradient).all():
         return "a backward pass through its layers gives no finite gradient"
     return None
 
@@ -124,9 +131,10 @@ def record_gradients(
                 hidden = run_body(model, windows[row : row + 1], positions)
                 hidden.backward(_label_gradient(model, hidden.detach(), first, generator))
             slots, kept = slice(taken, taken + len(tokens)), tokens.to(device) + sink_length
-            for index, (query, key, value, key_leaf, value_leaf) in leaves.items():
+            for index, (queries, key, value, key_leaf, value_leaf) in leaves.items():
                 if index not in states:
                     states[index] = _empty(key, value, sum(map(len, picked)))
+                query = torch.cat(list(queries.values()))
                 _keep(states[index], query, key, value, key_leaf.grad, value_leaf.grad, slots, kept, first, count)
             taken += len(tokens)
             if progress is not None:
@@ -139,19 +147,21 @@ def _leaf_attention(wanted: set[int], sink_length: int, residual_length: int, si
     """Return an attention function and its leaves: the quantized form is the token plus a zero that has a gradient.
 
     Returns:
-        The function, and a dict it fills: layer index -> query `[1, Hq, T, Dk]`, key and zero `[1, Hkv, T, Dk]`, value
-        and zero `[1, Hkv, T, Dv]`, in the order query, key, value, zero of the key, zero of the value.
+        The function, and a dict it fills: layer index -> queries (`[1, Hq, T, Dk]` by the layer that asks), key
+        `[1, Hkv, T, Dk]`, value `[1, Hkv, T, Dv]`, zero of the key, zero of the value.
     """
-    leaves: dict[int, tuple[torch.Tensor, ...]] = {}
+    leaves: dict[int, tuple] = {}
 
     def quantized(module, query, key, value):
-        if module.layer_idx not in wanted:
+        index = storing_layer(module)
+        if index not in wanted:
             return None
-        # A layer that is computed again (recompute.py) finds the zeros of the first time.
-        if module.layer_idx not in leaves:
+        # A layer that is computed again (recompute.py), or shares keys and values, finds the zeros of the first time.
+        if index not in leaves:
             zeros = torch.zeros_like(key, requires_grad=True), torch.zeros_like(value, requires_grad=True)
-            leaves[module.layer_idx] = query.detach(), key.detach(), value.detach(), *zeros
-        zeros = leaves[module.layer_idx][3:]
+            leaves[index] = {}, key.detach(), value.detach(), *zeros
+        leaves[index][0].setdefault(module.layer_idx, query.detach())
+        zeros = leaves[index][3:]
         return key + zeros[0], value + zeros[1]
 
     return doubled_attention(quantized, sink_length, residual_length, sink_choice=sink_choice), leaves
@@ -210,7 +220,7 @@ def _keep(
 
     Args:
         states: changed in place.
-        query: `[1, Hq, T, Dk]`.
+        query: `[layers, Hq, T, Dk]`, of the layers that read these keys.
         key: `[1, Hkv, T, Dk]`.
         value: `[1, Hkv, T, Dv]`.
         key_grad: like `key`.

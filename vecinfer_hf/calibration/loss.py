@@ -16,6 +16,7 @@ from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 
 from ..config import SMALL_VALUES
+from ..errors import UnsupportedModelError
 from ..model_info import text_config
 from .attention import attention_function, plain_attention, run_body
 from .fake_quantization import fake_quantized_attention
@@ -103,9 +104,25 @@ def model_logits(model: PreTrainedModel, hidden: torch.Tensor) -> torch.Tensor:
     """Return logits float32 `[..., vocabulary]` of last hidden states `[..., hidden]`, scaled and capped."""
     config = text_config(model.config)
     logits = model.get_output_embeddings()(hidden).float()
-    logits = logits * (getattr(config, "logit_scale", None) or 1.0) / (getattr(config, "logits_scaling", None) or 1.0)
+    for name in ("logit_scale", "lm_head_multiplier"):
+        logits = logits * (getattr(config, name, None) or 1.0)
+    logits = logits / (getattr(config, "logits_scaling", None) or 1.0)
     softcap = getattr(config, "final_logit_softcapping", None)
     return logits if not softcap else softcap * torch.tanh(logits / softcap)
+
+
+@torch.no_grad()
+def check_logits(model: PreTrainedModel, input_ids: torch.Tensor) -> None:
+    """Raise UnsupportedModelError unless `model_logits` gives what the model itself does for `input_ids` `[1, T]`."""
+    ids = input_ids.to(model.device)
+    own, ours = model(input_ids=ids, use_cache=False).logits.float(), model_logits(model, run_body(model, ids))
+    # Both round the same product to the model's dtype.
+    allowed = 64 * torch.finfo(model.dtype).eps * own.abs().max()
+    if own.shape != ours.shape or (own - ours).abs().max() > allowed:
+        raise UnsupportedModelError(
+            f"{type(model).__name__} computes its logits in a way of its own, which recipes with gradients, "
+            'allocation and refinement do not follow. Use recipe="query" without allocate and refine_steps.'
+        )
 
 
 def kl_divergence(model: PreTrainedModel, full_precision: torch.Tensor, quantized: torch.Tensor) -> torch.Tensor:

@@ -19,7 +19,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.utils import logging
 
 from ..distributed.heads import on_any_process
-from ..model_info import text_config
+from ..model_info import head_shape, text_config
 
 
 logger = logging.get_logger(__name__)
@@ -34,18 +34,18 @@ _SCORE_BYTES = {"softcap": 12, "sinks": 8}
 
 def activation_bytes(model: PreTrainedModel, batch_size: int, tokens: int, bytes_per_element: int) -> int:
     """Return roughly the bytes that a forward pass of `[batch_size, tokens]` over doubled keys keeps for backward."""
-    config = text_config(model.config)
-    heads, hidden = config.num_attention_heads, config.hidden_size
-    head_dim = getattr(config, "head_dim", None) or hidden // heads
-    width = _HIDDEN_ARRAYS * hidden + _HEAD_ARRAYS * heads * head_dim + _MLP_ARRAYS * _mlp_width(config)
+    has_sinks = any(name.endswith(".sinks") for name, _ in model.named_parameters())
     # Keys are there twice, and attention turns its mask into numbers in every layer anew.
-    pairs = 2 * tokens * tokens
-    per_layer = batch_size * tokens * width * bytes_per_element + pairs * bytes_per_element
-    if getattr(config, "attn_logit_softcapping", None):
-        per_layer += batch_size * heads * pairs * _SCORE_BYTES["softcap"]
-    elif any(name.endswith(".sinks") for name, _ in model.named_parameters()):
-        per_layer += batch_size * heads * pairs * _SCORE_BYTES["sinks"]
-    return config.num_hidden_layers * per_layer
+    pairs, total = 2 * tokens * tokens, 0
+    for config in text_config(model.config).per_layer_config:
+        heads, hidden, head_dim = config.num_attention_heads, config.hidden_size, max(head_shape(config)[1:])
+        width = _HIDDEN_ARRAYS * hidden + _HEAD_ARRAYS * heads * head_dim + _MLP_ARRAYS * _mlp_width(config)
+        total += batch_size * tokens * width * bytes_per_element + pairs * bytes_per_element
+        if getattr(config, "attn_logit_softcapping", None):
+            total += batch_size * heads * pairs * _SCORE_BYTES["softcap"]
+        elif has_sinks:
+            total += batch_size * heads * pairs * _SCORE_BYTES["sinks"]
+    return total
 
 
 def _mlp_width(config) -> int:

@@ -16,7 +16,8 @@ from transformers import PreTrainedModel
 
 from ..distributed.heads import gather_heads, head_shard, process_group
 from ..errors import ConfigError, UnsupportedModelError
-from .attention import attention_function, plain_attention, run_body
+from ..model_info import sharing_layers
+from .attention import attention_function, plain_attention, run_body, storing_layer
 
 
 @dataclass
@@ -27,7 +28,8 @@ class LayerStates:
         keys: `[Hkv, samples, Dk]` in the model's dtype, sampled tokens.
         values: `[Hkv, samples, Dv]`, the same tokens.
         key_absmax: float32 `[Hkv, Dk]`, largest magnitude over all tokens.
-        query_moment: float32 `[Hkv, Dk, Dk]`, mean of `q q^T` over all tokens and the query heads of a group.
+        query_moment: float32 `[Hkv, Dk, Dk]`, mean of `q q^T` over all tokens, the query heads of a group, and the
+            layers that share the keys.
     """
 
     keys: torch.Tensor
@@ -83,12 +85,12 @@ def record_states(
         )
     picked = sample_tokens(count, eligible, num_samples, torch.Generator().manual_seed(seed))
     samples = sum(map(len, picked))
-    wanted = set(layer_indices)
+    wanted, sharing = set(layer_indices), list(sharing_layers(model.config).values())
     states: dict[int, LayerStates] = {}
     tokens, slots = torch.empty(0), slice(0)
 
     def record(module, query, key, value, attention_mask, scaling, **kwargs):
-        index = module.layer_idx
+        index = storing_layer(module)
         if index in wanted:
             if index not in states:
                 states[index] = empty_states(key, value, samples)
@@ -97,7 +99,8 @@ def record_states(
             kept.values[:, slots] = value[0].index_select(1, tokens)
             absmax = key[0, :, sink_length:].float().abs().amax(1)
             torch.maximum(kept.key_absmax, absmax, out=kept.key_absmax)
-            kept.query_moment.add_(group_moment(query[:, :, sink_length:], key.shape[1]), alpha=1 / count)
+            share = 1 / (count * (1 + sharing.count(index)))
+            kept.query_moment.add_(group_moment(query[:, :, sink_length:], key.shape[1]), alpha=share)
         return plain_attention(module, query, key, value, attention_mask, scaling, **kwargs)
 
     with attention_function(model, record):
@@ -158,8 +161,8 @@ def group_moment(query: torch.Tensor, heads: int) -> torch.Tensor:
     """Return the mean of `q q^T` over the tokens and query heads of each key/value head, float32 `[Hkv, Dk, Dk]`.
 
     Args:
-        query: `[1, Hq, T, Dk]`.
+        query: `[layers, Hq, T, Dk]`, of the layers that read the same keys.
         heads: Hkv, key/value heads.
     """
-    rows = query.float().reshape(heads, -1, query.shape[-1])
+    rows = query.float().unflatten(1, (heads, -1)).transpose(0, 1).reshape(heads, -1, query.shape[-1])
     return rows.transpose(1, 2) @ rows / rows.shape[1]

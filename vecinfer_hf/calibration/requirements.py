@@ -20,6 +20,7 @@ from ..config import VecInferConfig
 from ..distributed.heads import head_shard
 from ..errors import ConfigError, UnsupportedModelError
 from ..model_info import full_attention_layers, head_shapes, text_config, unsupported_model_reason
+from ..model_info.refusals import model_probe
 from ..quantization.formats import parse_format
 from .mixture import TextMixture, text_mixture
 from .retrieval_text import MIN_LENGTH, RETRIEVAL_FRACTION
@@ -67,6 +68,14 @@ def calibratable_model(model: Any, config: CalibrationConfig) -> tuple[PreTraine
     indices = [] if reason else full_attention_layers(model.config)
     if reason is None and not indices:
         reason = f"none of the layers of {text_config(model.config).model_type} has full attention"
+    found = None if reason else model_probe(model)
+    if found is not None and found.failure is None:
+        moved = [index for index in indices if index not in found.readers[index]]
+        if moved:
+            reason = (
+                f"the attention of layers {moved} does not know its layer, because {type(model).__name__} uses one "
+                'module in several. Use codebook="online", which needs no calibration'
+            )
     if reason:
         raise UnsupportedModelError(f"Cannot calibrate this model: {reason}.")
     # Refuses a number of processes that cannot share the heads.

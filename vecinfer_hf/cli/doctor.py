@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The vecinfer_hf authors
 # SPDX-License-Identifier: Apache-2.0
-"""`vecinfer doctor`: what is installed, which kernels load here and, if none, why."""
+"""`vecinfer doctor`: what is installed, which kernels load here and, if none, why; what a model's cache would hold."""
 
 from __future__ import annotations
 
@@ -12,9 +12,11 @@ import torch
 import typer
 
 from ..codebook.shipped import shipped_names
+from ..model_info import supported
 from ..version import __version__
 from .console import output, print_json, print_table
-from .options import AsJson
+from .loading import load_config
+from .options import AsJson, OptionalModel
 
 
 PACKAGES = ("torch", "transformers", "kernels", "huggingface-hub", "accelerate", "safetensors")
@@ -46,17 +48,37 @@ def _version(package: str) -> str:
         return "not installed"
 
 
-def doctor(as_json: AsJson = False) -> None:
+def doctor(model: OptionalModel = None, as_json: AsJson = False) -> None:
     """Say which kernels load here and, if none, why; and what versions are installed.
 
-    Exit code 1 if transformers lacks one of the package's hooks.
+    With a model: which of its layers would hold codes, which not and why, from its config alone. Exit code 1 if none
+    would, or if transformers lacks one of the package's hooks.
     """
+    if model is not None:
+        examine_model(model, as_json)
+        return
     found = examine()
     if as_json:
         print_json(found)
     else:
         print_report(found)
     if found["self_check"]:
+        raise typer.Exit(1)
+
+
+def examine_model(name: str, as_json: bool) -> None:
+    """Print what a cache of codes would hold for a model; exit code 1 if no codes."""
+    found = supported(load_config(name))
+    if as_json:
+        heads = dict(found.heads)
+        layers = [
+            {**use._asdict(), "heads": heads[use.index]._asdict() if use.index in heads else None}
+            for use in found.layers
+        ]
+        print_json({"model_type": found.model_type, "reason": found.reason, "note": found.note, "layers": layers})
+    else:
+        output.print(str(found), markup=False, highlight=False, soft_wrap=True)
+    if not found:
         raise typer.Exit(1)
 
 

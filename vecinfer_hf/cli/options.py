@@ -72,6 +72,9 @@ _BITS = "Bits per {} element: 4, 2, 1.5, 1.25, 1, or a format name such as d2b8.
 _NAMED = "Chooses among the codebooks of auto and shapes one that is made."
 
 Model = Annotated[str, typer.Argument(help="Hub id or directory of the model.", parser=text_value)]
+OptionalModel = Annotated[
+    str | None, typer.Argument(help="Hub id or directory of a model to examine.", parser=text_value)
+]
 CodebookName = Annotated[
     str,
     typer.Option(

@@ -15,18 +15,21 @@ from typing import Any, TypeVar
 
 import torch
 from transformers import PreTrainedModel
+from transformers.utils import logging
 
 from ..cache.online_codebook import OnlineCodebook
 from ..codebook.codebook import Codebook
 from ..config import VecInferConfig
 from ..distributed.heads import head_shard
 from ..errors import UnsupportedModelError
-from ..model_info import check_supported, unwrapped
+from ..model_info import check_supported, supported, unwrapped
 from .attention_switch import NAME, own_attention, restore_attention, use_vecinfer_attention
 from .continuous_batching import forget_manager
 from .request import ATTRIBUTE, Enabled, enabled_state, names_vecinfer
 from .resolve import resolve
 
+
+logger = logging.get_logger(__name__)
 
 Model = TypeVar("Model", bound=torch.nn.Module)
 
@@ -80,6 +83,7 @@ def enable(model: Model, codebook: Codebook | VecInferConfig | str | Path | None
     generation_config.cache_config, generation_config.cache_implementation = cache_config, None
     if _has_quantization_config(inner):
         inner.config.quantization_config = copy.copy(config)
+    logger.info("vecinfer: " + "; ".join(line.removeprefix("- ") for line in str(supported(inner)).split("\n")))
     return model
 
 

@@ -6,6 +6,7 @@ from .heads import HeadShape, head_shape, head_shapes, query_heads
 from .identity import ModelIdentity, check_identity, model_identity
 from .layers import LayerUse, full_attention_layers, layer_uses, sharing_layers, text_config
 from .refusals import check_supported, unsupported_model_reason, unsupported_reason
+from .support import Support, supported
 from .wrappers import unwrapped
 
 
@@ -13,6 +14,7 @@ __all__ = [
     "HeadShape",
     "LayerUse",
     "ModelIdentity",
+    "Support",
     "check_identity",
     "check_supported",
     "full_attention_layers",
@@ -22,6 +24,7 @@ __all__ = [
     "model_identity",
     "query_heads",
     "sharing_layers",
+    "supported",
     "text_config",
     "unsupported_model_reason",
     "unsupported_reason",
