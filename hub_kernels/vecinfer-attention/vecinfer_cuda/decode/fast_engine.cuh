@@ -4,9 +4,12 @@
 // for exact tokens.
 #pragma once
 
+#include <type_traits>
+
 #include "codes.cuh"
 #include "exact.cuh"
 #include "kernel.cuh"
+#include "wide_codes.cuh"
 
 namespace vecinfer {
 
@@ -92,8 +95,7 @@ class FastEngine {
       for (int pass = 0; pass < Queries::kPasses; ++pass) transform(b, warp(), pass);
       __syncwarp();
     }
-    CodeAttention<Traits>::run(p_, ring_, work.coded, first, last, scales(warp()), value_scale_,
-                               record);
+    Attention::run(p_, ring_, work.coded, first, last, scales(warp()), value_scale_, record);
   }
 
   __device__ __forceinline__ void exact(int b, const RowWork& work, int first, int last,
@@ -110,6 +112,8 @@ class FastEngine {
 
  private:
   using Queries = QueryRows<Traits>;
+  using Attention =
+      std::conditional_t<Traits::kWide, WideCodeAttention<Traits>, CodeAttention<Traits>>;
 
   static __device__ __forceinline__ int warp() { return threadIdx.x / 32; }
   __device__ __forceinline__ char* record(int of_warp) const {
