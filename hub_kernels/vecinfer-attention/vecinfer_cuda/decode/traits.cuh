@@ -82,7 +82,7 @@ struct DecodeTraits {
     return (budget(warps) - warps * kRecordFloats * 4) / (warps * kTileBytes);
   }
   static constexpr int choose_warps() {
-    const bool small = kAccumulators <= 32 && kTables <= 2;
+    const bool small = kAccumulators <= 32 && kRowTiles <= 2 && kTables <= 2;
     if (kTarget == Target::kHopper && small && stages_of(16) >= 2) return 16;
     if (stages_of(8) >= 1) return 8;
     return 4;
