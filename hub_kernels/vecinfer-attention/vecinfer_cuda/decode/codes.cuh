@@ -20,9 +20,9 @@
 
 namespace vecinfer {
 
-template <class Traits>
-class CodeAttention : CodeScores<Traits> {
-  using Scores = CodeScores<Traits>;
+template <class Traits, bool kSoftcap>
+class CodeAttention : CodeScores<Traits, kSoftcap> {
+  using Scores = CodeScores<Traits, kSoftcap>;
   using typename Scores::Products;
   using Value = typename Traits::Value;
   using Scores::in_steps, Scores::logit, Scores::row_scale;
@@ -74,16 +74,9 @@ class CodeAttention : CodeScores<Traits> {
 #pragma unroll
     for (int tile = 0; tile < kRowTiles; ++tile) {
       uint32_t fixed[4];
-      if (p_.softcap != 0.f) {
-#pragma unroll
-        for (int i = 0; i < 4; ++i) {
-          score_[tile][i] = score_[tile][i] == -INFINITY ? -INFINITY : logit(tile, score_[tile][i]);
-        }
-      }
-      const float step = p_.softcap != 0.f ? 1.f : step_[tile];
 #pragma unroll
       for (int i = 0; i < 4; ++i) {
-        const float weight = exp2_approx(fmaf(score_[tile][i], step, bias_[tile]));
+        const float weight = exp2_approx(Scores::log2_weight(tile, score_[tile][i], bias_[tile]));
         fixed[i] = __float_as_uint(weight + magic);
       }
       // High bytes of tokens r, r + 8 beside low bytes: a 16-bit column pair of the transpose.

@@ -95,7 +95,13 @@ class FastEngine {
       for (int pass = 0; pass < Queries::kPasses; ++pass) transform(b, warp(), pass);
       __syncwarp();
     }
-    Attention::run(p_, ring_, work.coded, first, last, scales(warp()), value_scale_, record);
+    if (p_.softcap == 0.f) {
+      Attention<false>::run(p_, ring_, work.coded, first, last, scales(warp()), value_scale_,
+                            record);
+    } else {
+      Attention<true>::run(p_, ring_, work.coded, first, last, scales(warp()), value_scale_,
+                           record);
+    }
   }
 
   __device__ __forceinline__ void exact(int b, const RowWork& work, int first, int last,
@@ -112,8 +118,9 @@ class FastEngine {
 
  private:
   using Queries = QueryRows<Traits>;
-  using Attention =
-      std::conditional_t<Traits::kWide, WideCodeAttention<Traits>, CodeAttention<Traits>>;
+  template <bool kSoftcap>
+  using Attention = std::conditional_t<Traits::kWide, WideCodeAttention<Traits, kSoftcap>,
+                                       CodeAttention<Traits, kSoftcap>>;
 
   static __device__ __forceinline__ int warp() { return threadIdx.x / 32; }
   __device__ __forceinline__ char* record(int of_warp) const {

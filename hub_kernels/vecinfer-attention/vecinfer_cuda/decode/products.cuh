@@ -107,9 +107,9 @@ struct CodeProducts {
     constexpr uint32_t kEvenBytes = 0x00ff00ffu;
     const uint32_t base = Codebook<Traits>::template lane_base<Value::kDim>();
 #pragma unroll
-    for (int part = 0; part < kPart; ++part) {
+    for (int half = 0; half < 2; ++half) {
 #pragma unroll
-      for (int half = 0; half < 2; ++half) {
+      for (int part = 0; part < kPart; ++part) {
         uint32_t x[4][kWords];  // tokens 2 q, 2 q + 8, 2 q + 1, 2 q + 9 for q = lane % 4
 #pragma unroll
         for (int token = 0; token < 4; ++token) {

@@ -15,8 +15,9 @@
 
 namespace vecinfer {
 
-// A warp's queries, and the scores of a tile with them.
-template <class Traits>
+// A warp's queries, and the scores of a tile with them. kSoftcap: whether there is a softcap;
+// apart, as the loops without one should not look.
+template <class Traits, bool kSoftcap>
 class CodeScores {
  protected:
   using Key = typename Traits::Key;
@@ -72,7 +73,14 @@ class CodeScores {
   // it is read when needed.
   __device__ __forceinline__ float logit(int tile, float t) const {
     const float x = t * step_[tile];
-    return p_.softcap == 0.f ? x : apply_softcap(p_, x + row_scale(tile).offset);
+    if constexpr (!kSoftcap) return x;
+    return apply_softcap(p_, x + row_scale(tile).offset);
+  }
+
+  // log2 of the weight that a score has, which may be -inf, relative to a bias.
+  __device__ __forceinline__ float log2_weight(int tile, float score, float bias) const {
+    if constexpr (!kSoftcap) return fmaf(score, step_[tile], bias);
+    return score == -INFINITY ? score : logit(tile, score) + bias;
   }
 
   // A distance in log2, as integer scores; bounded, so that sums of it with scores stay in int32.
@@ -115,9 +123,11 @@ __device__ __forceinline__ void run_over_tiles(TileRing<Traits>& ring, int first
     for (int tile = first + 1; tile < last; ++tile) {
       ring.load_values(values, stage);
       wait_copies<Traits::kStages - 2>();
-      ring.load_keys(keys);
+      // Wide rows need the registers of the keys.
+      if constexpr (!Traits::kWide) ring.load_keys(keys);
       ring.issue(stage, tile - 1 + Traits::kStages < last);
       attention.accumulate(values);
+      if constexpr (Traits::kWide) ring.load_keys(keys);
       attention.score(keys, tile);
       stage = ring.stage();
       ring.advance();

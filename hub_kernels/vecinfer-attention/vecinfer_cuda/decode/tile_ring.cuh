@@ -14,34 +14,38 @@ template <class Traits>
 class TileRing {
  public:
   __device__ __forceinline__ TileRing(const char* shared, int warp)
-      : address_(shared_address(shared) + warp * Traits::kRing) {}
+      : lane_address_(shared_address(shared) + warp * Traits::kRing + lane() * Traits::kKeyChunk) {
+    // Kept and not made again for each tile.
+    asm volatile("" : "+r"(lane_address_));
+  }
 
   // Starts a run of `count` tiles with its first; fill() fetches as many as there is room for.
   __device__ __forceinline__ void start(const uint8_t* tiles, int count) {
-    source_ = tiles;
+    source_ = tiles + lane() * Traits::kKeyChunk;
     count_ = count;
     stage_ = 0;
     issue(0, true);
   }
   __device__ __forceinline__ void fill() {
 #pragma unroll
-    for (int stage = 1; stage < Traits::kStages; ++stage) issue(stage, stage < count_);
+    for (int stage = 1; stage < Traits::kStages; ++stage) {
+      issue(stage * Traits::kTileBytes, stage < count_);
+    }
   }
 
-  // Fetches the next tile, or commits an empty group, so that groups count tiles.
+  // Fetches the next tile, or commits an empty group, so that groups count tiles. stage: its first
+  // byte in the ring, as everywhere here.
   __device__ __forceinline__ void issue(int stage, bool more) {
     if (more) {
-      const int lane = threadIdx.x & 31;
-      const uint32_t shared = address_ + stage * Traits::kTileBytes;
+      const uint32_t shared = lane_address_ + stage;
 #pragma unroll
       for (int offset = 0; offset < kKeys; offset += 32 * Traits::kKeyChunk) {
-        stream_async<Traits::kKeyChunk>(shared + offset + lane * Traits::kKeyChunk,
-                                        source_ + offset + lane * Traits::kKeyChunk);
+        stream_async<Traits::kKeyChunk>(shared + offset, source_ + offset);
       }
 #pragma unroll
       for (int offset = kKeys; offset < Traits::kTileBytes; offset += 32 * Traits::kValueChunk) {
-        stream_async<Traits::kValueChunk>(shared + offset + lane * Traits::kValueChunk,
-                                          source_ + offset + lane * Traits::kValueChunk);
+        const int place = offset + value_shift();
+        stream_async<Traits::kValueChunk>(shared + place, source_ + place);
       }
       source_ += Traits::kTileBytes;
     }
@@ -49,36 +53,42 @@ class TileRing {
   }
 
   __device__ __forceinline__ void load_keys(uint32_t* codes) const {
-    load<Traits::kKeyChunk>(codes, 0, kKeys);
+    load<Traits::kKeyChunk>(codes, lane_address_ + stage_, 0, kKeys);
   }
   __device__ __forceinline__ void load_values(uint32_t* codes, int stage) const {
-    load<Traits::kValueChunk>(codes, kKeys, Traits::kTileBytes, stage);
+    load<Traits::kValueChunk>(codes, lane_address_ + stage + value_shift(), kKeys,
+                              Traits::kTileBytes);
   }
 
   __device__ __forceinline__ int stage() const { return stage_; }
-  __device__ __forceinline__ uint32_t address() const { return address_; }
+  __device__ __forceinline__ uint32_t address() const {
+    return lane_address_ - lane() * Traits::kKeyChunk;
+  }
   __device__ __forceinline__ void advance() {
-    stage_ = stage_ == Traits::kStages - 1 ? 0 : stage_ + 1;
+    constexpr int kLast = (Traits::kStages - 1) * Traits::kTileBytes;
+    stage_ = stage_ == kLast ? 0 : stage_ + Traits::kTileBytes;
   }
 
  private:
   static constexpr int kKeys = Traits::kKeyPlane * Traits::Key::kLevels;
 
-  template <int kChunk>
-  __device__ __forceinline__ void load(uint32_t* codes, int begin, int end) const {
-    load<kChunk>(codes, begin, end, stage_);
+  static __device__ __forceinline__ int lane() { return threadIdx.x & 31; }
+  // A lane's values lie that much further in a chunk than its keys.
+  static __device__ __forceinline__ int value_shift() {
+    return lane() * (Traits::kValueChunk - Traits::kKeyChunk);
   }
+
   template <int kChunk>
-  __device__ __forceinline__ void load(uint32_t* codes, int begin, int end, int stage) const {
-    const uint32_t shared = address_ + stage * Traits::kTileBytes + (threadIdx.x & 31) * kChunk;
+  static __device__ __forceinline__ void load(uint32_t* codes, uint32_t shared, int begin,
+                                              int end) {
 #pragma unroll
     for (int offset = begin, i = 0; offset < end; offset += 32 * kChunk, i += kChunk / 4) {
       load_shared<kChunk>(codes + i, shared + offset);
     }
   }
 
-  uint32_t address_;
-  const uint8_t* source_;
+  uint32_t lane_address_;  // of this lane's part of the ring
+  const uint8_t* source_;  // this lane's part of the next tile
   int count_;
   int stage_;
 };

@@ -21,9 +21,9 @@
 
 namespace vecinfer {
 
-template <class Traits>
-class WideCodeAttention : CodeScores<Traits> {
-  using Scores = CodeScores<Traits>;
+template <class Traits, bool kSoftcap>
+class WideCodeAttention : CodeScores<Traits, kSoftcap> {
+  using Scores = CodeScores<Traits, kSoftcap>;
   using typename Scores::Products;
   using Value = typename Traits::Value;
   using Scores::in_steps, Scores::logit, Scores::row_scale;
@@ -76,17 +76,9 @@ class WideCodeAttention : CodeScores<Traits> {
 #pragma unroll
       for (int j = 0; j < 2; ++j) {
         const int tile = 2 * column + j;
-        if (p_.softcap != 0.f) {
-#pragma unroll
-          for (int i = 0; i < 4; ++i) {
-            float& x = score_[tile][i];
-            x = x == -INFINITY ? -INFINITY : logit(tile, x);
-          }
-        }
-        const float step = p_.softcap != 0.f ? 1.f : step_[tile];
 #pragma unroll
         for (int i = 0; i < 4; ++i) {
-          weight[j][i] = exp2_approx(fmaf(score_[tile][i], step, bias_[tile]));
+          weight[j][i] = exp2_approx(Scores::log2_weight(tile, score_[tile][i], bias_[tile]));
         }
       }
 #pragma unroll
