@@ -259,9 +259,6 @@ def test_refusals(kernel):
 
 def test_what_is_not_there_yet_is_refused_by_name(kernel):
     cache = Cache([500])
-    query, codes, _, *others = cache.arguments()
-    with pytest.raises(RuntimeError, match=r"block_table was given, .* pass None and codes \[B, Hkv,"):
-        kernel.decode_attention(query, codes, decode_cases.cases.int32(0, 1).view(1, 2), *others)
     cache.sink_values, cache.ring_values = cache.sink_values[..., :64], cache.ring_values[..., :64]
     with pytest.raises(RuntimeError, match="values have head size 64 and keys 128"):
         cache.run(kernel)

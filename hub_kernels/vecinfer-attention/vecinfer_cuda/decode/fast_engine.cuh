@@ -31,7 +31,7 @@ class FastEngine {
         head_(head),
         row_group_(row_group),
         shared_(shared),
-        ring_(shared + Traits::kRingOffset, threadIdx.x / 32) {}
+        ring_(p.codes, head, shared + Traits::kRingOffset, threadIdx.x / 32) {}
 
   // Starts to fetch a run of tiles, and its queries to the warp's record. Of the block's first runs
   // only one tile: more would stand before everybody's queries in the queue to memory.
@@ -39,10 +39,7 @@ class FastEngine {
                                            bool is_first_run) {
     if (with_queries) Queries::issue(p_, b, head_, row_group_ * kRows, record(warp()));
     commit_copies();
-    const uint8_t* tiles = p_.codes.data + b * p_.codes.batch_stride +
-                           head_ * p_.codes.head_stride +
-                           static_cast<int64_t>(first) * Traits::kTileBytes;
-    ring_.start(tiles, last - first);
+    ring_.start(b, first, last - first);
     if (!is_first_run) ring_.fill();
   }
 

@@ -48,9 +48,8 @@ class GeneralEngine {
     for (int r = 0; r < kRows; ++r) mean_score[r] = p_.row_offset[row + r];
     const SideReader key(p_.key, p_.head_dim, head_), value(p_.value, p_.head_dim, head_);
     const int lane = threadIdx.x & 31, dim_step = p_.key.format.subvector_dim;
-    const uint8_t* tiles = p_.codes.data + b * p_.codes.batch_stride + head_ * p_.codes.head_stride;
     for (int tile = first; tile < last; ++tile) {
-      const uint8_t* bytes = tiles + static_cast<int64_t>(tile) * p_.codes.bytes_per_tile;
+      const uint8_t* bytes = code_tile(p_.codes, b, head_, tile);
       float score[kRows] = {};
       for (int subvector = 0; subvector < p_.head_dim / dim_step; ++subvector) {
         for (int level = 0; level < p_.key.format.num_codes; ++level) {

@@ -3,6 +3,8 @@
 // How a warp streams tiles of codes from global memory to its registers.
 #pragma once
 
+#include <climits>
+
 #include "../common/instructions.cuh"
 #include "traits.cuh"
 
@@ -13,15 +15,25 @@ namespace vecinfer {
 template <class Traits>
 class TileRing {
  public:
-  __device__ __forceinline__ TileRing(const char* shared, int warp)
-      : lane_address_(shared_address(shared) + warp * Traits::kRing + lane() * Traits::kKeyChunk) {
+  __device__ __forceinline__ TileRing(const CodesView& codes, int head, const char* shared,
+                                      int warp)
+      : codes_(codes),
+        head_(head),
+        lane_address_(shared_address(shared) + warp * Traits::kRing + lane() * Traits::kKeyChunk) {
     // Kept and not made again for each tile.
     asm volatile("" : "+r"(lane_address_));
   }
 
-  // Starts a run of `count` tiles with its first; fill() fetches as many as there is room for.
-  __device__ __forceinline__ void start(const uint8_t* tiles, int count) {
-    source_ = tiles + lane() * Traits::kKeyChunk;
+  // Starts a run of `count` tiles of batch row b with tile `first`; fill() fetches as many as there
+  // is room for.
+  __device__ __forceinline__ void start(int b, int first, int count) {
+    source_ = code_tile(codes_, b, head_, first) + lane() * Traits::kKeyChunk;
+    left_ = INT_MAX;
+    if (codes_.block_table != nullptr) {
+      const int index = codes_.by_page.divide(first);
+      left_ = (index + 1) * codes_.tiles_per_page - first;
+      next_ = b * codes_.max_pages + index + 1;
+    }
     count_ = count;
     stage_ = 0;
     issue(0, true);
@@ -37,6 +49,8 @@ class TileRing {
   // byte in the ring, as everywhere here.
   __device__ __forceinline__ void issue(int stage, bool more) {
     if (more) {
+      if (left_ == 0) turn_page();
+      --left_;
       const uint32_t shared = lane_address_ + stage;
 #pragma unroll
       for (int offset = 0; offset < kKeys; offset += 32 * Traits::kKeyChunk) {
@@ -78,6 +92,14 @@ class TileRing {
     return lane() * (Traits::kValueChunk - Traits::kKeyChunk);
   }
 
+  // Goes on with the next page of the row.
+  __device__ __forceinline__ void turn_page() {
+    source_ = codes_.data + codes_.block_table[next_] * codes_.page_stride +
+              head_ * codes_.head_stride + lane() * Traits::kKeyChunk;
+    left_ = codes_.tiles_per_page;
+    ++next_;
+  }
+
   template <int kChunk>
   static __device__ __forceinline__ void load(uint32_t* codes, uint32_t shared, int begin,
                                               int end) {
@@ -87,6 +109,10 @@ class TileRing {
     }
   }
 
+  const CodesView& codes_;
+  int head_;
+  int next_;               // of the row's pages, its place in the block table
+  int left_;               // tiles of the page that the next tile lies in
   uint32_t lane_address_;  // of this lane's part of the ring
   const uint8_t* source_;  // this lane's part of the next tile
   int count_;
