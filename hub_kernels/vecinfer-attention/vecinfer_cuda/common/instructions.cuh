@@ -139,10 +139,6 @@ __device__ __forceinline__ float load_early(const float* global) {
   return x;
 }
 
-__device__ __forceinline__ void prefetch_l2(const void* global) {
-  asm volatile("prefetch.global.L2 [%0];" ::"l"(global));
-}
-
 // 16 bytes go around L1.
 template <int kBytes>
 __device__ __forceinline__ void copy_async(uint32_t shared, const void* global) {

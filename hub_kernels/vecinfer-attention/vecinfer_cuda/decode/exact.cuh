@@ -46,23 +46,6 @@ class ExactTokens {
   int ring_slots_;
 };
 
-// Asks for the first two of a run of units to be brought to L2: a lane for each side and half row
-// of a token.
-template <int kHeadDim>
-__device__ __forceinline__ void prefetch_units(const DecodeParams& p, const RowWork& work,
-                                               int batch_row, int head, const UnitRange& units) {
-  constexpr int kLine = 64;  // elements
-  const int lane = threadIdx.x & 31;
-  const bool is_value = lane & 2;
-  const ExactTokens tokens(p, is_value ? p.sink_values : p.sink_keys,
-                           is_value ? p.ring_values : p.ring_keys, work, batch_row, head);
-#pragma unroll 1
-  for (int unit = units.first; unit < min(units.last, units.first + 2); ++unit) {
-    const uint16_t* row = tokens.row(unit * kExactUnit + (lane >> 2));
-    for (int i = (lane & 1) * kLine; i < kHeadDim; i += 2 * kLine) prefetch_l2(row + i);
-  }
-}
-
 // The warp's ring of exact tokens in shared memory, in the place of its ring of tiles: chunks of a
 // unit's keys, then of its values, then of the next unit's keys. Each lane copies what it will read
 // itself, so no barrier is needed.

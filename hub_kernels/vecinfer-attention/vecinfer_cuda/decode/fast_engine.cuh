@@ -43,12 +43,6 @@ class FastEngine {
     if (!is_first_run) ring_.fill();
   }
 
-  // Asks for a run of exact units that a warp begins with, to be in L2 when the block is ready.
-  __device__ __forceinline__ void prefetch_exact(int b, const RowWork& work,
-                                                 const UnitRange& units) const {
-    if (!units.empty()) prefetch_units<kHeadDim>(p_, work, b, head_, units);
-  }
-
   // Brings in what does not depend on the query kernel; `first_tiles` starts the first run.
   template <typename FirstTiles>
   __device__ __forceinline__ void prepare(FirstTiles first_tiles) {

@@ -27,7 +27,6 @@ class GeneralEngine {
       : p_(p), head_(head), row_group_(row_group) {}
 
   __device__ void prefetch(int, int, int, bool, bool) {}
-  __device__ void prefetch_exact(int, const RowWork&, const UnitRange&) {}
   __device__ void first_queries(int, int*) {
     wait_for_previous_kernel();
     __syncthreads();

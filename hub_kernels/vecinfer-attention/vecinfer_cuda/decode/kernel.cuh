@@ -195,14 +195,7 @@ __device__ __forceinline__ void decode_block(const DecodeParams& p, char* shared
     const int first = max(position - row_start, 0);
     const int last = min(RowWork(p, b).tiles, end - row_start);
     prefetched = first < last;
-    if (!prefetched) {
-      const RowWork work(p, b);
-      const int exact_start = row_start + work.tiles;
-      engine.prefetch_exact(
-          b, work,
-          UnitRange(position - exact_start, end - exact_start, work.units, p.exact_weight));
-      return;
-    }
+    if (!prefetched) return;
     // Warps of one batch row share its queries; the first of them fetches them.
     const bool leads = warp == 0 || deal.begin(place.split * kWarps + warp - 1) < row_start;
     engine.prefetch(b, first, last, leads, true);
