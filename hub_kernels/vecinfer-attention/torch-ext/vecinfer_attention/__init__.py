@@ -9,8 +9,7 @@ Thin wrappers of the compiled operators. Shapes below use `B` rows, `Hkv` key/va
 diagonal transform `[Hkv, D]` goes with the orthonormal block Hadamard matrix, a full one `[Hkv, D, D]` stands alone.
 Optional tensors may be None.
 
-The signatures hold more than these kernels do: `Dv` has to be equal to `Dk`; anything else is refused by name before a
-launch.
+These kernels need `Dv` equal to `Dk`; anything else is refused by name before a launch.
 """
 
 from typing import Optional, Tuple
@@ -50,9 +49,8 @@ def quantize(
         value_states: `[B, Hkv, T, Dv]`, the same dtype.
         codes: uint8 `[B, Hkv, num_tiles, bytes_per_tile]`, last two dimensions contiguous; with a block table
             `[num_pages, Hkv, tiles_per_page, bytes_per_tile]`. Changed in place.
-        block_table: int32 `[B, max_pages]`, each row's pages in their order, or None. Rows may share pages that they
-            only read. Entries behind the pages that a row's lengths need may hold anything; the others must name pages
-            that exist, which is not checked on the device. At most 65,536 tiles for each row.
+        block_table: int32 `[B, max_pages]`, the pages of each row in order, or None; at most 65,536 tiles for a row.
+            Entries that the lengths do not need may hold anything; the others must name pages, which is not checked.
         starts: int32 `[B]`, first code slot of a row.
         counts: int32 `[B]`, tokens of a row.
         first: int32 `[B]`, first token of a row.
