@@ -207,7 +207,7 @@ def test_refusals(kernel):
     refused("at most 16 tokens at a time and no more than the ring's 32 slots, not 17", states, states, fresh(32))
     refused("no more than the ring's 8 slots, not 9", states[:, :, :9], states[:, :, :9], fresh(8))
     refused("values have head size 64 and keys 128", one, one[..., :64], fresh())
-    refused("block_table was given, .* pass None", one, one, fresh(), int32(0, 1).view(1, 2))
+    refused("block_table has shape", one, one, fresh(), int32(0, 1))
     wrong = fresh()
     wrong.ring_values = wrong.ring_values.half()
     refused("ring_values is float16, but it must be bfloat16", one, one, wrong)

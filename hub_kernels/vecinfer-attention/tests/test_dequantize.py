@@ -70,5 +70,5 @@ def test_refusals(kernel):
         kernel.dequantize(codes, None, *args, 128, 0, 5, torch.int32)
     with pytest.raises(RuntimeError, match="values have head size 64 and keys 128"):
         kernel.dequantize(codes, None, *args, 64, 0, 5, torch.bfloat16)
-    with pytest.raises(RuntimeError, match="block_table was given"):
-        kernel.dequantize(codes, cases.int32(0, 1).view(1, 2), *args, 128, 0, 5, torch.bfloat16)
+    with pytest.raises(RuntimeError, match="code slots 60 to 130 are outside the buffer of 128"):
+        kernel.dequantize(codes, cases.int32(0, 0).view(1, 2), *args, 128, 60, 70, torch.bfloat16)

@@ -44,8 +44,10 @@ class Variant:
 
     @property
     def row_tiles(self) -> list[int]:
-        """Row tiles of 4 queries; accumulators of 32 registers per tile and 128 dimensions bound them."""
-        return [1] if self.target == "portable" and self.head_dim > 128 else [1, 2]
+        """Row tiles of 4 queries; registers for accumulators and queries bound them."""
+        if self.target == "portable":
+            return [1] if self.head_dim > 128 else [1, 2]
+        return [1, 2] if self.head_dim > 128 else [1, 2, 4]
 
     @property
     def stem(self) -> str:

@@ -9,8 +9,7 @@ Thin wrappers of the compiled operators. Shapes below use `B` rows, `Hkv` key/va
 diagonal transform `[Hkv, D]` goes with the orthonormal block Hadamard matrix, a full one `[Hkv, D, D]` stands alone.
 Optional tensors may be None.
 
-The signatures hold more than these kernels do: `block_table` has to be None and `Dv` equal to `Dk`; anything else is
-refused by name before a launch.
+These kernels need `Dv` equal to `Dk`; anything else is refused by name before a launch.
 """
 
 from typing import Optional, Tuple
@@ -50,7 +49,8 @@ def quantize(
         value_states: `[B, Hkv, T, Dv]`, the same dtype.
         codes: uint8 `[B, Hkv, num_tiles, bytes_per_tile]`, last two dimensions contiguous; with a block table
             `[num_pages, Hkv, tiles_per_page, bytes_per_tile]`. Changed in place.
-        block_table: int32 `[B, max_pages]`, each row's pages, or None.
+        block_table: int32 `[B, max_pages]`, the pages of each row in order, or None; at most 65,536 tiles for a row.
+            Entries that the lengths do not need may hold anything; the others must name pages, which is not checked.
         starts: int32 `[B]`, first code slot of a row.
         counts: int32 `[B]`, tokens of a row.
         first: int32 `[B]`, first token of a row.
@@ -181,10 +181,12 @@ def decode_attention(
 ) -> Tuple[torch.Tensor, torch.Tensor]:
     """Return the attention of each row's last `Tq` tokens, already appended, over everything stored up to themselves.
 
-    Equation 7 of https://arxiv.org/abs/2510.06175, with exact sinks and ring. Softmax weights over codes are rounded
-    to multiples of 2^-13 of the largest one that a warp has seen, by a dither that keeps sums in the mean: no weight
-    vanishes systematically, and one weight can be off by 2^-13 of the largest. `Tq` may not exceed `C`, nor 1
-    without a ring.
+    Equation 7 of https://arxiv.org/abs/2510.06175, with exact sinks and ring. Transformed queries are rounded to
+    2^-16 of their largest element. Softmax weights over codes are rounded in one of two ways. Up to 4 queries for each
+    key/value head (`Hq / Hkv * Tq`; 8 before compute capability 9.0): to multiples of 2^-13 of the largest one that a
+    warp has seen, by a dither that keeps sums in the mean; no weight vanishes systematically, and one weight can be
+    off by 2^-13 of the largest. More queries: to fp16, 2^-12 of each weight down to 2^-20 of the largest one that a
+    warp has seen. `Tq` may not exceed `C`, nor 1 without a ring.
 
     Args:
         query: bf16 or fp16 `[B, Hq, Tq, Dk]`, `Tq` at most 16; query head `i` reads key/value head `i // (Hq / Hkv)`.

@@ -20,7 +20,6 @@ void append(Tensor key_states, Tensor value_states, Tensor codes, OptionalTensor
   const int64_t batch = key_states.size(0), heads = key_states.size(1), tokens = key_states.size(2);
   const int64_t head_dim = key_states.size(3);
   check_head_dim(head_dim);
-  check_no_block_table(block_table);
   check_shape(value_states, "value_states", {batch, heads, tokens, -1});
   check_value_head_dim(value_states.size(3), head_dim);
   check_shape(sink_keys, "sink_keys", {batch, heads, -1, head_dim});
@@ -53,7 +52,7 @@ void append(Tensor key_states, Tensor value_states, Tensor codes, OptionalTensor
                               make_transform(value_transform, "value_transform", value_mean,
                                              "value_mean", false, heads, head_dim, key_states),
                               heads, head_dim, key_states);
-  params.codes = codes_view(codes, params.sides, batch, heads, head_dim, key_states);
+  params.codes = codes_view(codes, block_table, params.sides, batch, heads, head_dim, key_states);
   for (int i = 0; i < 2; ++i) {
     params.orders[i] = plane_order(params.sides[i], head_dim);
     params.by_subvectors[i] =

@@ -163,13 +163,6 @@ inline void check_value_head_dim(int64_t value_head_dim, int64_t key_head_dim) {
                  " and keys ", key_head_dim, ", but these kernels need equal ones.");
 }
 
-// Paged codes are part of the signature, not of these kernels yet.
-inline void check_no_block_table(const OptionalTensor& block_table) {
-  VECINFER_CHECK(!block_table,
-                 "block_table was given, but these kernels read contiguous codes only; pass None "
-                 "and codes [B, Hkv, num_tiles, bytes_per_tile].");
-}
-
 // Refuses a device that cannot run these kernels, before anything is launched on it.
 inline void check_device(const Tensor& tensor) {
   VECINFER_CHECK(tensor.is_cuda(), "these kernels need CUDA tensors.");

@@ -165,7 +165,6 @@ std::tuple<Tensor, Tensor> decode_attention(
     Tensor value_centroids, Tensor value_centroid_scale, double softmax_scale, double softcap,
     OptionalTensor sink_logits, int64_t num_splits) {
   check_device(query);
-  check_no_block_table(block_table);
   check_shape(query, "query", {-1, -1, -1, -1});
   check_shape(codes, "codes", {-1, -1, -1, -1});
   const int64_t batch = query.size(0), query_heads = query.size(1), query_tokens = query.size(2);
@@ -217,7 +216,7 @@ std::tuple<Tensor, Tensor> decode_attention(
                              make_transform(output_transform, "output_transform", value_mean,
                                             "value_mean", false, heads, head_dim, query),
                              heads, head_dim, query)};
-  p.codes = codes_view(codes, sides, batch, heads, head_dim, query);
+  p.codes = codes_view(codes, block_table, sides, batch, heads, head_dim, query);
   p.key = sides[0];
   p.value = sides[1];
   if (sink_logits) {

@@ -15,17 +15,18 @@ std::tuple<Tensor, Tensor> dequantize(Tensor codes, OptionalTensor block_table,
                                       int64_t value_head_dim, int64_t start, int64_t length,
                                       ScalarType dtype) {
   check_device(codes);
-  check_no_block_table(block_table);
   check_shape(codes, "codes", {-1, -1, -1, -1});
-  const int64_t batch = codes.size(0), heads = codes.size(1);
+  if (block_table) check_shape(*block_table, "block_table", {-1, -1});
+  const int64_t batch = block_table ? block_table->size(0) : codes.size(0);
+  const int64_t heads = codes.size(1);
+  const int64_t slots = codes.size(2) * kTile * (block_table ? block_table->size(1) : 1);
   VECINFER_CHECK(query_transform.dim() == 2 || query_transform.dim() == 3, "query_transform has ",
                  query_transform.dim(), " dimensions, but 2 (diagonal) or 3 (full) are needed.");
   const int64_t head_dim = query_transform.size(query_transform.dim() - 1);
   check_head_dim(head_dim);
   check_value_head_dim(value_head_dim, head_dim);
-  VECINFER_CHECK(start >= 0 && length >= 0 && start + length <= codes.size(2) * kTile,
-                 "code slots ", start, " to ", start + length, " are outside the buffer of ",
-                 codes.size(2) * kTile, ".");
+  VECINFER_CHECK(start >= 0 && length >= 0 && start + length <= slots, "code slots ", start, " to ",
+                 start + length, " are outside the buffer of ", slots, ".");
   VECINFER_CHECK(
       dtype == ScalarType::Float || dtype == ScalarType::Half || dtype == ScalarType::BFloat16,
       "dequantize gives float32, float16 or bfloat16, not ", dtype_name(dtype), ".");
@@ -39,7 +40,7 @@ std::tuple<Tensor, Tensor> dequantize(Tensor codes, OptionalTensor block_table,
                               make_transform(output_transform, "output_transform", value_mean,
                                              "value_mean", false, heads, head_dim, codes),
                               heads, head_dim, codes);
-  params.codes = codes_view(codes, params.sides, batch, heads, head_dim, codes);
+  params.codes = codes_view(codes, block_table, params.sides, batch, heads, head_dim, codes);
   for (int i = 0; i < 2; ++i) {
     params.orders[i] = plane_order(params.sides[i], head_dim);
     params.by_subvectors[i] =

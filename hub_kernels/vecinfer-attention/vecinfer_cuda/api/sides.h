@@ -3,10 +3,15 @@
 // A codebook's tensors to the two sides (keys, values) of a kernel's parameters, checked.
 #pragma once
 
+#include <algorithm>
+
 #include "../common/packing.cuh"
 #include "checks.h"
 
 namespace vecinfer {
+
+// Tiles of a batch row that has a block table: what FastDivider divides.
+constexpr int64_t kMaxPagedTiles = 65536;
 
 // Kernels read these tensors in 16-byte words.
 inline void check_alignment(const Tensor& tensor, const char* name) {
@@ -54,24 +59,35 @@ inline Side make_side(const Tensor& centroids, const Tensor& scale, bool is_valu
 }
 
 // Also settles where the values start within a tile.
-inline CodesView codes_view(const Tensor& codes, Side (&sides)[2], int64_t batch, int64_t heads,
-                            int64_t head_dim, const Tensor& other) {
+inline CodesView codes_view(const Tensor& codes, const OptionalTensor& block_table,
+                            Side (&sides)[2], int64_t batch, int64_t heads, int64_t head_dim,
+                            const Tensor& other) {
   const int key_bytes = side_bytes(sides[0].format, static_cast<int>(head_dim), false);
   const int bytes = key_bytes + side_bytes(sides[1].format, static_cast<int>(head_dim), true);
   check_dtype(codes, "codes", ScalarType::Byte);
   check_same_device(codes, "codes", other);
-  check_shape(codes, "codes", {batch, heads, -1, bytes});
+  check_shape(codes, "codes", {block_table ? -1 : batch, heads, -1, bytes});
   VECINFER_CHECK(codes.numel() == 0 || (codes.stride(3) == 1 && codes.stride(2) == bytes &&
                                         codes.stride(1) % 16 == 0 && codes.stride(0) % 16 == 0),
                  "codes must be contiguous in their last two dimensions.");
   check_alignment(codes, "codes");
   sides[1].tile_offset = key_bytes;
-  CodesView view;
+  CodesView view = {};
   view.data = static_cast<uint8_t*>(codes.data_ptr());
-  view.batch_stride = codes.stride(0);
+  view.page_stride = codes.stride(0);
   view.head_stride = codes.stride(1);
   view.num_tiles = static_cast<int>(codes.size(2));
   view.bytes_per_tile = bytes;
+  if (!block_table) return view;
+  check_plain(*block_table, "block_table", ScalarType::Int, other, {batch, -1});
+  const int64_t pages = block_table->size(1), tiles = pages * codes.size(2);
+  VECINFER_CHECK(tiles <= kMaxPagedTiles, "block_table has ", pages, " pages of ", codes.size(2),
+                 " tiles for each row, but at most ", kMaxPagedTiles, " tiles are supported.");
+  view.block_table = static_cast<const int*>(block_table->data_ptr());
+  view.max_pages = static_cast<int>(pages);
+  view.tiles_per_page = static_cast<int>(codes.size(2));
+  view.by_page = FastDivider(std::max(view.tiles_per_page, 1));
+  view.num_tiles = static_cast<int>(tiles);
   return view;
 }
 

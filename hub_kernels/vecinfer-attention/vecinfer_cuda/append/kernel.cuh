@@ -30,8 +30,6 @@ __device__ __forceinline__ void quantize_leaving(const AppendParams& p, const Si
   const int plane = plane_bytes(format, p.head_dim, side.is_value);
   const int8_t* centroids =
       side.centroids + static_cast<int64_t>(head) * format.num_codes * size * kDim;
-  uint8_t* codes =
-      p.codes.data + batch * p.codes.batch_stride + head * p.codes.head_stride + side.tile_offset;
 
   for (int level = 0; level < format.num_codes; ++level) {
     const int8_t* table = centroids + level * size * kDim;
@@ -55,7 +53,7 @@ __device__ __forceinline__ void quantize_leaving(const AppendParams& p, const Si
       const int slot = update.quantized + index;
       if (slot / kTile < p.codes.num_tiles) {
         uint8_t* target =
-            codes + static_cast<int64_t>(slot / kTile) * p.codes.bytes_per_tile + level * plane;
+            code_tile(p.codes, batch, head, slot / kTile) + side.tile_offset + level * plane;
         const int position = order.position(slot % kTile, row - index * subvectors);
         target[position] = static_cast<uint8_t>(code);
         if (high_bits) {

@@ -27,6 +27,7 @@ __device__ __forceinline__ float max_nan(float a, float b) {
 
 // Place of the n-th (from 0) set bit.
 __device__ __forceinline__ int nth_bit(unsigned mask, int n) {
+#pragma unroll 1
   for (int skipped = 0; skipped < n; ++skipped) mask &= mask - 1;
   return __ffs(mask) - 1;
 }

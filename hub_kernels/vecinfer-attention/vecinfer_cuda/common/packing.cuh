@@ -32,21 +32,6 @@ __host__ __device__ constexpr int side_bytes(const CodeFormat& format, int head_
   return plane_bytes(format, head_dim, is_value) * format.num_codes;
 }
 
-// x / divisor for 0 <= x < 2^16 without a division. Made on the host where it can be: making it
-// takes one.
-struct FastDivider {
-  uint32_t factor;
-
-  FastDivider() = default;
-  // 2^32 / 1 would not fit: 0 stands for it.
-  __host__ __device__ explicit FastDivider(int divisor)
-      : factor(divisor == 1 ? 0 : 0xffffffffu / divisor + 1) {}
-
-  __device__ int divide(int x) const {
-    return factor == 0 ? x : static_cast<int>(__umulhi(static_cast<uint32_t>(x), factor));
-  }
-};
-
 // Position in its plane of each (token, sub-vector).
 struct PlaneOrder {
   int per_lane;    // sub-vectors of one token in one lane
@@ -91,6 +76,18 @@ __host__ __device__ inline int high_byte(int position, int high_bits) {
 }
 __host__ __device__ inline int high_shift(int position, int high_bits) {
   return position % (8 / high_bits) * high_bits;
+}
+
+// A tile of codes of one head of batch row b, in place.
+__device__ __forceinline__ uint8_t* code_tile(const CodesView& codes, int b, int head, int tile) {
+  int64_t page = b;
+  if (codes.block_table != nullptr) {
+    const int index = codes.by_page.divide(tile);
+    page = codes.block_table[static_cast<int64_t>(b) * codes.max_pages + index];
+    tile -= index * codes.tiles_per_page;
+  }
+  return codes.data + page * codes.page_stride + head * codes.head_stride +
+         static_cast<int64_t>(tile) * codes.bytes_per_tile;
 }
 
 }  // namespace vecinfer

@@ -57,13 +57,33 @@ struct Side {
   int tile_offset;  // bytes from the start of a tile to this side's first plane
 };
 
-// The codes of one layer: uint8 [B, Hkv, num_tiles, bytes_per_tile].
+// x / divisor for 0 <= x < 2^16 without a division. Made on the host where it can be: making it
+// takes one.
+struct FastDivider {
+  uint32_t factor;
+
+  FastDivider() = default;
+  // 2^32 / 1 would not fit: 0 stands for it.
+  __host__ __device__ explicit FastDivider(int divisor)
+      : factor(divisor == 1 ? 0 : 0xffffffffu / divisor + 1) {}
+
+  __device__ int divide(int x) const {
+    return factor == 0 ? x : static_cast<int>(__umulhi(static_cast<uint32_t>(x), factor));
+  }
+};
+
+// The codes of one layer: uint8 [pages, Hkv, tiles_per_page, bytes_per_tile]. Without a block table
+// batch row b is page b; with one it has max_pages pages, whose numbers are its row of the table.
 struct CodesView {
   uint8_t* data;
-  int64_t batch_stride;  // bytes
-  int64_t head_stride;   // bytes
-  int num_tiles;
+  int64_t page_stride;  // bytes
+  int64_t head_stride;  // bytes
+  int num_tiles;        // of a batch row
   int bytes_per_tile;
+  const int* block_table;  // [B, max_pages] or null
+  int max_pages;
+  int tiles_per_page;
+  FastDivider by_page;  // by tiles_per_page; with a block table num_tiles is at most 2^16
 };
 
 }  // namespace vecinfer

@@ -19,7 +19,7 @@ class Codebook {
                                               Between between) {
     constexpr int kWords = Traits::kTableBytes / 16;
     constexpr int kPerThread = kWords / Traits::kThreads;
-    constexpr int kBatch = kPerThread < 8 ? kPerThread : 8;
+    constexpr int kBatch = kPerThread % 8 == 0 ? 8 : 4;
     static_assert(kWords % Traits::kThreads == 0 && kPerThread % kBatch == 0);
 #pragma unroll
     for (int first = 0; first < kPerThread; first += kBatch) {
@@ -44,12 +44,12 @@ class Codebook {
     return kDim == 4 ? lane * 4 : (lane & 15) * 8;
   }
 
-  // The centroid (kDim / 4 words) of byte `byte` of a word of codes: one byte permutation makes the
-  // address.
+  // The centroid (kDim / 4 words) of byte `byte` of a word of codes. Entries are 128 bytes apart,
+  // so one dot product of bytes makes the address, in a pipe that the loop uses little otherwise.
   template <int kTable, int kDim>
   static __device__ __forceinline__ void look_up(uint32_t* centroid, uint32_t codes, int byte,
                                                  uint32_t base) {
-    const uint32_t address = permute_bytes(codes, base, 0x5504u | (byte << 4));
+    const uint32_t address = __dp4a(codes, 128u << (8 * byte), base);
     constexpr int kOffset = kSharedBase + Traits::table_offset(kTable);
     if constexpr (kDim == 4) {
       asm volatile("ld.shared.u32 %0, [%1 + %2];" : "=r"(centroid[0]) : "r"(address), "n"(kOffset));
@@ -61,40 +61,41 @@ class Codebook {
   }
 
  private:
+  // What is added to the bytes of values: 128 where they are read as they are.
+  static constexpr unsigned kValueBias = Traits::kWide ? 0x80808080u : 0u;
+
   // The centroid that fills 16-byte word `word` of the tables, as 8 bytes.
   static __device__ __forceinline__ uint2 load(const DecodeParams& p, int head, int word) {
-    const int entry = (word >> 4) & 255;
-    const int table = (word >> 12) * 2 + ((word >> 3) & 1);
+    const int entry = (word >> 3) & 255;
+    const int table = word >> 11;
     if constexpr (Traits::Key::kDim == Traits::Value::kDim) {
-      // Without branches: everything waits for these loads. A table too many repeats the last one.
+      // Without branches: everything waits for these loads.
       constexpr int kKeys = Traits::Key::kLevels, kValues = Traits::Value::kLevels;
       const bool is_value = table >= kKeys;
-      const int level =
-          is_value ? head * kValues + min(table - kKeys, kValues - 1) : head * kKeys + table;
+      const int level = is_value ? head * kValues + table - kKeys : head * kKeys + table;
       return load_entry<Traits::Key::kDim>(is_value ? p.value.centroids : p.key.centroids, level,
-                                           entry);
+                                           entry, is_value ? kValueBias : 0u);
     }
     if (table < Traits::Key::kLevels) {
       return load_entry<Traits::Key::kDim>(p.key.centroids, head * Traits::Key::kLevels + table,
-                                           entry);
+                                           entry, 0u);
     }
-    if (table < Traits::kTables) {
-      return load_entry<Traits::Value::kDim>(
-          p.value.centroids, head * Traits::Value::kLevels + table - Traits::Key::kLevels, entry);
-    }
-    return make_uint2(0, 0);
+    return load_entry<Traits::Value::kDim>(
+        p.value.centroids, head * Traits::Value::kLevels + table - Traits::Key::kLevels, entry,
+        kValueBias);
   }
 
-  // level: counted over all heads.
+  // level: counted over all heads. bias: changes the sign of each byte, which adds 128.
   template <int kDim>
-  static __device__ __forceinline__ uint2 load_entry(const int8_t* centroids, int level,
-                                                     int entry) {
+  static __device__ __forceinline__ uint2 load_entry(const int8_t* centroids, int level, int entry,
+                                                     unsigned bias) {
     const int8_t* source = centroids + (level * 256 + entry) * kDim;
     if constexpr (kDim == 4) {
-      const unsigned word = __ldg(reinterpret_cast<const unsigned*>(source));
+      const unsigned word = __ldg(reinterpret_cast<const unsigned*>(source)) ^ bias;
       return make_uint2(word, word);
     } else {
-      return __ldg(reinterpret_cast<const uint2*>(source));
+      const uint2 words = __ldg(reinterpret_cast<const uint2*>(source));
+      return make_uint2(words.x ^ bias, words.y ^ bias);
     }
   }
 };

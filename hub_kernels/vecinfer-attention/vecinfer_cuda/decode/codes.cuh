@@ -2,13 +2,11 @@
 // SPDX-License-Identifier: Apache-2.0
 // One warp's attention over a run of tiles of one batch row, on int8 tensor cores.
 //
-// Scores: K q of 32 tokens is mma m16n8k32 with centroids straight from their tables as A. B holds
-// 4 queries as 16-bit integers, high bytes in even and low bytes in odd columns, so that a lane
-// ends with both halves of one row's scores of 4 tokens: exact int32. Weights: 2^(score -
-// reference) is scaled to 15-bit integers, again two bytes. V P is a second mma with V's centroids,
-// transposed byte-wise in registers. A ones-matrix as A sums the same integers, so weights are
-// normalised exactly. The reference stays within kMargin above and kHeadroom below the largest
-// score so far: the rare tile that exceeds it rescales.
+// For up to 4 rows (8 on portable devices; Hopper has wide_codes.cuh for more). Scores: scores.cuh.
+// Weights: 2^(score - reference) is scaled to 15-bit integers, two bytes as the queries. V P is a
+// second mma with V's centroids, transposed byte-wise in registers. A ones-matrix as A sums the
+// same integers, so weights are normalised exactly. The reference stays within kMargin above and
+// kHeadroom below the largest score so far: the rare tile that exceeds it rescales.
 //
 // Integers under 1 would vanish: a spike could hide thousands of tokens just under 2^-14 of its
 // weight. So weights are rounded by a dither instead of to nearest: floor(weight + d) with d spread
@@ -18,21 +16,18 @@
 
 #include <climits>
 
-#include "products.cuh"
-#include "query.cuh"
-#include "softmax_state.cuh"
-#include "tile_ring.cuh"
+#include "scores.cuh"
 
 namespace vecinfer {
 
-template <class Traits>
-class CodeAttention {
-  using Key = typename Traits::Key;
+template <class Traits, bool kSoftcap>
+class CodeAttention : CodeScores<Traits, kSoftcap> {
+  using Scores = CodeScores<Traits, kSoftcap>;
+  using typename Scores::Products;
   using Value = typename Traits::Value;
-  using Products = CodeProducts<Traits>;
-  static constexpr int kRowTiles = Traits::kRowTiles;
-  static constexpr int kHeadDim = Traits::kHeadDim;
-  static constexpr int kQueryWords = kHeadDim / 16;
+  using Scores::in_steps, Scores::logit, Scores::row_scale;
+  using Scores::kHeadDim, Scores::kNoScore, Scores::kRowTiles;
+  using Scores::p_, Scores::step_;
   static constexpr int kBlocks = kHeadDim / 16;  // of 16 output dimensions
 
   // log2 of the fixed point: weights reach 2^(kFixed + kHeadroom) < 2^15.
@@ -42,8 +37,6 @@ class CodeAttention {
   // 2^15: an fp32 sum with it has the integer in bytes 1 and 2 and 8 bits of fraction below.
   static constexpr uint32_t kMagic = 0x47000000u;
   static constexpr uint32_t kOnes = 0x01010101u;
-  // Under every reachable score (query_limit keeps those within 2^30).
-  static constexpr int kNoScore = -(1 << 30);
 
  public:
   // Attention over tiles [first, last) of a batch row with `coded` tokens, to the warp's record in
@@ -53,27 +46,56 @@ class CodeAttention {
                                              float value_scale, float* record) {
     CodeAttention self(p, scales, first, record);
     self.coded_ = coded;
-    self.loop(ring, first, last);
+    run_over_tiles(ring, first, last, self);
     self.store(value_scale);
+  }
+
+  // Scores of 32 tokens into score_; token of score_[.][i] is lane / 4 + 8 i.
+  __device__ __forceinline__ void score(const uint32_t* keys, int tile_index) {
+    int t[kRowTiles][4];
+    Scores::multiply(keys, t);
+    bool exceeds = tile_index == stop_;
+#pragma unroll
+    for (int tile = 0; tile < kRowTiles; ++tile) {
+#pragma unroll
+      for (int i = 0; i < 4; ++i) {
+        score_[tile][i] = static_cast<float>(t[tile][i]);
+      }
+      exceeds |= max(max(t[tile][0], t[tile][1]), max(t[tile][2], t[tile][3])) > limit_[tile];
+    }
+    if (__any_sync(kFullWarp, exceeds)) raise_reference(t, tile_index);
+  }
+
+  // Weights of score_, and their product with the tile's values.
+  __device__ __forceinline__ void accumulate(const uint32_t* values) {
+    const float magic = __uint_as_float(kMagic | (dither_ & 0xff));
+    dither_ += kGolden;
+    uint32_t weights[kRowTiles][2];
+#pragma unroll
+    for (int tile = 0; tile < kRowTiles; ++tile) {
+      uint32_t fixed[4];
+#pragma unroll
+      for (int i = 0; i < 4; ++i) {
+        const float weight = exp2_approx(Scores::log2_weight(tile, score_[tile][i], bias_[tile]));
+        fixed[i] = __float_as_uint(weight + magic);
+      }
+      // High bytes of tokens r, r + 8 beside low bytes: a 16-bit column pair of the transpose.
+      weights[tile][0] = transpose_8x8(permute_bytes(fixed[0], fixed[1], 0x5162));
+      weights[tile][1] = transpose_8x8(permute_bytes(fixed[2], fixed[3], 0x5162));
+      mma_s8u8(sums_[tile], kOnes, 0, kOnes, 0, weights[tile][0], weights[tile][1]);
+    }
+    Products::template multiply_values<0>(values, weights, out_);
+    if constexpr (Value::kLevels == 2) {
+      Products::template multiply_values<1>(values + Traits::kValueBytes / 4, weights, out_);
+    }
   }
 
  private:
   __device__ __forceinline__ CodeAttention(const DecodeParams& p, const RowScale* scales, int first,
                                            float* record)
-      : p_(p), scales_(scales), record_(record + (threadIdx.x & 31)), stop_(first) {
-    const int lane = threadIdx.x & 31;
-    const uint4* fragments = reinterpret_cast<const uint4*>(record);
+      : Scores(p, scales, record), record_(record + (threadIdx.x & 31)), stop_(first) {
 #pragma unroll
     for (int tile = 0; tile < kRowTiles; ++tile) {
-#pragma unroll
-      for (int i = 0; i < kQueryWords / 4; ++i) {
-        const uint4 words = fragments[(tile * 32 + lane) * (kQueryWords / 4) + i];
-        query_[tile][4 * i] = words.x;
-        query_[tile][4 * i + 1] = words.y;
-        query_[tile][4 * i + 2] = words.z;
-        query_[tile][4 * i + 3] = words.w;
-      }
-      step_[tile] = row_scale(tile).step;
       reference_[tile] = kNoScore;
       limit_[tile] = INT_MAX;
       bias_[tile] = 0.f;
@@ -86,82 +108,7 @@ class CodeAttention {
         for (int i = 0; i < 4; ++i) out_[tile][block][i] = 0;
       }
     }
-    dither_ = (lane >> 2) * 32 + 16 + first * kGolden;
-    __syncwarp();  // the record may be overwritten
-  }
-
-  __device__ __forceinline__ void loop(TileRing<Traits>& ring, int first, int last) {
-    uint32_t keys[Traits::kKeyBytes / 4 * Key::kLevels];
-    uint32_t values[Traits::kValueBytes / 4 * Value::kLevels];
-    if constexpr (Traits::kStages == 1) {
-#pragma unroll 1
-      for (int tile = first; tile < last; ++tile) {
-        wait_copies<0>();
-        ring.load_keys(keys);
-        ring.load_values(values, 0);
-        ring.issue(0, tile + 1 < last);
-        score(keys, tile);
-        accumulate(values);
-      }
-    } else {
-      // Scores run one tile ahead of the values, so that the two chains of loads and products
-      // overlap.
-      wait_copies<Traits::kStages - 1>();
-      ring.load_keys(keys);
-      int stage = ring.stage();
-      score(keys, first);
-      ring.advance();
-#pragma unroll 1
-      for (int tile = first + 1; tile < last; ++tile) {
-        ring.load_values(values, stage);
-        wait_copies<Traits::kStages - 2>();
-        ring.load_keys(keys);
-        ring.issue(stage, tile - 1 + Traits::kStages < last);
-        accumulate(values);
-        score(keys, tile);
-        stage = ring.stage();
-        ring.advance();
-      }
-      ring.load_values(values, stage);
-      accumulate(values);
-    }
-  }
-
-  // Scores of 32 tokens into score_; token of score_[.][i] is lane / 4 + 8 i.
-  __device__ __forceinline__ void score(const uint32_t* keys, int tile_index) {
-    int s[kRowTiles][2][4] = {};
-    Products::template multiply_keys<0>(keys, query_, s);
-    if constexpr (Key::kLevels == 2)
-      Products::template multiply_keys<1>(keys + Traits::kKeyBytes / 4, query_, s);
-    int t[kRowTiles][4];
-    bool exceeds = tile_index == stop_;
-#pragma unroll
-    for (int tile = 0; tile < kRowTiles; ++tile) {
-#pragma unroll
-      for (int i = 0; i < 4; ++i) {
-        t[tile][i] = s[tile][i / 2][i % 2 * 2] * 256 + s[tile][i / 2][i % 2 * 2 + 1];
-        score_[tile][i] = static_cast<float>(t[tile][i]);
-      }
-      exceeds |= max(max(t[tile][0], t[tile][1]), max(t[tile][2], t[tile][3])) > limit_[tile];
-    }
-    if (__any_sync(kFullWarp, exceeds)) raise_reference(t, tile_index);
-  }
-
-  // Log2 score of an integer step, and of the key mean, of this lane's row.
-  __device__ __forceinline__ RowScale row_scale(int tile) const {
-    return scales_[tile * kRowTile + (threadIdx.x & 3)];
-  }
-
-  // Log2 score without the part of the mean; that matters to records and under a softcap only, so
-  // it is read when needed.
-  __device__ __forceinline__ float logit(int tile, float t) const {
-    const float x = t * step_[tile];
-    return p_.softcap == 0.f ? x : apply_softcap(p_, x + row_scale(tile).offset);
-  }
-
-  // A distance in log2, as integer scores; bounded, so that sums of it with scores stay in int32.
-  __device__ __forceinline__ int in_steps(int tile, float distance) const {
-    return static_cast<int>(fminf(__fdividef(distance, step_[tile]), 4e8f));
+    dither_ = (threadIdx.x & 28) * 8 + 16 + first * kGolden;
   }
 
   // The rare path: first tile, ragged last tile, a new maximum, or int32 sums that must be flushed.
@@ -223,37 +170,6 @@ class CodeAttention {
     return fmaf(256.f, static_cast<float>(sums[2 * i]), static_cast<float>(sums[2 * i + 1]));
   }
 
-  // Weights of score_, and their product with the tile's values.
-  __device__ __forceinline__ void accumulate(const uint32_t* values) {
-    const float magic = __uint_as_float(kMagic | (dither_ & 0xff));
-    dither_ += kGolden;
-    uint32_t weights[kRowTiles][2];
-#pragma unroll
-    for (int tile = 0; tile < kRowTiles; ++tile) {
-      uint32_t fixed[4];
-      if (p_.softcap != 0.f) {
-#pragma unroll
-        for (int i = 0; i < 4; ++i) {
-          score_[tile][i] = score_[tile][i] == -INFINITY ? -INFINITY : logit(tile, score_[tile][i]);
-        }
-      }
-      const float step = p_.softcap != 0.f ? 1.f : step_[tile];
-#pragma unroll
-      for (int i = 0; i < 4; ++i) {
-        const float weight = exp2_approx(fmaf(score_[tile][i], step, bias_[tile]));
-        fixed[i] = __float_as_uint(weight + magic);
-      }
-      // High bytes of tokens r, r + 8 beside low bytes: a 16-bit column pair of the transpose.
-      weights[tile][0] = transpose_8x8(permute_bytes(fixed[0], fixed[1], 0x5162));
-      weights[tile][1] = transpose_8x8(permute_bytes(fixed[2], fixed[3], 0x5162));
-      mma_s8u8(sums_[tile], kOnes, 0, kOnes, 0, weights[tile][0], weights[tile][1]);
-    }
-    Products::template multiply_values<0>(values, weights, out_);
-    if constexpr (Value::kLevels == 2) {
-      Products::template multiply_values<1>(values + Traits::kValueBytes / 4, weights, out_);
-    }
-  }
-
   __device__ __forceinline__ void store(float value_scale) {
     const int lane = threadIdx.x & 31;
 #pragma unroll
@@ -272,14 +188,10 @@ class CodeAttention {
   // 256 / golden ratio, odd.
   static constexpr uint32_t kGolden = 159;
 
-  const DecodeParams& p_;
-  const RowScale* scales_;
   float* record_;  // this lane's column
   int stop_;       // next tile that must take the rare path
   int coded_;
   uint32_t dither_;
-  uint32_t query_[kRowTiles][kQueryWords];
-  float step_[kRowTiles];  // log2 score of an integer step
   int reference_[kRowTiles];
   int limit_[kRowTiles];
   float bias_[kRowTiles];

@@ -4,9 +4,12 @@
 // for exact tokens.
 #pragma once
 
+#include <type_traits>
+
 #include "codes.cuh"
 #include "exact.cuh"
 #include "kernel.cuh"
+#include "wide_codes.cuh"
 
 namespace vecinfer {
 
@@ -16,6 +19,10 @@ class FastEngine {
   static constexpr int kWarps = Traits::kWarps;
   static constexpr int kRows = Traits::kRows;
   static constexpr int kHeadDim = Traits::kHeadDim;
+  // A segment that all warps share is merged by all of them at once.
+  static constexpr int kMergeElements =
+      kRows * kHeadDim > 32 * kWarps ? kRows * kHeadDim / (32 * kWarps) : 1;
+  static_assert(kHeadDim / 8 % kMergeElements == 0);
   static constexpr bool kAsideShared = Traits::kAsideShared;
   static constexpr int kRecordOffset = Traits::kRecordOffset;
   static constexpr int kMetaOffset = Traits::kMetaOffset;
@@ -28,7 +35,7 @@ class FastEngine {
         head_(head),
         row_group_(row_group),
         shared_(shared),
-        ring_(shared + Traits::kRingOffset, threadIdx.x / 32) {}
+        ring_(p.codes, head, shared + Traits::kRingOffset, threadIdx.x / 32) {}
 
   // Starts to fetch a run of tiles, and its queries to the warp's record. Of the block's first runs
   // only one tile: more would stand before everybody's queries in the queue to memory.
@@ -36,10 +43,7 @@ class FastEngine {
                                            bool is_first_run) {
     if (with_queries) Queries::issue(p_, b, head_, row_group_ * kRows, record(warp()));
     commit_copies();
-    const uint8_t* tiles = p_.codes.data + b * p_.codes.batch_stride +
-                           head_ * p_.codes.head_stride +
-                           static_cast<int64_t>(first) * Traits::kTileBytes;
-    ring_.start(tiles, last - first);
+    ring_.start(b, first, last - first);
     if (!is_first_run) ring_.fill();
   }
 
@@ -92,8 +96,13 @@ class FastEngine {
       for (int pass = 0; pass < Queries::kPasses; ++pass) transform(b, warp(), pass);
       __syncwarp();
     }
-    CodeAttention<Traits>::run(p_, ring_, work.coded, first, last, scales(warp()), value_scale_,
-                               record);
+    if (p_.softcap == 0.f) {
+      Attention<false>::run(p_, ring_, work.coded, first, last, scales(warp()), value_scale_,
+                            record);
+    } else {
+      Attention<true>::run(p_, ring_, work.coded, first, last, scales(warp()), value_scale_,
+                           record);
+    }
   }
 
   __device__ __forceinline__ void exact(int b, const RowWork& work, int first, int last,
@@ -110,6 +119,9 @@ class FastEngine {
 
  private:
   using Queries = QueryRows<Traits>;
+  template <bool kSoftcap>
+  using Attention = std::conditional_t<Traits::kWide, WideCodeAttention<Traits, kSoftcap>,
+                                       CodeAttention<Traits, kSoftcap>>;
 
   static __device__ __forceinline__ int warp() { return threadIdx.x / 32; }
   __device__ __forceinline__ char* record(int of_warp) const {

@@ -17,6 +17,7 @@ class GeneralEngine {
   static constexpr int kRows = kRowTile;
   static constexpr int kHeadDim = 0;  // any
   static constexpr int kMaxHeadDim = 256;
+  static constexpr int kMergeElements = 1;
   static constexpr bool kAsideShared = false;
   static constexpr int kRecordOffset = 0;
   static constexpr int kMetaOffset = kWarps * kRows * (kMaxHeadDim + 2) * 4;
@@ -48,9 +49,11 @@ class GeneralEngine {
     for (int r = 0; r < kRows; ++r) mean_score[r] = p_.row_offset[row + r];
     const SideReader key(p_.key, p_.head_dim, head_), value(p_.value, p_.head_dim, head_);
     const int lane = threadIdx.x & 31, dim_step = p_.key.format.subvector_dim;
-    const uint8_t* tiles = p_.codes.data + b * p_.codes.batch_stride + head_ * p_.codes.head_stride;
+    const bool paged = p_.codes.block_table != nullptr;
+    const uint8_t* tiles = paged ? nullptr : code_tile(p_.codes, b, head_, 0);
     for (int tile = first; tile < last; ++tile) {
-      const uint8_t* bytes = tiles + static_cast<int64_t>(tile) * p_.codes.bytes_per_tile;
+      const uint8_t* bytes = paged ? code_tile(p_.codes, b, head_, tile)
+                                   : tiles + static_cast<int64_t>(tile) * p_.codes.bytes_per_tile;
       float score[kRows] = {};
       for (int subvector = 0; subvector < p_.head_dim / dim_step; ++subvector) {
         for (int level = 0; level < p_.key.format.num_codes; ++level) {

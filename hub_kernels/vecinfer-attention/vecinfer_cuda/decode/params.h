@@ -6,7 +6,7 @@
 // Words of this folder:
 //   row         one query vector; a kv head has group * Tq rows, ordered by query head, then by query token
 //   row tile    4 rows: an int8 mma has 8 columns and takes a high and a low byte of each row
-//   row group   the rows of one thread block: 4 or 8
+//   row group   the rows of one thread block: 4, 8 or 16
 //   split       one of the thread blocks that share a kv head and a row group
 //   tile        codes of 32 tokens of one kv head, keys then values
 //   unit        8 exact tokens (sinks or ring) of one batch row
@@ -67,7 +67,7 @@ struct DecodeParams {
   FastDivider by_query_tokens;
   int head_dim;
   int rows;            // group * Tq
-  int rows_per_group;  // of a row group: 4 or 8
+  int rows_per_group;  // of a row group: 4, 8 or 16
   int row_groups;
   int splits;
   int warps;  // of a main block

@@ -1,7 +1,7 @@
 // SPDX-FileCopyrightText: 2026 The vecinfer_hf authors
 // SPDX-License-Identifier: Apache-2.0
-// The two int8 products of one warp and a tile of codes: centroids go from their tables in shared
-// memory straight to the A operands.
+// The products of one warp and a tile of codes: centroids go from their tables in shared memory
+// straight to the A operands.
 #pragma once
 
 #include "codebook.cuh"
@@ -91,6 +91,47 @@ struct CodeProducts {
                    weights[tile][1]);
           mma_s8u8(out[tile][block + 1], a[0][2], a[0][3], a[1][2], a[1][3], weights[tile][0],
                    weights[tile][1]);
+        }
+      }
+    }
+  }
+
+  // The same for fp16 weights (tokens 8 i .. 8 i + 7 in weights[.][i]) and tables that hold v +
+  // 128: bytes with a zero above them are fp16 numbers, 2^-24 each.
+  template <int kLevel>
+  static __device__ __forceinline__ void multiply_values_wide(
+      const uint32_t* codes, const uint32_t (&weights)[kRowTiles / 2][4],
+      float (&out)[kRowTiles / 2][kBlocks][4]) {
+    constexpr int kPart = kHeadDim / Value::kDim / 8;
+    constexpr int kWords = Value::kDim / 4;
+    constexpr uint32_t kEvenBytes = 0x00ff00ffu;
+    const uint32_t base = Codebook<Traits>::template lane_base<Value::kDim>();
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+#pragma unroll
+      for (int part = 0; part < kPart; ++part) {
+        uint32_t x[4][kWords];  // tokens 2 q, 2 q + 8, 2 q + 1, 2 q + 9 for q = lane % 4
+#pragma unroll
+        for (int token = 0; token < 4; ++token) {
+          const int place = (half * 4 + token) * kPart + part;
+          Codebook<Traits>::template look_up<Key::kLevels + kLevel, Value::kDim>(
+              x[token], codes[place / 4], place % 4, base);
+        }
+#pragma unroll
+        for (int word = 0; word < kWords; ++word) {
+#pragma unroll
+          for (int pair = 0; pair < 2; ++pair) {  // of dimensions
+            const uint32_t near = permute_bytes(x[0][word], x[2][word], pair ? 0x7632 : 0x5410);
+            const uint32_t far = permute_bytes(x[1][word], x[3][word], pair ? 0x7632 : 0x5410);
+            const uint32_t a0 = near & kEvenBytes, a1 = permute_bytes(near, 0, 0x4341);
+            const uint32_t a2 = far & kEvenBytes, a3 = permute_bytes(far, 0, 0x4341);
+            const int block = (part * kWords + word) * 2 + pair;
+#pragma unroll
+            for (int column = 0; column < kRowTiles / 2; ++column) {
+              HalfPair<false>::mma(out[column][block], a0, a1, a2, a3, weights[column][2 * half],
+                                   weights[column][2 * half + 1]);
+            }
+          }
         }
       }
     }

@@ -44,6 +44,8 @@ struct DecodeTraits {
   static constexpr int kRowTiles = kRowTiles_;
   static constexpr Target kTarget = kTarget_;
   static constexpr int kRows = kRowTiles * kRowTile;
+  // fp16 weights (wide_codes.cuh) instead of integers of two bytes (codes.cuh).
+  static constexpr bool kWide = kTarget == Target::kHopper && kRowTiles % 2 == 0;
 
   // Bytes of codes per lane and level, and in how large words they lie (see ../common/packing.cuh).
   static constexpr int kKeyBytes = kHeadDim / Key::kDim;
@@ -57,14 +59,13 @@ struct DecodeTraits {
   static_assert(kKeyPlane == plane_bytes(Key::kFormat, kHeadDim, false));
   static_assert(kValuePlane == plane_bytes(Value::kFormat, kHeadDim, true));
 
-  // Tables: 128 bytes per entry (4 bytes for each lane, or 8 for each pair of lanes 16 apart), two
-  // tables side by side in 64 KB, so that a code is byte 1 of an address.
+  // Tables: 128 bytes per entry (4 bytes for each lane, or 8 for each pair of lanes 16 apart).
   static constexpr int kTables = Key::kLevels + Value::kLevels;
-  static constexpr int kTableBytes = (kTables + 1) / 2 * 65536;
-  static constexpr int table_offset(int table) { return table / 2 * 65536 + table % 2 * 128; }
+  static constexpr int kTableBytes = kTables * 32768;
+  static constexpr int table_offset(int table) { return table * 32768; }
 
-  // 16 warps as long as 128 registers hold a row tile's accumulators and fragments.
-  static constexpr int kAccumulators = kRowTiles * kHeadDim / 4;
+  // 16 warps as long as 128 registers hold the accumulators and fragments.
+  static constexpr int kAccumulators = kRowTiles * kHeadDim / (kWide ? 8 : 4);
   static constexpr int kRecordFloats = kRows * (kHeadDim + 2);
   // Row scales; then BlockPieces, with room for the query's transform at first.
   static constexpr int kScratchFloats = 2 * kHeadDim;
@@ -81,7 +82,8 @@ struct DecodeTraits {
     return (budget(warps) - warps * kRecordFloats * 4) / (warps * kTileBytes);
   }
   static constexpr int choose_warps() {
-    if (kTarget == Target::kHopper && kAccumulators <= 32 && stages_of(16) >= 2) return 16;
+    const bool small = kAccumulators <= 32 && kRowTiles <= 2 && kTables <= 2;
+    if (kTarget == Target::kHopper && small && stages_of(16) >= 2) return 16;
     if (stages_of(8) >= 1) return 8;
     return 4;
   }

@@ -64,8 +64,8 @@ __global__ void __launch_bounds__(kDequantizeThreads)
   const int plane = plane_bytes(format, p.head_dim, side.is_value);
   const PlaneOrder& order = p.orders[side_index];
   const FastDivider by_token = p.by_subvectors[side_index];
-  const uint8_t* planes = p.codes.data + batch * p.codes.batch_stride + head * p.codes.head_stride +
-                          static_cast<int64_t>(tile) * p.codes.bytes_per_tile + side.tile_offset;
+  const uint8_t* planes =
+      code_tile(p.codes, static_cast<int>(batch), head, tile) + side.tile_offset;
   const int size = 1 << format.bits_per_code;
   const int8_t* centroids =
       side.centroids + static_cast<int64_t>(head) * format.num_codes * size * dim;

@@ -7,7 +7,8 @@ namespace vecinfer {
 
 DecodeKernel decode_hopper_128_d4b8_d4b8x2(int rows) {
   if (rows <= 4) return decode_variant<DecodeTraits<128, D4B8, D4B8x2, 1, Target::kHopper>>();
-  return decode_variant<DecodeTraits<128, D4B8, D4B8x2, 2, Target::kHopper>>();
+  if (rows <= 8) return decode_variant<DecodeTraits<128, D4B8, D4B8x2, 2, Target::kHopper>>();
+  return decode_variant<DecodeTraits<128, D4B8, D4B8x2, 4, Target::kHopper>>();
 }
 
 }  // namespace vecinfer

@@ -45,8 +45,7 @@ struct QuantizeBlock {
   }
   // The side's part of a tile of codes.
   __device__ __forceinline__ uint8_t* codes(const QuantizeParams& p, int tile) const {
-    return p.codes.data + batch * p.codes.batch_stride + head * p.codes.head_stride +
-           static_cast<int64_t>(tile) * p.codes.bytes_per_tile + p.sides[side_index].tile_offset;
+    return code_tile(p.codes, batch, head, tile) + p.sides[side_index].tile_offset;
   }
 };
 
