@@ -83,6 +83,8 @@ def compared(together, alone, codebook, **options):
     """Return how a cache over all processes differs from one process's: logits, bytes, coded tokens."""
     whole, one, coded = coded_logits(alone, codebook, **options)
     split, own, own_coded = coded_logits(together, codebook, from_config=True, **options)
+    again = VecInferCache(together, own.codebook, **OPTIONS, **options).codebook
+    assert again is own.codebook or codebook == "online"
     return {
         "difference": (split - whole).abs().max().item(),
         "largest": whole.abs().max().item(),

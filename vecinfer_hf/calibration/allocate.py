@@ -13,6 +13,7 @@ import torch
 from transformers import PreTrainedModel
 
 from ..config import SMALL_VALUES
+from ..distributed.devices import layer_devices
 from ..distributed.heads import head_shard
 from ..errors import ConfigError
 from ..ops.types import LayerCodebook
@@ -54,12 +55,13 @@ def measure_sensitivity(
     """
     full_precision = full_precision_states(model, windows, batch_size)
     shard = head_shard(model)
+    devices = layer_devices(model, list(next(iter(candidates.values()))))
     rows = []
     for bits, codebooks in candidates.items():
         for index, codebook in codebooks.items():
             for side in sides:
                 own = codebook.heads(shard.of(codebook.num_heads))
-                layers = {index: LayerFakeQuantizer(own, (side,)).to(model.device).requires_grad_(False)}
+                layers = {index: LayerFakeQuantizer(own, (side,)).to(devices[index]).requires_grad_(False)}
                 loss = quantization_loss(
                     model,
                     layers,

@@ -16,6 +16,7 @@ from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedM
 from transformers.masking_utils import sdpa_mask
 
 from ..attention.full_precision import full_precision_attention
+from ..distributed.devices import computing_device
 from ..model_info import sharing_layers, text_config
 
 
@@ -100,7 +101,7 @@ def run_body(
         input_ids: int64 `[B, T]`, on any device.
         position_ids: int64 `[1, T]` on the model's device, or None to start at 0.
     """
-    ids = input_ids.to(model.device)
+    ids = input_ids.to(computing_device(model))
     # Llama 4's language model does not say where its body is.
     body = model.model if model.base_model is model and hasattr(model, "lm_head") else model.base_model
     return body(input_ids=ids, position_ids=position_ids, use_cache=False).last_hidden_state

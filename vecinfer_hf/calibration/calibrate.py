@@ -17,6 +17,7 @@ from transformers import PreTrainedModel
 
 from ..calibration_config import CalibrationConfig
 from ..codebook.codebook import Codebook
+from ..distributed.devices import computing_device
 from ..distributed.heads import head_shard
 from ..model_info import model_identity
 from ..version import __version__
@@ -114,7 +115,7 @@ def calibrate(
         **sensitivity,
         "vecinfer_hf": __version__,
         "torch": torch.__version__,
-        "device": model.device.type,
+        "device": computing_device(model).type,
         "dtype": str(model.dtype).removeprefix("torch."),
         "date": datetime.now(timezone.utc).strftime("%Y-%m-%d"),
         "seconds": round(time.monotonic() - started, 1),

@@ -82,6 +82,8 @@ def fit_layers(
     if recipe not in RECIPES:
         raise ConfigError(f"recipe is {recipe!r}; use one of {RECIPES}.")
     weighted = recipe == "default" if weighted is None else weighted
+    # Layers of one model may be on several devices; they are clustered together on the first one's.
+    device = next(iter(states.values())).keys.device
     if weighted and not all(hasattr(own, "key_gradients") for own in states.values()):
         raise ConfigError("Weights of tokens come from gradients; record the states with record_gradients.")
     if transforms is None:
@@ -97,9 +99,9 @@ def fit_layers(
             drawn = [
                 _drawn(states[index], side, transforms[index][side], code_format, weighted, seed) for index in part
             ]
-            weights = torch.cat([own for _, own in drawn]) if weighted else None
+            weights = torch.cat([own.to(device) for _, own in drawn]) if weighted else None
             centroids = residual_kmeans(
-                torch.cat([points for points, _ in drawn]),
+                torch.cat([points.to(device) for points, _ in drawn]),
                 code_format.num_codes,
                 code_format.codebook_size,
                 weights=weights,

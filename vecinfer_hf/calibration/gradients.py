@@ -14,6 +14,7 @@ import torch
 from transformers import PreTrainedModel
 
 from ..config import SMALL_VALUES
+from ..distributed.devices import computing_device
 from ..errors import ConfigError
 from .attention import attention_function, plain_attention, run_body, shifted_positions, storing_layer
 from .fake_quantization import doubled_attention
@@ -121,7 +122,7 @@ def record_gradients(
     picked = sample_tokens(count, eligible, num_samples, generator)
     states: dict[int, GradientStates] = {}
     attention, leaves = _leaf_attention(set(layer_indices), sink_length, residual_length, sink_choice)
-    device = model.device
+    device = computing_device(model)
     taken = 0
     with frozen_parameters(model):
         for row, tokens in enumerate(picked):
@@ -130,7 +131,7 @@ def record_gradients(
             with attention_function(model, attention), recomputed_if_needed(model, 1, length, model.dtype.itemsize):
                 hidden = run_body(model, windows[row : row + 1], positions)
                 hidden.backward(_label_gradient(model, hidden.detach(), first, generator))
-            slots, kept = slice(taken, taken + len(tokens)), tokens.to(device) + sink_length
+            slots, kept = slice(taken, taken + len(tokens)), tokens + sink_length
             for index, (queries, key, value, key_leaf, value_leaf) in leaves.items():
                 if index not in states:
                     states[index] = _empty(key, value, sum(map(len, picked)))
@@ -226,10 +227,11 @@ def _keep(
         key_grad: like `key`.
         value_grad: like `value`.
         slots: where the kept tokens go in `states`.
-        kept: int64 `[n]`, the kept tokens.
+        kept: int64 `[n]`, the kept tokens, on the CPU.
         first: first token that counts for the moments.
         count: windows in all.
     """
+    kept = kept.to(key.device)
     for target, source in (
         (states.keys, key),
         (states.values, value),

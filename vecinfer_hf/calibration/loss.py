@@ -83,9 +83,9 @@ def quantization_loss(
     attention = fake_quantized_attention(layers, sink_length, residual_length, chunk_length, sink_choice=sink_choice)
     with torch.no_grad():
         for rows, states in zip(windows.split(batch_size), full_precision.split(batch_size), strict=True):
-            ids = rows.to(model.device)
             with attention_function(model, attention):
-                quantized = run_body(model, ids)[:, first:-1]
+                quantized = run_body(model, rows)[:, first:-1]
+            ids = rows.to(quantized.device)
             sums += _sums(model, states[:, first:-1], quantized, ids[:, first + 1 :])
             count += quantized.shape[0] * quantized.shape[1]
             if progress is not None:

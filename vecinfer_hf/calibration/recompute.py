@@ -18,6 +18,7 @@ from transformers import PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.utils import logging
 
+from ..distributed.devices import computing_device
 from ..distributed.heads import on_any_process
 from ..model_info import head_shape, text_config
 
@@ -70,7 +71,7 @@ def recomputed_if_needed(model: PreTrainedModel, batch_size: int, tokens: int, b
     """
     layers = [module for module in model.modules() if isinstance(module, GradientCheckpointingLayer)]
     needed = activation_bytes(model, batch_size, tokens, bytes_per_element)
-    usable = _USABLE * free_bytes(model.device)
+    usable = _USABLE * free_bytes(computing_device(model))
     # Layers talk to those of other processes, which must run them equally often.
     if not layers or not on_any_process(needed > usable, model):
         yield

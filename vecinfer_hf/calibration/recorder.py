@@ -95,8 +95,9 @@ def record_states(
             if index not in states:
                 states[index] = empty_states(key, value, samples)
             kept = states[index]
-            kept.keys[:, slots] = key[0].index_select(1, tokens)
-            kept.values[:, slots] = value[0].index_select(1, tokens)
+            picked_here = tokens.to(key.device)
+            kept.keys[:, slots] = key[0].index_select(1, picked_here)
+            kept.values[:, slots] = value[0].index_select(1, picked_here)
             absmax = key[0, :, sink_length:].float().abs().amax(1)
             torch.maximum(kept.key_absmax, absmax, out=kept.key_absmax)
             share = 1 / (count * (1 + sharing.count(index)))
@@ -105,7 +106,7 @@ def record_states(
 
     with attention_function(model, record):
         for row, own in enumerate(picked):
-            tokens, slots = own.to(model.device) + sink_length, slice(slots.stop, slots.stop + len(own))
+            tokens, slots = own + sink_length, slice(slots.stop, slots.stop + len(own))
             run_body(model, windows[row : row + 1])
             if progress is not None:
                 progress(length)

@@ -16,6 +16,7 @@ import torch
 from transformers import PreTrainedModel
 
 from ..config import SMALL_VALUES
+from ..distributed.devices import computing_device, layer_devices
 from ..distributed.heads import HeadShard, gather_heads, head_shard, process_group
 from ..errors import ConfigError
 from ..ops.types import LayerCodebook
@@ -69,14 +70,15 @@ def refine(
     Returns:
         The refined codebooks. On a CPU the same seed gives the same bits; on a GPU sums may differ in the last bits.
     """
-    device, shard = model.device, head_shard(model)
+    device, shard = computing_device(model), head_shard(model)
+    devices = layer_devices(model, list(codebooks))
     if shard.size > 1 and max_seconds is not None:
         raise ConfigError(f"max_seconds={max_seconds} would stop each process at another step; give num_steps only.")
     layers, parameters = {}, []
     for index, codebook in codebooks.items():
-        layer = layers[index] = LayerFakeQuantizer(codebook.heads(shard.of(codebook.num_heads))).to(device)
+        layer = layers[index] = LayerFakeQuantizer(codebook.heads(shard.of(codebook.num_heads))).to(devices[index])
         # Step sizes come from all heads, whichever of them this process has.
-        whole = LayerFakeQuantizer(codebook).to(device)
+        whole = LayerFakeQuantizer(codebook).to(devices[index])
         for own, side in ((layer.key, whole.key), (layer.value, whole.value)):
             for name, parameter in own.named_parameters():
                 parameters.append({"params": [parameter], "unit": _step_unit(side, name)})

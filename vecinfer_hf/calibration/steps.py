@@ -14,6 +14,7 @@ from typing import Any
 from transformers import PreTrainedModel
 
 from ..calibration_config import CANDIDATE_BITS, CalibrationConfig
+from ..distributed.devices import computing_device
 from ..model_info import text_config
 from ..ops.types import LayerCodebook
 from ..quantization.formats import CodeFormat, parse_format
@@ -46,7 +47,7 @@ def record(
     if config.recipe != "default":
         advance = bar("Reading text", text.windows.numel())
         return of_all_heads(model, record_states(model, text.all_windows(), indices, **options, progress=advance))
-    most = GRADIENT_TOKENS_CPU if model.device.type == "cpu" else GRADIENT_TOKENS
+    most = GRADIENT_TOKENS_CPU if computing_device(model).type == "cpu" else GRADIENT_TOKENS
     windows = text.some_windows(max(1, most // text.windows.shape[1]))
     states = record_gradients(
         model,
@@ -108,7 +109,7 @@ def allocate(
 
 def measures_sensitivity(model: PreTrainedModel, config: CalibrationConfig) -> bool:
     """Return True if `allocate` measures on text; on a CPU the gradients of "default" predict instead."""
-    return config.recipe != "default" or model.device.type != "cpu"
+    return config.recipe != "default" or computing_device(model).type != "cpu"
 
 
 def refine_layers(
@@ -119,7 +120,7 @@ def refine_layers(
     return refine(
         model,
         layers,
-        text.drawing(1 if model.device.type == "cpu" else REFINE_BATCH, config.seed),
+        text.drawing(1 if computing_device(model).type == "cpu" else REFINE_BATCH, config.seed),
         config.refine_steps,
         sink_length=config.sink_length,
         residual_length=config.residual_length,

@@ -19,6 +19,12 @@ class HeadSharding:
 
     head_shard = ALL_HEADS
     """The heads of the model that it is for."""
+    _whole = None
+
+    @property
+    def whole(self: Sharded) -> Sharded:
+        """The codebook of all heads that this one is a part of, or itself."""
+        return self if self._whole is None else self._whole
 
     def shard(self: Sharded, shard: HeadShard) -> Sharded:
         """Return the codebook of one process's heads, its tensors views of these; itself if it has all heads.
@@ -38,5 +44,5 @@ class HeadSharding:
             shapes[index] = self.identity.layers[index]._replace(num_key_value_heads=part.stop - part.start)
             layers[index] = layer.heads(part)
         other.identity, other.layers = replace(self.identity, layers=shapes), layers
-        other.head_shard, other._on_device, other._shards = shard, {}, {}
+        other.head_shard, other._whole, other._on_device, other._shards = shard, self, {}, {}
         return other

@@ -12,6 +12,7 @@ from transformers import DynamicCache, PreTrainedModel
 
 from ..cache.cache import VecInferCache
 from ..codebook.codebook import Codebook
+from ..distributed.devices import computing_device
 from ..integration.compat import cache_argument
 from .attention import attention_set_to
 from .memory import cache_nbytes
@@ -72,7 +73,7 @@ def greedy_agreement(
     """
     if input_ids.dim() != 2 or input_ids.shape[0] != 1:
         raise ValueError(f"input_ids has shape {tuple(input_ids.shape)}; give one prompt, (1, tokens).")
-    input_ids = input_ids.to(model.device)
+    input_ids = input_ids.to(computing_device(model))
     caches = DynamicCache(config=model.config), VecInferCache(model, codebook, **cache_options)
     attentions = model.config._attn_implementation, "vecinfer"
     tokens, seconds = [], []

@@ -21,6 +21,7 @@ from ..cache.online_codebook import ONLINE
 from ..cache.sinks import CANDIDATES
 from ..codebook.codebook import Codebook
 from ..config import FIRST
+from ..distributed.devices import computing_device
 from ..integration.compat import cache_argument
 from .attention import attention_set_to
 from .memory import cache_nbytes
@@ -182,7 +183,7 @@ def evaluate_perplexity(
     stock, vecinfer = _Side(model, model.config._attn_implementation), _Side(model, "vecinfer")
     sums, measured = _Sums(), None
     for rows in windows.split(batch_size):
-        ids = rows.to(model.device)
+        ids = rows.to(computing_device(model))
         caches = DynamicCache(config=model.config), VecInferCache(model, codebook, **cache_options)
         if codebook != ONLINE:
             codebook = caches[1].codebook

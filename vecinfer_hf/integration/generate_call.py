@@ -19,6 +19,7 @@ from transformers.utils import ModelOutput
 
 from ..cache.cache import VecInferCache
 from ..config import VecInferConfig
+from ..distributed.devices import computing_device
 from ..errors import UnsupportedCallError, UnsupportedModelError
 from ..model_info import check_supported
 from .attention_switch import NAME, attention_of_call, has_vecinfer_attention, own_attention
@@ -208,7 +209,7 @@ def _make_cache(
         # A chunked prefill may be compiled, and buffers allocated inside the graph would have no fixed address.
         shape = model._get_static_cache_init_shape()
         if shape is not None:
-            cache.early_initialization(batch_size, *shape, model.dtype, model.device)
+            cache.early_initialization(batch_size, *shape, model.dtype, computing_device(model))
     return cache
 
 

@@ -60,7 +60,8 @@ def resolve(
     """
     VecInferConfig.check_known(options)
     given = {name: value for name, value in options.items() if value is not None}
-    made = codebook if isinstance(codebook, Codebook) else None
+    # A cache of some of the heads has a part of its codebook.
+    made = codebook.whole if isinstance(codebook, Codebook) else None
     if isinstance(codebook, VecInferConfig):
         config = replace(codebook, **given)
     elif made is not None or codebook is None:
