@@ -8,20 +8,24 @@ import pytest
 import torch
 
 from vecinfer_hf.attention.page_prefill import Frame, page_prefill_attention
+from vecinfer_hf.attention.page_rule import PageRule
 
 
 PAGE, SCALE = 32, 0.25
 EPS = 2.0**-23
 
 
-def direct(query, frame, earlier, softcap, sink_logits):
+def direct(query, frame, rule, earlier, softcap, sink_logits):
     """What each token must get, and a bound on float32's error: one softmax over all that it sees."""
-    outputs = []
+    outputs, held = [], frame.first_exact * PAGE
     for token in range(query.shape[2]):
-        begin = (frame.offset + token) // PAGE * PAGE
-        own = slice(begin, frame.offset + token + 1)
+        place = frame.offset + token
+        section = place // (rule.share_pages * PAGE) * rule.share_pages * PAGE
+        begin = max(section, (place // PAGE - rule.exact_pages) * PAGE)
         keys, values = (
-            torch.cat([before, read[:, :, :begin], exact[:, :, own]], 2).double().repeat_interleave(2, 1)
+            torch.cat([before, read[:, :, :begin], exact[:, :, begin - held : place + 1 - held]], 2)
+            .double()
+            .repeat_interleave(2, 1)
             for before, read, exact in zip(
                 earlier, (frame.read_keys, frame.read_values), (frame.keys, frame.values), strict=True
             )
@@ -37,24 +41,27 @@ def direct(query, frame, earlier, softcap, sink_logits):
     return torch.cat(outputs, 2), EPS * (2 * 8 * 24 + 1200) * 4
 
 
-@pytest.mark.parametrize("softcap", [None, 5.0])
-@pytest.mark.parametrize("sinks", [False, True])
-@pytest.mark.parametrize("offset", [0, 5, 31])
-def test_every_token_sees_its_page_exactly_and_earlier_pages_as_they_are_read(offset, sinks, softcap):
-    generator = torch.Generator().manual_seed(offset)
+@pytest.mark.parametrize(("softcap", "sinks"), [(None, False), (None, True), (5.0, True)])
+@pytest.mark.parametrize("rule", [PageRule(PAGE, 0, 1 << 10), PageRule(PAGE, 2, 5), PageRule(PAGE, 1, 2)])
+def test_every_token_sees_what_the_rule_says(rule, sinks, softcap):
+    generator = torch.Generator().manual_seed(0)
 
     def random(heads, tokens):
         return torch.randn(1, heads, tokens, 16, generator=generator)
 
-    for tokens, before in itertools.product((1, 7, 27, 32, 33, 64, 300, 517), (0, 96)):
-        pages = -(-(offset + tokens) // PAGE)
+    cases = itertools.product((0, 5, 31, 70, 130), (1, 7, 33, 64, 300, 517), (0, 96))
+    for offset, tokens, before in cases:
+        if offset >= rule.share_pages * PAGE:
+            continue
+        first = rule.first_exact(offset // PAGE)
+        read = rule.first_exact((offset + tokens - 1) // PAGE) * PAGE
         earlier = random(2, before), random(2, before)
         halves = [tuple(states[:, :, part] for states in earlier) for part in (slice(0, 50), slice(50, None))]
-        read = random(2, (pages - 1) * PAGE), random(2, (pages - 1) * PAGE)
-        exact = random(2, offset + tokens), random(2, offset + tokens)
-        frame = Frame(*exact, offset, *read, (lambda halves=halves: iter(halves)) if before else None)
+        exact = [random(2, offset + tokens - first * PAGE) for _ in range(2)]
+        coded = random(2, read), random(2, read)
+        frame = Frame(*exact, first, offset, *coded, (lambda halves=halves: iter(halves)) if before else None)
         query, logits = random(4, tokens), torch.randn(4, generator=generator) if sinks else None
-        expected, bound = direct(query, frame, earlier, softcap, logits)
-        output = page_prefill_attention(query, frame, PAGE, SCALE, softcap, logits)
+        expected, bound = direct(query, frame, rule, earlier, softcap, logits)
+        output = page_prefill_attention(query, frame, rule, SCALE, softcap, logits)
         assert output.shape == query.shape
-        assert (output - expected).abs().max() < bound, (tokens, before)
+        assert (output - expected).abs().max() < bound, (offset, tokens, before)

@@ -15,7 +15,7 @@ from vecinfer_hf.cache.paged_rows import Batch, BatchRow, TextBlocks
 from vecinfer_hf.ops.backend import backend
 
 
-TOKENS, HEADS, DIM, POOL = 300, 2, 16, 60
+TOKENS, HEADS, DIM, POOL, SECTION = 300, 2, 16, 60, 128
 CUTS = {
     "one call": [TOKENS],
     "one by one": [1] * TOKENS,
@@ -31,13 +31,14 @@ class Text:
         codebook: the codebook.
         page_tokens: tokens of a page.
         sinks: exact early tokens.
+        window: recent tokens that are exact at least.
         slot: the text's slot.
         seed: of the blocks' order and of what they held before.
     """
 
-    def __init__(self, codebook, page_tokens, sinks, slot=0, seed=0):
+    def __init__(self, codebook, page_tokens, sinks, window=40, slot=0, seed=0):
         generator = torch.Generator().manual_seed(seed)
-        self.layout = page_layout(codebook, page_tokens, sinks, torch.float32)
+        self.layout = page_layout(codebook, page_tokens, sinks, torch.float32, window, SECTION)
         pool = torch.randint(0, 255, (POOL, self.layout.part(0).stop), dtype=torch.uint8, generator=generator)
         layer_codebook = codebook.layer(0, torch.device("cpu"))
         self.storage = PagedStorage(
@@ -83,14 +84,13 @@ def states(seed=0):
     return [torch.randn(1, heads, TOKENS, DIM, generator=generator) for heads in shapes]
 
 
-@pytest.mark.parametrize("sinks", [0, 4])
-@pytest.mark.parametrize("page_tokens", [32, 64])
-def test_pages_do_not_depend_on_how_a_text_is_cut_or_where_it_lies(codebook, page_tokens, sinks):
+@pytest.mark.parametrize(("page_tokens", "sinks", "window"), [(32, 0, 0), (32, 4, 0), (32, 4, 64), (64, 4, 40)])
+def test_pages_do_not_depend_on_how_a_text_is_cut_or_where_it_lies(codebook, page_tokens, sinks, window):
     text = states()
-    first = Text(codebook, page_tokens, sinks)
+    first = Text(codebook, page_tokens, sinks, window)
     expected = first.feed(*text, CUTS["one call"])
     for number, cut in enumerate(CUTS.values()):
-        other = Text(codebook, page_tokens, sinks, slot=number % 3, seed=number)
+        other = Text(codebook, page_tokens, sinks, window, slot=number % 3, seed=number)
         output = other.feed(*text, cut)
         # Sums of up to 300 float32 products in other orders.
         assert (output - expected).abs().max() < 300 * 2**-23 * 4
@@ -111,15 +111,33 @@ def test_pages_depend_on_no_later_token(codebook):
     assert not torch.equal(pages[6], other_pages[6])
 
 
+def test_a_section_and_the_window_say_what_is_exact(codebook):
+    """Codes of other tokens change exactly those outputs that read them as codes."""
+    text = states()
+    expected = Text(codebook, 32, 4, window=64).feed(*text, [TOKENS])
+    for page, readers in ((1, range(128, TOKENS)), (4, range(7 * 32, TOKENS)), (3, range(128, TOKENS))):
+        one = Text(codebook, 32, 4, window=64)
+        close = one.storage.close_pages
+
+        def damaged(slot, first, keys, values, blocks, page=page, one=one, close=close):
+            close(slot, first, keys, values, blocks)
+            one.storage.pool[blocks.pages[page]] ^= 0x55
+
+        one.storage.close_pages = damaged
+        output = one.feed(*text, [TOKENS])
+        changed = (output != expected).flatten(2).any(2)[0].nonzero().flatten().tolist()
+        assert changed == list(readers)
+
+
 def test_a_text_goes_on_over_blocks_that_another_one_filled(codebook):
     """A slot that did not see page 0 takes its sinks from the header."""
     text = states()
     whole, second = Text(codebook, 32, 4), Text(codebook, 32, 4, slot=2, seed=1)
     expected = whole.feed(*text, [TOKENS])
     second.storage.pool, second.storage.codes = whole.storage.pool, whole.storage.codes
-    second.blocks, second.past = whole.blocks, 96
+    second.blocks, second.past = whole.blocks, SECTION
     again = second.feed(*text, [50, 1, 40], load_sinks=True)
-    assert (again - expected[:, 96 : 96 + 91]).abs().max() < 300 * 2**-23 * 4
+    assert (again - expected[:, SECTION : SECTION + 91]).abs().max() < 300 * 2**-23 * 4
 
 
 def test_a_forked_slot_goes_on_by_itself(codebook):

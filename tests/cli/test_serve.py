@@ -100,7 +100,7 @@ class Server:
 @pytest.fixture(scope="module")
 def server(smollm2_path, tmp_path_factory):
     log = tmp_path_factory.mktemp("server") / "log"
-    started = Server(smollm2_path, log, "--cb-num-blocks", "80", "--cb-max-batch-tokens", "512")
+    started = Server(smollm2_path, log, "--cb-num-blocks", "200", "--cb-max-batch-tokens", "512")
     try:
         started.wait()
         yield started
@@ -128,7 +128,7 @@ def check_many(server, clients, tokens):
     assert together == alone
     assert all(answer for answers in alone for answer in answers)
     told = server.wait(lambda state: state["cache"]["requests"] == 0)["cache"]
-    # What all conversations begin with is computed once and kept.
+    # Full pages stay for texts that begin likewise.
     assert 0 < told["pages"]["kept"] < told["pages"]["total"]
 
 
@@ -139,11 +139,11 @@ def test_many_clients_get_what_each_gets_alone(server):
     assert told["cache"]["batching"] == "continuous"
     check_many(server, clients=3, tokens=8)
     told = server.health()["cache"]
-    assert told["pages"]["total"] == 80
-    assert told["page_tokens"] == 128
+    assert told["pages"]["total"] == 200
+    assert told["page_tokens"] == 64
     log = server.log.read_text()
     assert "continuous batching with codes" in log
-    assert "pages of codes: 80 total" in log
+    assert "pages of codes: 200 total" in log
 
 
 @pytest.mark.slow
@@ -179,7 +179,7 @@ def test_a_request_that_does_not_fit_is_told_why(server):
 
     "".join(server.stream([{"role": "user", "content": "Hi."}], 1))  # the cache is made with the first request
     for stream in (True, False):
-        with pytest.raises(openai.BadRequestError, match=r"does not fit: the cache has 80 pages of 128 tokens"):
+        with pytest.raises(openai.BadRequestError, match=r"does not fit: the cache has 200 pages of 64 tokens"):
             server.client().chat.completions.create(
                 model=server.model,
                 messages=[{"role": "user", "content": "Hi."}],

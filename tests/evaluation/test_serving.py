@@ -2,6 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Measurements of continuous batching: every row is measured for both caches, and counts are what they must be."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from tiny_codebooks import random_codebook
@@ -16,10 +18,12 @@ SHAPE = ServingShape(160, (2, 40), 70, (Workload("shared", 3, 80, 64, 4),))
 OPTIONS = {"num_blocks": 40, "max_batch_tokens": 128, "max_requests_per_batch": 4, "auto_switch_to_flash": False}
 
 
-def test_every_measurement_of_both_caches():
+def test_every_measurement_of_both_caches(monkeypatch):
+    monkeypatch.setattr("vecinfer_hf.integration.paged_manager.SHARE_TOKENS", 32)
     model = tiny_model("llama", dtype=torch.bfloat16)
     attention = model.config._attn_implementation
     codebook = random_codebook(model.config)
+    codebook.config = replace(codebook.config, residual_length=0)
     rows = list(measure_serving(model, codebook, SHAPE, OPTIONS, page_tokens=32))
     assert [row.problem for row in rows] == [""] * 10
     assert model.config._attn_implementation == attention

@@ -42,7 +42,8 @@ def answers(model, inputs, tokens=12, config=None, **changes):
 
 def coded_model(family="llama", seed=0, **options):
     model = tiny_model(family, seed=seed)
-    return enable(model, random_codebook(model.config, seed=seed), ops_backend="reference", **options)
+    options = {"residual_length": 0, "ops_backend": "reference", **options}
+    return enable(model, random_codebook(model.config, seed=seed), **options)
 
 
 def coded_manager(model, config=None, **changes):
@@ -53,10 +54,10 @@ def test_only_an_enabled_model_holds_codes_and_disable_leaves_no_trace():
     inputs = prompts(5, 40, 90)
     plain, model = tiny_model("llama"), tiny_model("llama")
     before = answers(plain, inputs), set(vars(model)), model.config._attn_implementation
-    enable(model, random_codebook(model.config), ops_backend="reference")
+    enable(model, random_codebook(model.config), residual_length=0, ops_backend="reference")
     coded = answers(model, inputs)
     assert coded != before[0], "codes change some token of a random model"
-    assert coded[0] == before[0][0], "a text shorter than a page is exact"
+    assert coded[0] == before[0][0], "a text within a page is exact"
     assert answers(plain, inputs) == before[0]
     manager = coded_manager(model)
     assert type(manager._create_batch_processor().cache).__name__ == "VecInferPagedCache"
@@ -71,11 +72,11 @@ def test_codes_are_asked_for_by_a_generation_config_or_for_one_block(tmp_path):
     codebook = random_codebook(model.config)
     codebook.save_pretrained(tmp_path)
     plain = answers(model, inputs, 30)
-    config = VecInferConfig(str(tmp_path), ops_backend="reference")
+    config = VecInferConfig(str(tmp_path), residual_length=0, ops_backend="reference")
     coded = answers(model, inputs, 30, cache_config=config)
     assert coded != plain
     assert model.config._attn_implementation != "vecinfer"
-    with enabled(model, codebook, ops_backend="reference"):
+    with enabled(model, codebook, residual_length=0, ops_backend="reference"):
         assert answers(model, inputs, 30) == coded
     assert answers(model, inputs, 30) == plain
 
@@ -274,3 +275,11 @@ def test_layers_may_have_different_formats():
     assert layout.layer_bytes[1] > layout.layer_bytes[0]
     assert layout.wasted_bytes < 3 * 128
     assert len(answers(model, prompts(70))[0]) == 12
+
+
+@pytest.mark.parametrize(("window", "pages"), [(None, 4), (0, 0), (33, 2)])
+def test_the_window_that_was_asked_for_is_exact_in_whole_pages(window, pages):
+    options = {} if window is None else {"residual_length": window}
+    model = enable(tiny_model("llama"), random_codebook(tiny_model("llama").config), **options)
+    rule = coded_manager(model).layout.rule
+    assert (rule.page_tokens, rule.exact_pages, rule.share_tokens) == (32, pages, 1024)

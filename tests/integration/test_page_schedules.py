@@ -18,26 +18,33 @@ from vecinfer_hf import enable
 from vecinfer_hf.integration.continuous_batching import why_unsupported
 
 
+if why_unsupported() is None:
+    from vecinfer_hf.integration import paged_manager
+
+
 pytestmark = pytest.mark.skipif(why_unsupported() is not None, reason=f"{why_unsupported()}")
 FAMILIES = ("llama", "qwen3", "gemma2", "gpt_oss")
 SINKS = 4
+SECTION = 128
+"""Tokens of a section here; short, so that texts of some hundred tokens have several."""
 _models: dict = {}
 
 
-def model_and_simulation(family, page_tokens):
+def model_and_simulation(family, page_tokens, window):
     """A tiny enabled model of a family, and its simulation."""
     if family not in _models:
         model = tiny_model(family)
-        codebook = random_codebook(model.config, mean=True)
-        _models[family] = enable(model, codebook, sink_length=SINKS, ops_backend="reference"), codebook
+        _models[family] = model, random_codebook(model.config, mean=True)
     model, codebook = _models[family]
+    enable(model, codebook, sink_length=SINKS, residual_length=window, ops_backend="reference")
     codes = {index: adapter.layer_codes(codebook, index) for index in codebook.layers}
-    return model, Simulation(model, PageRule(page_tokens, SINKS, "small_values", codes))
+    pages = -(-window // page_tokens)
+    return model, Simulation(model, PageRule(page_tokens, pages, SECTION, SINKS, "small_values", codes))
 
 
 @pytest.fixture(autouse=True)
-def _unpinned_memory(monkeypatch):
-    """transformers' swap space is pinned memory, which a machine without a GPU does not have."""
+def _test_conditions(monkeypatch):
+    """Short sections; and swap space that is not pinned, as a machine without a GPU has no pinned memory."""
     empty = torch.empty
 
     class Torch:
@@ -49,6 +56,7 @@ def _unpinned_memory(monkeypatch):
             return empty(*args, **kwargs)
 
     monkeypatch.setattr(offloading_manager, "torch", Torch())
+    monkeypatch.setattr(paged_manager, "SHARE_TOKENS", SECTION)
 
 
 def settings(seed):
@@ -69,13 +77,14 @@ def settings(seed):
     }
 
 
-def check(family, seed, **changes):
+def check(family, seed, window=None, **changes):
     page, options = settings(seed)
+    window = random.Random(2000 + seed).choice((0, 32, 50)) if window is None else window
     options |= changes
     if family in ("gemma2", "gpt_oss"):
         # Sliding layers need whole sectors of their own, and cannot go back to the end of a page.
         options |= {"num_blocks": 300, "cpu_offload_space": 0.0}
-    model, simulation = model_and_simulation(family, page)
+    model, simulation = model_and_simulation(family, page, window)
     plan = random_schedule(seed)
     outcome = run_schedule(model, plan, ContinuousBatchingConfig(**options))
     for name, (prompt, generated) in outcome.answers.items():
@@ -100,7 +109,7 @@ def test_answers_follow_the_page_rule(family):
 def test_sharing_and_memory_change_no_token(family):
     """The same schedule with and without shared prefixes, block tables and room: the same answers."""
     outcomes = [
-        check(family, 5, page_size=32, **options)
+        check(family, 5, window=32, page_size=32, **options)
         for options in (
             {"num_blocks": 300, "allow_block_sharing": True, "max_blocks_per_request": 8},
             {"num_blocks": 300, "allow_block_sharing": False, "max_blocks_per_request": 0},

@@ -2,7 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The page rule in float64, one text at a time: what every token must see, whatever ran beside it.
 
-The rule: a token sees the tokens of its own page exactly, earlier pages as codes, and of page 0 the sinks exactly.
+The rule: a token sees its own page and some pages before it exactly, as far as its section goes, and earlier ones as
+codes; of page 0 always the sinks exactly. Sections are some pages long.
 Shares no code with the package: numpy, the method model's codes and attention (method_codes.py, method_attention.py),
 and a float64 copy of the model whose attention is replaced.
 """
@@ -32,12 +33,16 @@ class PageRule:
 
     Args:
         page_tokens: tokens of a page.
+        exact_pages: pages before a token's own that it sees exactly.
+        section_tokens: tokens of a section.
         sink_length: exact early tokens.
         sink_choice: "small_values" or "first".
         codes: the codebook of each quantized layer.
     """
 
     page_tokens: int
+    exact_pages: int
+    section_tokens: int
     sink_length: int
     sink_choice: str
     codes: dict[int, LayerCodes]
@@ -72,7 +77,8 @@ class PageRule:
         index = np.arange(tokens)
         for start in range(0, tokens, size):
             rows = slice(start, min(start + size, tokens))
-            coded = (index < start) & ~sink
+            window = max(start - self.exact_pages * size, start // self.section_tokens * self.section_tokens)
+            coded = (index < window) & ~sink
             stored = Tokens(keys, values, coded_keys, coded_values, coded)
             visible = index <= index[rows][:, None]
             output[:, rows], _ = attention(

@@ -52,7 +52,7 @@ def random_schedule(seed: int, vocabulary: int = 97, longest: int = 150) -> list
     def tokens(count: int) -> list[int]:
         return [choice.randrange(2, vocabulary) for _ in range(count)]
 
-    beginnings = [tokens(choice.choice((32, 64, 70, 100))) for _ in range(2)]
+    beginnings = [tokens(choice.choice((32, 70, 128, 140))) for _ in range(2)]
     plan = []
     for _ in range(choice.randint(3, 7)):
         own = tokens(choice.randint(1, longest if choice.random() < 0.4 else 40))

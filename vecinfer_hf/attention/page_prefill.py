@@ -1,16 +1,11 @@
 # SPDX-FileCopyrightText: 2026 The vecinfer_hf authors
 # SPDX-License-Identifier: Apache-2.0
-"""Attention of a prompt's tokens under the page rule: exact within a token's own page, over codes before it.
+"""Attention of several new tokens of a text under the page rule (page_rule.py), new pages read by later new ones.
 
-A token's result depends on the tokens before it alone, however a prompt is cut into calls and whoever computed its
-first pages. New pages are read by later new pages in the same call. A call of `n` pages needs `log2(n)` products, each
-of many blocks at once:
-
-    page of the query   0  1  2  3  4  5  6  7
-    own page, exact     0  1  2  3  4  5  6  7
-    level 0                0     2     4     6
-    level 1                   01 01       45 45
-    level 2                         0123 0123 0123 0123
+A token's result depends on its place and the tokens before it alone, however a prompt is cut into calls. All pages of
+a call are computed together: products over the exact pages, one for each distance; over the codes of a page's own
+section in `log2` steps, of which step `w` gives pages with an odd multiple of `w` before them the `w` pages there;
+and over whole sections before.
 """
 
 from __future__ import annotations
@@ -21,23 +16,27 @@ from typing import NamedTuple
 import torch
 
 from ..ops.blockwise import Block, blockwise_attention
+from ..ops.to_device import to_device
 from .chunked_prefill import Parts, flash, serves_chunks
+from .page_rule import PageRule
 
 
 class Frame(NamedTuple):
-    """The pages that the new tokens of one row touch, from the beginning of the first of them.
+    """What the new tokens of one row see, from the section of the first of them on. Pages count from there.
 
     Args:
-        keys: `[1, Hkv, offset + T, Dk]`, exact: the page's tokens of earlier calls, then the new ones.
-        values: `[1, Hkv, offset + T, Dv]`.
-        offset: tokens of earlier calls in the first page, less than a page.
-        read_keys: `[1, Hkv, (n - 1) * page_tokens, Dk]`, all `n` pages but the last as later pages read them.
-        read_values: `[1, Hkv, (n - 1) * page_tokens, Dv]`.
-        earlier: yields the keys and values of the pages before, as they are read, in parts; None if there are none.
+        keys: `[1, Hkv, E, Dk]`, exact keys from the beginning of page `first_exact` to the last new token.
+        values: `[1, Hkv, E, Dv]`.
+        first_exact: the first page that the first new token reads exactly.
+        offset: tokens of the frame before the first new one.
+        read_keys: `[1, Hkv, R, Dk]`, the frame's first pages as they are read, as many as its last token reads.
+        read_values: `[1, Hkv, R, Dv]`.
+        earlier: yields the keys and values before the frame, as they are read, in parts; None if there are none.
     """
 
     keys: torch.Tensor
     values: torch.Tensor
+    first_exact: int
     offset: int
     read_keys: torch.Tensor
     read_values: torch.Tensor
@@ -47,7 +46,7 @@ class Frame(NamedTuple):
 def page_prefill_attention(
     query: torch.Tensor,
     frame: Frame,
-    page_tokens: int,
+    rule: PageRule,
     softmax_scale: float,
     softcap: float | None = None,
     sink_logits: torch.Tensor | None = None,
@@ -57,124 +56,157 @@ def page_prefill_attention(
     Args:
         query: `[1, Hq, T, Dk]`.
         frame: what they see.
-        page_tokens: tokens of a page.
+        rule: the page rule.
         softmax_scale: factor on `q . k`.
         softcap: softcap of the scaled scores, or None.
         sink_logits: `[Hq]`, or None.
     """
     if softcap or not serves_chunks(query, frame.keys, frame.values):
-        return _page_by_page(query, frame, page_tokens, softmax_scale, softcap or 0.0, sink_logits)
-    tokens = query.shape[2]
-    pages = -(-(frame.offset + tokens) // page_tokens)
-    spare = pages * page_tokens - frame.offset - tokens
-    group = query.shape[1] // frame.keys.shape[1]
+        return _page_by_page(query, frame, rule, softmax_scale, softcap or 0.0, sink_logits)
+    tokens, size = query.shape[2], rule.page_tokens
+    begin = frame.offset // size
+    front = frame.offset - begin * size
+    count = -(-(front + tokens) // size)
+    spare = count * size - front - tokens
     # Queries that pad the first and the last page are computed and dropped.
-    rows = torch.nn.functional.pad(query, (0, 0, frame.offset, spare))
-    own = (torch.nn.functional.pad(states, (0, 0, 0, spare)) for states in (frame.keys, frame.values))
-    keys, values = (_blocks(states, pages).repeat_interleave(group, dim=1) for states in own)
-    exact, exact_lse = flash(_blocks(rows, pages).contiguous(), keys, values, softmax_scale, causal=True)
-    output = exact.float().transpose(0, 1).flatten(1, 2).unsqueeze(0)
-    lse = exact_lse.transpose(0, 1).flatten(1, 2).unsqueeze(0)
-    if frame.earlier is not None:
-        for keys, values in frame.earlier():
-            _merge(output, lse, rows, keys, values, softmax_scale)
-    width = page_tokens
-    while width < pages * page_tokens:
-        pairs = pages * page_tokens // (2 * width)
-        if pairs:
-            end = pairs * 2 * width
-            _merge(
-                *(_second_halves(states[:, :, :end], pairs) for states in (output, lse, rows)),
-                *(_first_halves(states, pairs, width) for states in (frame.read_keys, frame.read_values)),
-                softmax_scale,
-            )
-        left = pairs * 2 * width
-        if pages * page_tokens > left + width:
-            later, before = slice(left + width, None), slice(left, left + width)
-            _merge(
-                output[:, :, later],
-                lse[:, :, later],
-                rows[:, :, later],
-                frame.read_keys[:, :, before],
-                frame.read_values[:, :, before],
-                softmax_scale,
-            )
+    rows = _pages(torch.nn.functional.pad(query, (0, 0, front, spare)), size)
+    keys, values = (
+        _pages(torch.nn.functional.pad(states, (0, 0, 0, spare)), size) for states in (frame.keys, frame.values)
+    )
+    running = _Running(
+        rows,
+        *_own_page(rows, keys[begin - frame.first_exact :], values[begin - frame.first_exact :], softmax_scale),
+        softmax_scale,
+    )
+    pages = range(begin, begin + count)
+    for distance in range(1, rule.exact_pages + 1):
+        near = [page for page in pages if page - distance >= rule.section(page)]
+        running.merge_pages(begin, near, keys, values, [page - distance - frame.first_exact for page in near], 1)
+    read = [_pages(states, size) for states in (frame.read_keys, frame.read_values)]
+    width = 1
+    while width < rule.share_pages:
+        # Pages of their section that each page reads as codes.
+        behind = {page: rule.first_exact(page) - rule.section(page) for page in pages}
+        far = [page for page in pages if behind[page] // width % 2]
+        first = [rule.section(page) + (behind[page] // width - 1) * width for page in far]
+        running.merge_pages(begin, far, *read, first, width)
         width *= 2
+    for section in range(rule.section(begin) + rule.share_pages, begin + count, rule.share_pages):
+        part = slice(section - begin, min(section + rule.share_pages, begin + count) - begin)
+        before = section * size
+        running.merge_all(part, frame.read_keys[:, :, :before], frame.read_values[:, :, :before])
+    if frame.earlier is not None:
+        for earlier_keys, earlier_values in frame.earlier():
+            running.merge_all(slice(0, count), earlier_keys, earlier_values)
+    output = running.output
     if sink_logits is not None:
         # A logit without a value only takes weight from the others.
-        output.mul_(torch.sigmoid(lse - sink_logits.float().view(1, -1, 1)).unsqueeze(-1))
-    return output[:, :, frame.offset : frame.offset + tokens].to(query.dtype)
+        output.mul_(torch.sigmoid(running.lse - sink_logits.float().view(1, -1, 1)).unsqueeze(-1))
+    return _joined(output)[:, :, front : front + tokens].to(query.dtype)
 
 
-def _blocks(states: torch.Tensor, count: int) -> torch.Tensor:
-    """Return `[1, H, count * n, D]` as `[count, H, n, D]`."""
-    return states[0].unflatten(1, (count, -1)).transpose(0, 1)
-
-
-def _second_halves(states: torch.Tensor, pairs: int) -> torch.Tensor:
-    """Return a view of the second half of each pair of blocks: `[1, H, pairs * 2n, ...]` as `[pairs, H, n, ...]`."""
-    blocks = states[0].unflatten(1, (pairs, -1)).transpose(0, 1)
-    return blocks[:, :, blocks.shape[2] // 2 :]
-
-
-def _first_halves(states: torch.Tensor, pairs: int, width: int) -> torch.Tensor:
-    """Return the first half of each pair of blocks, `[pairs, H, width, D]`; the last second half may be missing."""
-    if states.shape[2] < pairs * 2 * width:
-        states = torch.nn.functional.pad(states, (0, 0, 0, pairs * 2 * width - states.shape[2]))
-    return _blocks(states[:, :, : pairs * 2 * width], pairs)[:, :, :width]
-
-
-def _merge(
-    output: torch.Tensor,
-    lse: torch.Tensor,
-    rows: torch.Tensor,
-    keys: torch.Tensor,
-    values: torch.Tensor,
-    softmax_scale: float,
-) -> None:
-    """Add attention over keys that all queries see to a running result, in place.
+class _Running:
+    """Attention under way of pages of queries, by page.
 
     Args:
-        output: float32 `[B, Hq, T, D]`.
-        lse: float32 `[B, Hq, T]`.
-        rows: `[B, Hq, T, D]`, the queries.
-        keys: `[B, Hkv, N, D]`.
-        values: `[B, Hkv, N, D]`.
+        rows: `[pages, Hq, N, D]`, the queries.
+        output: float32 `[pages, Hq, N, D]`.
+        lse: float32 `[pages, Hq, N]`.
         softmax_scale: factor on `q . k`.
     """
-    # No key is in the future, so the query heads of one key/value head can stand behind each other as rows.
-    folded = rows.reshape(*keys.shape[:2], -1, rows.shape[3])
-    part, part_lse = flash(folded, keys.contiguous(), values.contiguous(), softmax_scale)
-    part, part_lse = part.reshape(rows.shape), part_lse.reshape(rows.shape[:3])
-    joint = torch.logaddexp(lse, part_lse)
-    output.mul_(torch.exp(lse - joint).unsqueeze(-1))
-    output.addcmul_(part.float(), torch.exp(part_lse - joint).unsqueeze(-1))
-    lse.copy_(joint)
+
+    def __init__(self, rows: torch.Tensor, output: torch.Tensor, lse: torch.Tensor, softmax_scale: float):
+        self.rows, self.output, self.lse, self.softmax_scale = rows, output, lse, softmax_scale
+
+    def merge_pages(
+        self, begin: int, pages: list[int], keys: torch.Tensor, values: torch.Tensor, first: list[int], width: int
+    ) -> None:
+        """Give each of some pages of queries `width` pages of keys.
+
+        Args:
+            begin: the page of `rows[0]`.
+            pages: which pages of queries.
+            keys: `[n, Hkv, N, D]`.
+            values: `[n, Hkv, N, D]`.
+            first: index in `keys` of the first page of keys of each.
+            width: pages of keys of each.
+        """
+        if not pages:
+            return
+        mine = to_device([page - begin for page in pages], keys.device)
+        theirs = to_device([start + step for start in first for step in range(width)], keys.device)
+        # [pages, Hkv, width * N, D]
+        own = (
+            states.index_select(0, theirs).unflatten(0, (-1, width)).transpose(1, 2).flatten(2, 3)
+            for states in (keys, values)
+        )
+        output, lse = self.output.index_select(0, mine), self.lse.index_select(0, mine)
+        self._merge(output, lse, self.rows.index_select(0, mine), *own)
+        self.output.index_copy_(0, mine, output)
+        self.lse.index_copy_(0, mine, lse)
+
+    def merge_all(self, part: slice, keys: torch.Tensor, values: torch.Tensor) -> None:
+        """Give the pages `part` keys `[1, Hkv, n, D]` and values that all of their queries see."""
+        # Copies: a single page, or head, would be a view.
+        output, lse, rows = (_joined(states[part]).clone() for states in (self.output, self.lse, self.rows))
+        self._merge(output, lse, rows, keys, values)
+        pages = self.output[part].shape[0]
+        self.output[part] = output[0].unflatten(1, (pages, -1)).transpose(0, 1)
+        self.lse[part] = lse[0].unflatten(1, (pages, -1)).transpose(0, 1)
+
+    def _merge(self, output, lse, rows, keys, values) -> None:
+        """Merge, in place, attention over keys `[B, Hkv, n, D]` into output `[B, Hq, T, D]` and lse `[B, Hq, T]`."""
+        # No key is in the future, so the query heads of one key/value head can stand behind each other as rows.
+        folded = rows.reshape(*keys.shape[:2], -1, rows.shape[3])
+        part, part_lse = flash(folded, keys.contiguous(), values.contiguous(), self.softmax_scale)
+        part, part_lse = part.reshape(rows.shape), part_lse.reshape(rows.shape[:3])
+        joint = torch.logaddexp(lse, part_lse)
+        output.mul_(torch.exp(lse - joint).unsqueeze(-1))
+        output.addcmul_(part.float(), torch.exp(part_lse - joint).unsqueeze(-1))
+        lse.copy_(joint)
+
+
+def _own_page(rows: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, softmax_scale: float):
+    """Return causal attention within each page, `[pages, Hq, N, D]` and log-sum-exp `[pages, Hq, N]`, float32."""
+    group = rows.shape[1] // keys.shape[1]
+    keys, values = (states.repeat_interleave(group, dim=1) for states in (keys, values))
+    output, lse = flash(rows.contiguous(), keys, values, softmax_scale, causal=True)
+    return output.float().contiguous(), lse.contiguous()
+
+
+def _pages(states: torch.Tensor, size: int) -> torch.Tensor:
+    """Return `[1, H, n * size, D]` as `[n, H, size, D]`."""
+    return states[0].unflatten(1, (-1, size)).transpose(0, 1)
+
+
+def _joined(pages: torch.Tensor) -> torch.Tensor:
+    """Return `[n, H, size, ...]` as `[1, H, n * size, ...]`."""
+    return pages.transpose(0, 1).flatten(1, 2).unsqueeze(0)
 
 
 def _page_by_page(
     query: torch.Tensor,
     frame: Frame,
-    page_tokens: int,
+    rule: PageRule,
     softmax_scale: float,
     softcap: float,
     sink_logits: torch.Tensor | None,
 ) -> torch.Tensor:
     """See `page_prefill_attention`; one page of queries at a time, in float32."""
-    tokens, device = query.shape[2], query.device
-    # Everything before a page is seen by all of its queries, so its order does not matter.
+    tokens, size, device = query.shape[2], rule.page_tokens, query.device
+    # Everything before the exact pages is seen by all queries of a page, so its order does not matter.
     parts = list(frame.earlier()) if frame.earlier is not None else []
     outputs, start = [], 0
     while start < tokens:
-        page = (frame.offset + start) // page_tokens
-        begin = page * page_tokens
-        end = min(begin + page_tokens - frame.offset, tokens)
-        index = torch.arange(begin, frame.offset + end, device=device).unsqueeze(0)
+        page = (frame.offset + start) // size
+        end = min((page + 1) * size - frame.offset, tokens)
+        coded = rule.first_exact(page) * size
         blocks = [Block(*part, _anywhere(part[0])) for part in parts]
-        if begin:
-            read = frame.read_keys[:, :, :begin], frame.read_values[:, :, :begin]
+        if coded:
+            read = frame.read_keys[:, :, :coded], frame.read_values[:, :, :coded]
             blocks.append(Block(*read, _anywhere(read[0])))
-        own = slice(begin, frame.offset + end)
+        index = torch.arange(coded, frame.offset + end, device=device).unsqueeze(0)
+        own = slice(coded - frame.first_exact * size, frame.offset + end - frame.first_exact * size)
         blocks.append(Block(frame.keys[:, :, own], frame.values[:, :, own], index))
         query_index = torch.arange(frame.offset + start, frame.offset + end, device=device).unsqueeze(0)
         output, _ = blockwise_attention(

@@ -16,11 +16,14 @@ from typing import NamedTuple
 
 import torch
 
+from ..attention.page_rule import PageRule
 from ..codebook.codebook import Codebook
 from ..errors import ConfigError
 from ..quantization.packing import TILE, bytes_per_tile
 
 
+SHARE_TOKENS = 1024
+"""Tokens of a section, after which texts may share what comes before; see `PageRule`."""
 ALIGNMENT = 128
 """Bytes to which the part of a layer in a block is rounded up."""
 
@@ -29,18 +32,23 @@ class PageLayout(NamedTuple):
     """The sizes of the pages of one model. Layers may have different formats, and take room in a block accordingly.
 
     Args:
-        page_tokens: N, tokens of a page.
+        rule: which tokens are read exactly.
         sink_length: exact early tokens.
         layer_bytes: bytes of each layer's tiles in a block, by layer.
         header_blocks: blocks that hold the sinks of a text.
         tail_bytes: bytes of one request's exact tokens in all layers, sinks included.
     """
 
-    page_tokens: int
+    rule: PageRule
     sink_length: int
     layer_bytes: dict[int, int]
     header_blocks: int
     tail_bytes: int
+
+    @property
+    def page_tokens(self) -> int:
+        """N, tokens of a page."""
+        return self.rule.page_tokens
 
     def part(self, layer: int) -> slice:
         """Return the bytes of a block that belong to a layer."""
@@ -78,7 +86,14 @@ def check_page_tokens(page_tokens: int, sink_length: int) -> None:
         )
 
 
-def page_layout(codebook: Codebook, page_tokens: int, sink_length: int, dtype: torch.dtype) -> PageLayout:
+def page_layout(
+    codebook: Codebook,
+    page_tokens: int,
+    sink_length: int,
+    dtype: torch.dtype,
+    residual_length: int = 0,
+    share_tokens: int = SHARE_TOKENS,
+) -> PageLayout:
     """Return the sizes of pages of `page_tokens` tokens.
 
     Args:
@@ -86,11 +101,15 @@ def page_layout(codebook: Codebook, page_tokens: int, sink_length: int, dtype: t
         page_tokens: tokens of a page.
         sink_length: exact early tokens.
         dtype: dtype of exact keys and values.
+        residual_length: recent tokens that are read exactly at least, except where a section begins.
+        share_tokens: tokens of a section, rounded up to pages; see `PageRule`.
 
     Raises:
         ConfigError: for a page that is no multiple of a tile, or has no room for its sinks.
     """
     check_page_tokens(page_tokens, sink_length)
+    exact_pages = -(-residual_length // page_tokens)
+    rule = PageRule(page_tokens, exact_pages, max(-(-share_tokens // page_tokens), exact_pages + 1))
     layer_bytes, exact = {}, {}
     for index in codebook.layers:
         shape = codebook.head_shape(index)
@@ -98,5 +117,5 @@ def page_layout(codebook: Codebook, page_tokens: int, sink_length: int, dtype: t
         layer_bytes[index] = shape.num_key_value_heads * tile * page_tokens // TILE
         exact[index] = shape.num_key_value_heads * (shape.key_head_dim + shape.value_head_dim) * dtype.itemsize
     header_blocks = max(-(-sink_length * exact[index] // _aligned(layer_bytes[index])) for index in layer_bytes)
-    tail_bytes = (page_tokens + sink_length) * sum(exact.values())
-    return PageLayout(page_tokens, sink_length, layer_bytes, header_blocks, tail_bytes)
+    tail_bytes = (rule.exact_tokens + sink_length) * sum(exact.values())
+    return PageLayout(rule, sink_length, layer_bytes, header_blocks, tail_bytes)

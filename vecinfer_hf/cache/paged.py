@@ -5,9 +5,10 @@
 Owns what a page holds and when it is coded. Who gets which block and slot is decided elsewhere (page_allocator.py in
 integration/, or another engine); this file knows no request.
 
-A token is exact while its page is not full. A full page is coded at once: page 0 without its sinks, which stay exact.
-Place `i` of a request's exact tokens holds token `i` for `i < S`, later the sinks. The others lie in a ring of N
-behind them, token `i` at place `S + (i - S) % N`, where the operators look for it.
+A full page is coded at once, page 0 without its sinks. Its tokens stay exact beside the codes as long as the page rule
+(attention/page_rule.py) reads them so. Place `i` of a request's exact tokens holds token `i` for `i < S`, later the
+sinks. The others lie in a ring of C behind them, token `i` at place `S + (i - S) % C`, where the operators look for
+it; once page 0 is full, its tokens count with the sinks first.
 """
 
 from __future__ import annotations
@@ -58,7 +59,8 @@ class PagedStorage:
         tile = bytes_per_tile(*formats, *head_dims)
         tiles = self.page_tokens // TILE
         self.codes = pool[:, : heads * tiles * tile].unflatten(1, (heads, tiles, tile))
-        exact = self.sink_length + self.page_tokens
+        self.ring = layout.rule.exact_tokens
+        exact = self.sink_length + self.ring
         self.exact_keys, self.exact_values = (
             torch.zeros(slots, heads, exact, dim, dtype=dtype, device=pool.device) for dim in head_dims
         )
@@ -72,10 +74,10 @@ class PagedStorage:
         """Return where the exact tokens `start .. end - 1` of a text lie in their slot, int64 `[end - start]`."""
         sinks = self.sink_length
         token = torch.arange(start, end, device=self.pool.device)
-        return torch.where(token < sinks, token, sinks + (token - sinks) % self.page_tokens)
+        return torch.where(token < sinks, token, sinks + (token - sinks) % self.ring)
 
     def write_exact(self, slot: int, start: int, keys: torch.Tensor, values: torch.Tensor) -> None:
-        """Store tokens of one page, from token `start` on: keys `[Hkv, n, Dk]` and values `[Hkv, n, Dv]`."""
+        """Store tokens of a text from token `start` on: keys `[Hkv, n, Dk]` and values `[Hkv, n, Dv]`, at most C."""
         places = self.places(start, start + keys.shape[1])
         self.exact_keys[slot].index_copy_(1, places, keys.to(self.exact_keys.dtype))
         self.exact_values[slot].index_copy_(1, places, values.to(self.exact_values.dtype))
@@ -86,7 +88,7 @@ class PagedStorage:
         self.exact_values[rows.slots, :, rows.places] = values.to(self.exact_values.dtype)
 
     def read_exact(self, slot: int, start: int, end: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return tokens `start .. end - 1` of the page that is not full: `[Hkv, n, Dk]` and `[Hkv, n, Dv]`."""
+        """Return the tokens `start .. end - 1`, which are still exact: `[Hkv, n, Dk]` and `[Hkv, n, Dv]`."""
         places = self.places(start, end)
         return self.exact_keys[slot].index_select(1, places), self.exact_values[slot].index_select(1, places)
 
@@ -94,7 +96,7 @@ class PagedStorage:
         """Code full pages of one text.
 
         Args:
-            slot: the text's slot; it gets the sinks of page 0.
+            slot: the text's slot; it gets the tokens of page 0 with the sinks first.
             first: the first of the pages.
             keys: `[n, Hkv, N, Dk]`, the pages' exact keys in the text's order.
             values: `[n, Hkv, N, Dv]`.
@@ -109,7 +111,7 @@ class PagedStorage:
                 early, count = states[:1], order.shape[2]
                 moved = early[:, :, :count].gather(2, order.unsqueeze(-1).expand(-1, -1, -1, states.shape[3]))
                 whole = torch.cat([moved, early[:, :, count:]], dim=2)
-                exact[slot, :, :sinks] = whole[0, :, :sinks].to(exact.dtype)
+                exact[slot].index_copy_(1, self.places(0, self.page_tokens), whole[0].to(exact.dtype))
                 kept.append(whole[:, :, sinks:])
             self._write_header(slot, blocks)
             # Its last places hold no code; the block's bytes are to be the tokens' alone.

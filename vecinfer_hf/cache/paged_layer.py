@@ -120,37 +120,40 @@ class PagedLayer:
         sink_logits: torch.Tensor | None,
     ) -> torch.Tensor:
         """Store several new tokens `[1, H, count, D]` of one row and return their attention, `[1, Hq, count, Dv]`."""
-        storage, size = self.storage, self.storage.page_tokens
+        storage, rule = self.storage, self.batch.layout.rule
+        size = rule.page_tokens
         keys, values = keys.to(storage.exact_keys.dtype), values.to(storage.exact_values.dtype)
-        first, offset = divmod(row.past, size)
-        if offset:
-            held = storage.read_exact(row.slot, row.past - offset, row.past)
+        end, first = row.past + row.count, row.past // size
+        exact, section, full = rule.first_exact(first), rule.section(first), end // size
+        if exact * size < row.past:
+            held = storage.read_exact(row.slot, exact * size, row.past)
             keys, values = (
                 torch.cat([old.unsqueeze(0), new], dim=2) for old, new in zip(held, (keys, values), strict=True)
             )
-        end = row.past + row.count
-        full, touched = end // size - first, -(-end // size) - first
-        if full:
+        if full > first:
+            part = slice((first - exact) * size, (full - exact) * size)
             pages = (
-                states[0, :, : full * size].unflatten(1, (full, size)).transpose(0, 1) for states in (keys, values)
+                states[0, :, part].unflatten(1, (full - first, size)).transpose(0, 1) for states in (keys, values)
             )
             storage.close_pages(row.slot, first, *pages, row.blocks)
-        if touched > 1:
-            read = storage.read_pages(row.slot, first, touched - 1, row.blocks, query.dtype)
+        coded = rule.first_exact((end - 1) // size)
+        if coded > section:
+            read = storage.read_pages(row.slot, section, coded - section, row.blocks, query.dtype)
         else:
             read = keys[:, :, :0], values[:, :, :0]
-        earlier = self._earlier(row, first, query.dtype) if first else None
+        earlier = self._earlier(row, section, query.dtype) if section else None
         output = page_prefill_attention(
             query.to(keys.dtype),
-            Frame(keys, values, offset, *read, earlier),
-            size,
+            Frame(keys, values, exact - section, row.past - section * size, *read, earlier),
+            rule,
             softmax_scale,
             softcap,
             sink_logits,
         )
-        start = max(row.past, (first + full) * size)
+        # Page 0 was stored with its sinks first if it is full now.
+        start = max(row.past, rule.first_exact(full) * size, size if first == 0 < full else 0)
         if start < end:
-            rest = (states[0, :, start - first * size :] for states in (keys, values))
+            rest = (states[0, :, start - exact * size :] for states in (keys, values))
             storage.write_exact(row.slot, start, *rest)
         return output
 

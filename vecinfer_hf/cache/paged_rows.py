@@ -44,8 +44,8 @@ class DecodeRows(NamedTuple):
         places: int64 `[n]`, where their new tokens lie among their exact ones.
         in_order: whether `slots` is 0, 1, 2, ...
         lengths: int32 `[R]`, tokens of each slot's text, the new one included; 0 for a slot that is not used.
-        quantized: int32 `[R]`, those of them that are codes.
-        table: int32 `[R, pages]`, blocks of the full pages.
+        quantized: int32 `[R]`, those of them that are read as codes.
+        table: int32 `[R, pages]`, blocks of the pages that are read as codes.
     """
 
     slots: torch.Tensor
@@ -68,18 +68,18 @@ def decode_rows(
         layout: the sizes.
         device: where the pages are.
     """
-    size, sinks = layout.page_tokens, layout.sink_length
-    places = [token if token < sinks else sinks + (token - sinks) % size for token in tokens]
+    size, sinks, ring = layout.page_tokens, layout.sink_length, layout.rule.exact_tokens
+    places = [token if token < sinks else sinks + (token - sinks) % ring for token in tokens]
     # Rows in the order of the slots: exact tokens are read where they are.
     rows = max(slots) + 1
     lengths, quantized, pages = [0] * rows, [0] * rows, [[0]] * rows
     for slot, token, own in zip(slots, tokens, blocks, strict=True):
-        full = token // size
+        coded = layout.rule.first_exact(token // size)
         lengths[slot] = token + 1
-        if full:
-            quantized[slot] = full * size - sinks
+        if coded:
+            quantized[slot] = coded * size - sinks
             # Every query sees every code, so their order is free: page 0, which the sinks leave room in, comes last.
-            pages[slot] = own.pages[1:full] + own.pages[:1]
+            pages[slot] = own.pages[1:coded] + own.pages[:1]
     width = max(len(row) for row in pages)
     table = [row + [0] * (width - len(row)) for row in pages]
     index = to_device([slots, places], device)

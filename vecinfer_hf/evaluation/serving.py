@@ -95,7 +95,7 @@ def measure_serving(
     shape: ServingShape,
     config: dict[str, Any],
     caches: tuple[str, ...] = ("default", "vecinfer"),
-    page_tokens: int = 128,
+    page_tokens: int = 64,
     progress: Callable[[str], None] | None = None,
 ) -> Iterator[ServingRow]:
     """Yield one row per measurement and cache.

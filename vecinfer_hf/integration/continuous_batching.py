@@ -118,7 +118,8 @@ def wrap_init_continuous_batching(original: Callable) -> Callable:
         )
         logger.warning(
             f"vecinfer: continuous batching with codes, {codebook.bits_per_element:g} bits per element, pages of "
-            f"{manager.layout.page_tokens} tokens ({manager.layout.bytes_per_block:,} bytes)."
+            f"{manager.layout.page_tokens} tokens ({manager.layout.bytes_per_block:,} bytes), "
+            f"{manager.layout.rule.exact_tokens} exact tokens and {manager.layout.tail_bytes:,} bytes per request."
         )
         return manager
 

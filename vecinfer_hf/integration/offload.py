@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Requests that transformers moves to the CPU when memory is short: their pages go, their exact tokens are recomputed.
 
-A page rule makes that exact: the tokens behind the last full page depend on the pages alone.
+The page rule makes that exact: tokens behind the last full section depend on the codes before it alone.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import Any
 
 
 def roll_back_to_pages(processor: Any) -> None:
-    """Wrap `offload_requests` of a batch processor: a request that was moved goes on from its last full page.
+    """Wrap `offload_requests` of a batch processor: a request that was moved goes on from its last full section.
 
     Args:
         processor: a ContinuousBatchProcessor whose cache is a VecInferPagedCache.
@@ -19,7 +19,7 @@ def roll_back_to_pages(processor: Any) -> None:
     manager, cache = processor.offloading_manager, processor.cache
     if getattr(manager.offload_requests, "rolls_back", False):
         return
-    original, size = manager.offload_requests, cache.codes.tokens_per_page
+    original, size = manager.offload_requests, cache.layout.rule.share_tokens
 
     def offload_requests() -> bool:
         before = {name for name, state in manager.scheduler.waiting_requests.items() if state.is_cpu_offloaded}

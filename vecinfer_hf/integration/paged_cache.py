@@ -205,6 +205,7 @@ class VecInferPagedCache(PagedAttentionCache):
             return 0
         matched = self.codes.match_prefix_blocks(prompt_ids)
         length = (len(matched) - self.codes.header_blocks) * self.codes.tokens_per_page
+        length -= length % self.layout.rule.share_tokens
         if length <= 0:
             return 0
         self.codes.acquire_prefix_blocks(request_id, length, matched)

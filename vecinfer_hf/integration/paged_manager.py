@@ -21,7 +21,7 @@ from transformers.generation.continuous_batching.requests import RequestState
 from transformers.utils import logging
 
 from ..cache.online_codebook import OnlineCodebook
-from ..cache.page_layout import page_layout
+from ..cache.page_layout import SHARE_TOKENS, page_layout
 from ..codebook.codebook import Codebook
 from ..config import VecInferConfig
 from ..errors import ConfigError, UnsupportedCallError
@@ -33,7 +33,7 @@ from .paged_cache import VecInferPagedCache
 logger = logging.get_logger(__name__)
 SECONDS_BETWEEN_LINES = 10.0
 """Seconds between two lines of the log that tell the pages in use."""
-PAGE_TOKENS = 128
+PAGE_TOKENS = 64
 """Tokens of a page where the user gives no ContinuousBatchingConfig."""
 
 
@@ -43,7 +43,7 @@ class VecInferManager(ContinuousBatchingManager):
     Args:
         model: the model.
         generation_config: see transformers.
-        continuous_batching_config: see transformers; None for one with pages of 128 tokens.
+        continuous_batching_config: see transformers; None for one with pages of 64 tokens.
         workload_hints: see transformers.
         codebook: the model's codebook.
         options: how its cache runs.
@@ -65,14 +65,10 @@ class VecInferManager(ContinuousBatchingManager):
         given = continuous_batching_config or ContinuousBatchingConfig(page_size=PAGE_TOKENS)
         _check_options(given, codebook, model)
         self.codebook, self.options, self._told = codebook, options, 0.0
-        if options.residual_length is not None or options.static:
-            logger.warning_once(
-                "vecinfer: residual_length and static have no effect in continuous batching: the tokens of a page are "
-                "exact until it is full, and pages are allocated at once."
-            )
         made = codebook.config
         sinks = made.sink_length if options.sink_length is None else options.sink_length
-        self.layout = page_layout(codebook, given.page_size, sinks, model.dtype)
+        window = made.residual_length if options.residual_length is None else options.residual_length
+        self.layout = page_layout(codebook, given.page_size, sinks, model.dtype, window, SHARE_TOKENS)
         self.sink_choice = options.sink_choice or made.sink_choice
         # Without a block table, about which transformers would warn.
         without_table = copy.copy(given)
