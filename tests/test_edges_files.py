@@ -201,6 +201,7 @@ def seeded(seed):
     return codebook
 
 
+@pytest.mark.slow
 def test_a_save_that_is_stopped_at_any_line_leaves_a_codebook(tmp_path):
     """The old one, or the new one; in every tensor and every word."""
     old, new = tmp_path / "old", tmp_path / "new"

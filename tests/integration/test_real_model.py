@@ -45,7 +45,9 @@ def generate(model, inputs, tokens=TOKENS, **kwargs):
         return model.generate(**inputs, max_new_tokens=tokens, do_sample=False, pad_token_id=0, **kwargs)
 
 
-@pytest.mark.parametrize("texts", [TEXTS[:1], TEXTS], ids=["one", "left-padded batch"])
+@pytest.mark.parametrize(
+    "texts", [TEXTS[:1], pytest.param(TEXTS, marks=pytest.mark.slow)], ids=["one", "left-padded batch"]
+)
 def test_codes_off_is_the_stock_text(smollm2, smollm2_tokenizer, texts):
     inputs = prompt(smollm2_tokenizer, texts)
     stock = generate(smollm2, inputs)
@@ -53,13 +55,15 @@ def test_codes_off_is_the_stock_text(smollm2, smollm2_tokenizer, texts):
     assert torch.equal(stock, generate(smollm2, inputs, **cache_argument(long_window(smollm2))))
 
 
-@pytest.mark.parametrize("tokens", [50, pytest.param(TOKENS, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("tokens", [50, TOKENS])
 def test_codes_off_is_the_stock_text_with_beams(smollm2, smollm2_tokenizer, tokens):
     inputs = prompt(smollm2_tokenizer, TEXTS[1:2])
     stock = generate(smollm2, inputs, tokens, num_beams=3)
     assert torch.equal(stock, generate(smollm2, inputs, tokens, num_beams=3, **cache_argument(long_window(smollm2))))
 
 
+@pytest.mark.slow
 def test_codes_off_is_the_stock_text_in_a_second_turn(smollm2, smollm2_tokenizer):
     results = []
     for cache in (DynamicCache(config=smollm2.config), long_window(smollm2)):
@@ -74,6 +78,7 @@ def test_codes_off_is_the_stock_text_in_a_second_turn(smollm2, smollm2_tokenizer
     assert torch.equal(results[1], results[3])
 
 
+@pytest.mark.slow
 def test_a_padded_row_generates_the_same_100_tokens_as_the_row_alone_at_two_bits(smollm2, smollm2_tokenizer):
     inputs = prompt(smollm2_tokenizer, TEXTS)
     together = generate(smollm2, inputs, 100, **cache_argument(two_bits(smollm2)))[:, inputs["input_ids"].shape[1] :]

@@ -142,9 +142,7 @@ def without(words: list[str], options: list[str]) -> list[str]:
 def bad_lines(places: Places, output: Path) -> Iterator[Line]:
     """Yield command lines, each with one thing wrong."""
     group = typer.main.get_command(app)
-    types = {
-        name: plain_types(entry.callback) for entry, name in zip(app.registered_commands, group.commands, strict=True)
-    }
+    types = {entry.name or entry.callback.__name__: plain_types(entry.callback) for entry in app.registered_commands}
     for words in (("nothing",), ("--nothing",), ("",), ("inspect", "inspect", "inspect")):
         yield Line(f"no such command: {words}", words)
     for name, command in group.commands.items():

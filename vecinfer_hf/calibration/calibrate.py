@@ -109,6 +109,7 @@ def calibrate(
         if config.refine_steps:
             layers = steps.refine_layers(model, layers, text, config, bar)
         errors = steps.errors(states, layers)
+        layers = {index: layer.to("cpu") for index, layer in layers.items()}
     provenance = {
         "texts": sources,
         "tokens": windows.numel(),
@@ -121,5 +122,4 @@ def calibrate(
         "seconds": round(time.monotonic() - started, 1),
         "errors": errors,
     }
-    layers = {index: layer.to("cpu") for index, layer in layers.items()}
     return Codebook(config, model_identity(model.config), layers, provenance)

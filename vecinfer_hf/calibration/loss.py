@@ -16,6 +16,7 @@ from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 
 from ..config import SMALL_VALUES
+from ..distributed.devices import computing_device
 from ..errors import UnsupportedModelError
 from ..model_info import text_config
 from .attention import attention_function, plain_attention, run_body
@@ -114,7 +115,7 @@ def model_logits(model: PreTrainedModel, hidden: torch.Tensor) -> torch.Tensor:
 @torch.no_grad()
 def check_logits(model: PreTrainedModel, input_ids: torch.Tensor) -> None:
     """Raise UnsupportedModelError unless `model_logits` gives what the model itself does for `input_ids` `[1, T]`."""
-    ids = input_ids.to(model.device)
+    ids = input_ids.to(computing_device(model))
     own, ours = model(input_ids=ids, use_cache=False).logits.float(), model_logits(model, run_body(model, ids))
     # Both round the same product to the model's dtype.
     allowed = 64 * torch.finfo(model.dtype).eps * own.abs().max()

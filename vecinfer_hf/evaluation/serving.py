@@ -196,6 +196,9 @@ def _prompt(run: Session, tokens: int) -> dict[str, float]:
             pass
         synchronize(run.model.device)
         times.append(time.perf_counter() - started)
+        for output in run.outputs():
+            if output.error is not None:
+                raise RuntimeError(output.error)
     return {"first_token_seconds": statistics.median(times[1:])}
 
 
