@@ -25,7 +25,7 @@ class Session:
         self.model = model
         self.generation = GenerationConfig(do_sample=False, eos_token_id=-1, pad_token_id=0, max_new_tokens=1 << 20)
         self.manager = model.init_continuous_batching(self.generation, config)
-        self.processor = self.manager._create_batch_processor()
+        self.processor = self.manager.batch_processor = self.manager._create_batch_processor()
         self.cache = self.processor.cache
 
     def close(self) -> None:
