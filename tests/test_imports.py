@@ -195,6 +195,7 @@ def test_importing_the_package_only_adds_its_own_entries():
         ["GenerationMixin", "generate"],
         ["GenerationMixin", "prepare_inputs_for_generation"],
         ["PreTrainedModel", "get_compiled_call"],
+        ["PreTrainedModel", "save_pretrained"],
         ["configuration_utils", "ALL_CACHE_IMPLEMENTATIONS"],
     ]
     assert {tuple(entry) for entry in added if entry[0] not in ("generation.utils", "cache_utils")} == {

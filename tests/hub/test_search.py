@@ -11,7 +11,7 @@ from tiny_models import tiny_config, tiny_model
 
 from vecinfer_hf import CodebookError, ConfigError, VecInferConfig
 from vecinfer_hf.codebook import locate, shipped
-from vecinfer_hf.hub import search as discovery
+from vecinfer_hf.hub import local_places, search
 from vecinfer_hf.hub.search import find_codebooks
 from vecinfer_hf.integration.resolve import forget_codebooks, resolve
 
@@ -32,7 +32,7 @@ def owners(hub):
 def shipped_root(tmp_path, monkeypatch):
     """A directory that stands for the codebooks shipped with the package."""
     root = tmp_path / "quant_configs"
-    for module in (discovery, locate, shipped):
+    for module in (local_places, locate, shipped):
         monkeypatch.setattr(module, "shipped_codebooks", lambda: root)
     forget_codebooks()
     return root
@@ -181,7 +181,7 @@ def test_the_hub_is_not_asked_for_what_is_here(shipped_root, monkeypatch):
     def on_hub(*arguments):
         raise AssertionError("asked")
 
-    monkeypatch.setattr(discovery, "_on_hub", on_hub)
+    monkeypatch.setattr(search, "_on_hub", on_hub)
     with pytest.raises(AssertionError, match="asked"):
         resolve(named_config("x/tiny-llama"))
     tiny_codebook().save_pretrained(shipped_root / "tiny-llama" / "2bit")

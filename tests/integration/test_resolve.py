@@ -160,10 +160,10 @@ def test_auto_finds_nothing_for_an_unknown_model_and_says_what_to_do(name):
 
 def test_auto_takes_the_bits_that_were_asked_for(tmp_path, monkeypatch):
     """What another call found with other bits or other owners is no answer."""
-    from vecinfer_hf.hub import search
+    from vecinfer_hf.hub import local_places, search
 
     asked = []
-    monkeypatch.setattr(search, "same_name", lambda *_: True)
+    monkeypatch.setattr(local_places, "same_name", lambda *_: True)
 
     def candidates(config, *, key_bits, value_bits, trusted_owners):
         asked.append((key_bits, value_bits, trusted_owners))

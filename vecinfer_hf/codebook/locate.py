@@ -13,6 +13,19 @@ from .files import CONFIG_NAME, TENSORS_NAME
 from .shipped import shipped_codebooks, shipped_names
 
 
+SAVED_FOLDER = "vecinfer"
+"""The folder beside a model's weights that holds the codebook saved with it."""
+
+
+def saved_with_model(name: str) -> Path | None:
+    """Return the directory of the codebook that lies beside the weights of a model in a directory, or None."""
+    try:
+        directory = Path(name).expanduser() / SAVED_FOLDER if name else None
+        return directory if directory is not None and (directory / CONFIG_NAME).is_file() else None
+    except (OSError, RuntimeError, ValueError):  # no file can have that name
+        return None
+
+
 def locate(
     name: str | Path, *, revision: str | None = None, subfolder: str | None = None, **download: Any
 ) -> tuple[Path, str | None]:

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The vecinfer_hf authors
 # SPDX-License-Identifier: Apache-2.0
-"""Finding a codebook for a model: the one its config names, the shipped ones, those made here, then the Hub.
+"""Finding a codebook for a model: saved with it, named by its config, shipped, made here, then on the Hub.
 
 Owns the order, and the rule that nothing comes from an owner the user neither named nor allowed. download.py
 fetches, codebook/ reads, integration/resolve.py decides.
@@ -10,22 +10,16 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from huggingface_hub.errors import HfHubHTTPError
 from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
 from transformers.utils import logging
 
-from ..codebook.files import load_forms
-from ..codebook.fingerprint import weights_fingerprint
-from ..codebook.kept import kept_codebooks
-from ..codebook.shipped import shipped_codebooks, shipped_names
-from ..errors import CodebookError, ConfigError, NoCodebookError, transport_errors
-from ..model_info import check_identity, model_identity
-from ..quantization.formats import mean_bits, parse_format
+from ..errors import ConfigError, NoCodebookError, transport_errors
+from ..quantization.formats import parse_format
 from .download import hub_api
+from .local_places import FoundCodebook, is_hub_id, made_here, named_by_config, owner, saved_with, shipped
 from .metadata import TAGS
 
 
@@ -40,35 +34,6 @@ _PREFERRED_BITS = 2.0
 """Bits per element that `codebook="auto"` comes closest to."""
 
 
-@dataclass(frozen=True)
-class FoundCodebook:
-    """A codebook that could serve a model.
-
-    Args:
-        name: what to pass as `codebook`: a Hub repository, a shipped name or a directory.
-        source: "model config", "shipped", "made here" or "hub".
-        trusted: whether `codebook="auto"` may take it without being told.
-        why: one sentence for the user.
-        subfolder: directory inside the repository, or None.
-        revision: revision that the model's config asks for, or None.
-        bits_per_element: mean bits of keys and values together; None where only the codebook itself knows.
-        key_bits, value_bits: likewise of keys and of values alone.
-    """
-
-    name: str
-    source: str
-    trusted: bool
-    why: str
-    subfolder: str | None = None
-    revision: str | None = None
-    bits_per_element: float | None = None
-    key_bits: float | None = None
-    value_bits: float | None = None
-
-    def __str__(self) -> str:
-        return self.name + (f" (subfolder {self.subfolder})" if self.subfolder else "")
-
-
 def find_codebooks(
     model_or_id: PreTrainedModel | PreTrainedConfig | str,
     bits: float | None = None,
@@ -81,9 +46,9 @@ def find_codebooks(
 ) -> list[FoundCodebook]:
     """Return the codebooks known for a model, those to prefer first. Downloads none of them.
 
-    Looked at in this order: the repository that the model's config names, the codebooks shipped with the package,
-    for a loaded model those made on this machine for its weights, and the Hub's repositories tagged "vecinfer" with
-    this base model. Owners are trusted if they are in `trusted_owners` or in the environment variable
+    Looked at in this order: what was saved with the model, what its config names, the codebooks shipped with the
+    package, for a loaded model those made on this machine for its weights, and the Hub's repositories tagged
+    "vecinfer" with this base model. Owners are trusted if they are in `trusted_owners` or in the environment variable
     VECINFER_TRUSTED_OWNERS, or if the model itself is theirs.
 
     Args:
@@ -151,11 +116,12 @@ def _places(given: Any, trusted_owners: Iterable[str] | None, search: bool, toke
     """What each place has, one place after the other."""
     model_id, config, named = _model(given, token)
     owners = _trusted(model_id, trusted_owners)
-    yield list(_named_by_config(model_id, config, named, owners))
-    yield list(_shipped(model_id, config))
+    yield list(saved_with(model_id, config, named, search))
+    yield list(named_by_config(model_id, config, named, owners))
+    yield list(shipped(model_id, config))
     if isinstance(given, PreTrainedModel):
-        yield list(_made_here(given))
-    if search and _is_hub_id(model_id):
+        yield list(made_here(given))
+    if search and is_hub_id(model_id):
         yield sorted(_on_hub(model_id, owners, token), key=lambda item: not item.trusted)
 
 
@@ -173,65 +139,11 @@ def _model(given: PreTrainedModel | PreTrainedConfig | str, token) -> tuple[str,
         return given, None, None
 
 
-def _is_hub_id(model_id: str) -> bool:
-    return model_id.count("/") == 1 and not model_id.startswith((".", "/", "~")) and not Path(model_id).is_dir()
-
-
-def _owner(name: str) -> str:
-    return name.split("/", 1)[0].lower()
-
-
 def _trusted(model_id: str, owners: Iterable[str] | None) -> dict[str, str]:
     """Owners in lower case -> as they were written."""
     named = [*(owners or ()), *os.environ.get(TRUSTED_OWNERS_VARIABLE, "").split(",")]
-    named += [model_id.split("/")[0]] if _is_hub_id(model_id) else []
+    named += [model_id.split("/")[0]] if is_hub_id(model_id) else []
     return {owner.strip().lower(): owner.strip() for owner in named if owner.strip()}
-
-
-def _named_by_config(
-    model_id: str, config: PreTrainedConfig | None, cache_config: Any, owners: dict[str, str]
-) -> Iterator[FoundCodebook]:
-    for options in (cache_config, getattr(config, "quantization_config", None)):
-        options = options.to_dict() if hasattr(options, "to_dict") else options
-        if not isinstance(options, dict) or "vecinfer" not in (options.get("backend"), options.get("quant_method")):
-            continue
-        name = options.get("codebook")
-        if isinstance(name, str) and name not in ("", "auto", "online"):
-            # The files of a local model are the user's own; a model from the Hub may name its own owner's codebooks.
-            trusted = not _is_hub_id(model_id) or _owner(name) in owners or Path(name).is_dir()
-            place = {key: options.get(key) for key in ("subfolder", "revision")}
-            yield FoundCodebook(name, "model config", trusted, "the model's config names it", **place)
-            return
-
-
-def _shipped(model_id: str, config: PreTrainedConfig | None) -> Iterator[FoundCodebook]:
-    for name in shipped_names():
-        try:
-            description, forms = load_forms(shipped_codebooks() / name)
-        except CodebookError as error:
-            logger.warning(str(error))
-            continue
-        identity = description.identity
-        other_shape = config is not None and check_identity(identity, model_identity(config))
-        if other_shape or not same_name(identity.name, model_id):
-            continue
-        bits = mean_bits((form.key.code_format, form.value.code_format) for form in forms.values())
-        yield FoundCodebook(name, "shipped", True, "it comes with the package for this model", **bits._asdict())
-
-
-def _made_here(model: PreTrainedModel) -> Iterator[FoundCodebook]:
-    fingerprint = weights_fingerprint(model)
-    for kept in kept_codebooks():
-        if kept.fingerprint != fingerprint:
-            continue
-        try:
-            _, forms = load_forms(kept.directory)
-        except CodebookError as error:
-            logger.warning(f"vecinfer: a kept codebook cannot be used: {error}")
-            continue
-        bits = mean_bits((form.key.code_format, form.value.code_format) for form in forms.values())
-        why = "it was made on this machine for these weights"
-        yield FoundCodebook(str(kept.directory), "made here", True, why, **bits._asdict())
 
 
 def _on_hub(model_id: str, owners: dict[str, str], token) -> Iterator[FoundCodebook]:
@@ -243,10 +155,10 @@ def _on_hub(model_id: str, owners: dict[str, str], token) -> Iterator[FoundCodeb
                 if info.id in seen:
                     continue
                 seen.add(info.id)
-                trusted = _owner(info.id) in owners
+                trusted = owner(info.id) in owners
                 why = f"its card says it is for {model_id}, and you " + ("trust" if trusted else "do not yet trust")
                 for subfolder, bits in _listed(info.card_data):
-                    yield FoundCodebook(info.id, "hub", trusted, f"{why} {_owner(info.id)}", subfolder, **bits)
+                    yield FoundCodebook(info.id, "hub", trusted, f"{why} {owner(info.id)}", subfolder, **bits)
     except (HfHubHTTPError, *transport_errors()) as error:  # type: ignore[misc]  # mypy reads no starred tuple here
         logger.warning(f"The Hub could not be searched for codebooks ({error}).")
 
@@ -262,12 +174,6 @@ def _listed(card_data: Any) -> Iterator[tuple[str | None, dict[str, Any]]]:
             yield (subfolder if subfolder and isinstance(subfolder, str) else None), bits
 
 
-def same_name(one: str, other: str) -> bool:
-    """Return whether two names mean one model, wherever it is stored: the last part counts."""
-    first, second = (name.rstrip("/").rsplit("/", 1)[-1].lower() for name in (one, other))
-    return bool(first) and first == second
-
-
 def _has_bits(found: float | None, wanted: float | None) -> bool:
     return wanted is None or (found is not None and abs(found - wanted) < 0.05)
 
@@ -280,6 +186,6 @@ def _nothing_to_take(model: Any, untrusted: list[FoundCodebook]) -> str:
     )
     if untrusted:
         offers = ", ".join(sorted({f"{item}" for item in untrusted}))
-        owners = sorted({_owner(item.name) for item in untrusted})
+        owners = sorted({owner(item.name) for item in untrusted})
         return f"{text} Others offer {offers}: name one as codebook=, or allow its owner with trusted_owners={owners}."
     return f"{text} Make one with `vecinfer calibrate {name or 'MODEL'}`."

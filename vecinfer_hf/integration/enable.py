@@ -43,8 +43,8 @@ def enable(model: Model, codebook: Codebook | VecInferConfig | str | Path | None
 
     Args:
         model: a decoder-only model, also inside a wrapper of PEFT or `torch.compile`.
-        codebook: a Codebook, a VecInferConfig, a name or directory, or None for "auto". A Codebook that was made in
-            this process has no name to be saved with the model.
+        codebook: a Codebook, a VecInferConfig, a name or directory, or None for "auto", which makes one where it finds
+            none. `model.save_pretrained` writes it beside the weights.
         options: fields of a VecInferConfig by name; they replace those of a given VecInferConfig.
 
     Returns:

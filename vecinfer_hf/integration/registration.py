@@ -26,6 +26,7 @@ from .compat import CACHE_ARGUMENT
 from .forward import vecinfer_attention_forward
 from .hf_quantizer import VecInferQuantizer
 from .refill import wrap_prepare_inputs
+from .saving import wrap_save_pretrained
 
 
 logger = logging.get_logger(__name__)
@@ -72,6 +73,7 @@ HOOKS = (
         ("self", "model_kwargs", "generation_config"),
         generate_call.wrap_compile_criteria,
     ),
+    Hook(PreTrainedModel, "save_pretrained", ("self", "save_directory"), wrap_save_pretrained),
     Hook(PreTrainedModel, "get_compiled_call", ("self", "compile_config"), generate_call.wrap_compiled_call),
 )
 

@@ -22,7 +22,7 @@ from ..codebook.codebook import Codebook
 from ..codebook.files import CONFIG_NAME
 from ..codebook.fingerprint import weights_fingerprint
 from ..config import VecInferConfig
-from ..errors import CodebookError, ConfigError, NoCodebookError
+from ..errors import CodebookError, CodebookHubError, ConfigError, NoCodebookError
 from ..model_info import check_identity, model_identity
 from ..quantization.formats import parse_format
 
@@ -116,7 +116,7 @@ def _named(model_or_config: PreTrainedModel | PreTrainedConfig, config: VecInfer
 def _load(name: str, model_or_config: PreTrainedModel | PreTrainedConfig, config: VecInferConfig) -> Codebook:
     place = {name: getattr(config, name) for name in ("revision", "subfolder") if getattr(config, name)}
     if name != AUTO:
-        return Codebook.from_pretrained(name, **place)
+        return Codebook.from_pretrained(_beside_model(name, model_or_config, config.subfolder), **place)
     if place:
         raise ConfigError(f'{sorted(place)} say where a codebook lies, but codebook="auto" looks for one; name it.')
     from ..hub.search import candidates
@@ -133,16 +133,17 @@ def _load(name: str, model_or_config: PreTrainedModel | PreTrainedConfig, config
             continue  # it was made with other bits
         try:
             codebook = Codebook.from_pretrained(item.name, revision=item.revision, subfolder=item.subfolder)
-        except CodebookError as error:
-            if item.source == "model config":  # somebody chose it
+        except (CodebookError, CodebookHubError) as error:
+            chosen = item.source == "model config" or (item.source == "saved with the model" and not item.subfolder)
+            if chosen or (isinstance(error, CodebookHubError) and item.source != "saved with the model"):
                 raise
             problem: str | None = str(error)
         else:
-            problem = None if item.source == "made here" else _mismatch(codebook, model_or_config, config)
+            problem = _mismatch(codebook, item.source, model_or_config, config)
         if problem is None:
             logger.warning_once(f'codebook="auto" took {item} because {item.why}.')
-            if item.source == "made here":
-                codebook.source = None  # the directory is this machine's, and "auto" finds it again
+            if item.source in ("made here", "saved with the model"):
+                codebook.source = None  # "auto" finds it again, and its directory is this machine's
             return codebook
         logger.warning(f'codebook="auto" passes over {item}: {problem}')
 
@@ -166,14 +167,26 @@ def _made(
     return made_codebook(model_or_config, config)
 
 
+def _beside_model(name: str, model_or_config: PreTrainedModel | PreTrainedConfig, subfolder: str | None) -> str:
+    """Return the name; one that is relative, and no directory here, may lie in the directory of the model."""
+    model = getattr(model_or_config, "config", model_or_config)._name_or_path or ""
+    try:
+        place = Path(model).expanduser() / name
+        if model and not Path(name).is_dir() and (place / (subfolder or "") / CONFIG_NAME).is_file():
+            return str(place)
+    except (OSError, RuntimeError, ValueError):  # no file can have that name
+        pass
+    return name
+
+
 def _mismatch(
-    codebook: Codebook, model_or_config: PreTrainedModel | PreTrainedConfig, config: VecInferConfig
+    codebook: Codebook, source: str, model_or_config: PreTrainedModel | PreTrainedConfig, config: VecInferConfig
 ) -> str | None:
     """Return why a codebook that was found is not for this model after all: a card can claim anything."""
-    from ..hub.search import same_name
+    from ..hub.local_places import same_name
 
     identity = model_identity(getattr(model_or_config, "config", model_or_config))
-    if not same_name(codebook.identity.name, identity.name):
+    if source not in ("made here", "saved with the model") and not same_name(codebook.identity.name, identity.name):
         return f"it was made for {codebook.identity.name}, not for {identity.name}."
     problem = check_identity(codebook.identity, identity) or _other_weights(codebook, model_or_config)
     return f"{problem}." if problem else _other_bits(codebook, config)

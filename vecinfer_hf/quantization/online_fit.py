@@ -1,92 +1,232 @@
 # SPDX-FileCopyrightText: 2026 The vecinfer_hf authors
 # SPDX-License-Identifier: Apache-2.0
-"""A layer's scale and centroids from the keys and values of one prompt, for a model without a calibrated codebook."""
+"""A layer's transform and centroids from the states of one prompt, for a model without a calibrated codebook.
+
+    sampled queries -> attention -> what an error of each key and value costs the attention's output
+    costs -> transform of the keys -> data-free centroids, stretched to the transformed keys -> a few Lloyd steps
+
+Owns this fit. All heads go through each step together, and nothing is read back by the host. For H key/value heads of
+size D, T tokens, S sampled queries of each head and N sub-vectors of d elements it takes about
+`2 H S T D (3 + Hq / H) + 4 H T D^2 + 12 H D^3 + 2 steps H N 2^b (2 d + 1)` operations.
+"""
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import NamedTuple
 
 import torch
 
 from ..errors import ConfigError
 from .formats import CodeFormat
-from .quantizer import round_to_int8
+from .quantizer import look_up, nearest_centroids, round_to_int8
 from .residual_kmeans import residual_kmeans
-from .smooth_scale import key_statistics
-from .transforms import apply_transform
 
 
-ONLINE_POINTS = 8192
-ONLINE_ITERATIONS = 6
+POINTS = 32768
+"""Sub-vectors that centroids of one head are fitted to."""
+QUERIES = 256
+"""Queries of each head whose attention is computed."""
+STEPS = 6
+"""Lloyd steps from the data-free centroids."""
+PRIOR = 2.0
+"""Points that a centroid's place without data counts as."""
+IMPORTANCE_SHARE = 0.1
+"""Share of an isotropic importance that is mixed in: no direction is worth nothing."""
+WEIGHT_EXPONENT = 0.5
+_WEIGHT_RANGE = (0.02, 20.0)
+_FEWEST_QUERIES = 32
+_GAUSSIAN_POINTS = 1 << 15
 
 
-class OnlineFit(NamedTuple):
-    """What `fit_online` finds for one layer of `Hkv` heads, keys of size Dk and values of size Dv.
+class SideFit(NamedTuple):
+    """What `fit_online` finds for the keys or values of one layer of H heads of size D.
 
     Args:
-        key_mean: float32 `[Hkv, Dk]` or None.
-        smooth_scale: float32 `[Hkv, Dk]`, divides the keys.
-        key_centroids: int8 `[Hkv, num_codes, codebook_size, subvector_dim]`.
-        key_centroid_scale: float32 `[Hkv]`.
-        value_centroids: int8, like `key_centroids`.
-        value_centroid_scale: float32 `[Hkv]`.
+        mean: float32 `[H, D]`, subtracted first.
+        transform: float32 `[H, D, D]`.
+        inverse: float32 `[H, D, D]`, what undoes it.
+        centroids: int8 `[H, num_codes, codebook_size, subvector_dim]`.
+        scale: float32 `[H]`, of the centroids.
     """
 
-    key_mean: torch.Tensor | None
-    smooth_scale: torch.Tensor
-    key_centroids: torch.Tensor
-    key_centroid_scale: torch.Tensor
-    value_centroids: torch.Tensor
-    value_centroid_scale: torch.Tensor
+    mean: torch.Tensor
+    transform: torch.Tensor
+    inverse: torch.Tensor
+    centroids: torch.Tensor
+    scale: torch.Tensor
 
 
 def fit_online(
-    key_states: torch.Tensor,
-    value_states: torch.Tensor,
+    keys: torch.Tensor,
+    values: torch.Tensor,
     key_format: CodeFormat,
     value_format: CodeFormat,
-    query_states: torch.Tensor | None = None,
+    queries: torch.Tensor | None = None,
     *,
-    sink_length: int = 4,
+    residual_length: int = 128,
     seed: int = 0,
-) -> OnlineFit:
-    """Fit a layer to a prompt, with at most 8192 sub-vectors per head and 6 k-means iterations.
+) -> tuple[SideFit, SideFit]:
+    """Fit a layer to the states of a prompt; the same arguments give the same fit on a CPU.
 
     Args:
-        key_states: `[B, Hkv, T, Dk]` after RoPE, at least one token after the sinks.
-        value_states: `[B, Hkv, T, Dv]`.
+        keys: `[H, T, Dk]` after RoPE, without sinks, at least one token.
+        values: `[H, T, Dv]`.
         key_format: code format of the keys.
         value_format: code format of the values.
-        query_states: `[B, Hq, T, Dk]` for the query-aware scale; without them the paper's scale is used.
-        sink_length: first tokens left out.
+        queries: `[Hq, T', Dk]` of the last T' tokens, or None: every direction and token then counts alike.
+        residual_length: recent tokens that a query reads in full precision.
         seed: seed of the draws.
 
     Raises:
-        ConfigError: if no token is left after the sinks.
+        ConfigError: without a token.
     """
-    heads, tokens, head_dim = key_states.shape[1:]
-    if tokens <= sink_length:
-        raise ConfigError(
-            f"The prompt has {tokens} tokens, none after {sink_length} sinks; an online codebook needs at least one."
-        )
-    keys, values = (
-        states[:, :, sink_length:].float().transpose(0, 1).reshape(heads, -1, states.shape[-1])
-        for states in (key_states, value_states)
-    )
-    moment = torch.zeros(heads, head_dim, head_dim, device=keys.device)
-    if query_states is not None:
-        square = query_states[:, :, sink_length:].float().square().mean((0, 2))
-        moment = torch.diag_embed(square.view(heads, -1, head_dim).mean(1))
-    recipe = "paper" if query_states is None else "query"
-    mean, smooth_scale = key_statistics(keys, keys.abs().amax(1), moment, recipe)
+    tokens = keys.shape[1]
+    if tokens == 0:
+        raise ConfigError("The prompt has no token after the sinks; an online codebook needs at least one.")
+    keys, values = keys.float(), values.float()
+    costs = None
+    if queries is not None and queries.shape[1] >= _FEWEST_QUERIES:
+        costs = attention_costs(queries.float(), keys, values, residual_length)
+    moment, key_weights, value_weights = costs or (None, None, None)
     sides = []
-    for vectors, fmt in ((apply_transform(keys, 1 / smooth_scale, mean), key_format), (values, value_format)):
-        needed = max(1, max(ONLINE_POINTS, fmt.codebook_size) // fmt.num_subvectors(vectors.shape[-1]))
+    for states, code_format, importance, weights in (
+        (keys, key_format, moment, key_weights),
+        (values, value_format, None, value_weights),
+    ):
+        mean, transform, inverse = transform_for(states, importance, code_format.subvector_dim, importance is not None)
+        count = max(1, POINTS // code_format.num_subvectors(states.shape[-1]))
+        chosen = torch.arange(0, tokens, max(1, tokens // count), device=states.device)[:count]
+        points = (states[:, chosen] - mean.unsqueeze(1)) @ transform
+        points = points.reshape(len(points), -1, code_format.subvector_dim)
+        if weights is not None:
+            weights = weights[:, chosen].repeat_interleave(points.shape[1] // len(chosen), 1)
+        centroids = _lloyd(points, weights, data_free_centroids(code_format, seed).to(points.device))
+        sides.append(SideFit(mean, transform, inverse, *round_to_int8(centroids)))
+    return sides[0], sides[1]
+
+
+def attention_costs(
+    queries: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, residual_length: int
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Return what errors of keys and values cost the attention's output, from a sample of the queries.
+
+    To first order an error `e` of key `t` changes the output `o` of a query by `p_t (q . e) (v_t - o)`, and an error
+    of value `t` by `p_t e`, with `p` the attention.
+
+    Args:
+        queries: float32 `[Hq, T', Dk]`, of the last T' tokens.
+        keys: float32 `[H, T, Dk]`.
+        values: float32 `[H, T, Dv]`.
+        residual_length: recent tokens that a query reads in full precision.
+
+    Returns:
+        The importance of key directions float32 `[H, Dk, Dk]`, and weights of keys and of values, float32 `[H, T]`.
+    """
+    heads, tokens, dim = keys.shape
+    group, last = queries.shape[0] // heads, queries.shape[1]
+    chosen = torch.arange(0, last, max(1, last // QUERIES), device=keys.device)
+    # The later half sees more tokens; a prompt's first queries see none outside the window.
+    rows = queries.view(heads, group, last, dim)[:, :, chosen].flatten(1, 2)
+    positions = (chosen + tokens - last).repeat(group)
+    index = torch.arange(tokens, device=keys.device)
+    scores = rows @ keys.transpose(1, 2) * dim**-0.5
+    scores = scores.masked_fill(index > positions.unsqueeze(1), float("-inf"))
+    attention = scores.softmax(-1).nan_to_num(0.0)
+    output = attention @ values
+    distance = values.square().sum(-1).unsqueeze(1) - 2 * output @ values.transpose(1, 2)
+    distance = (distance + output.square().sum(-1, keepdim=True)).clamp_min(0)
+    quantized = index <= positions.unsqueeze(1) - residual_length
+    square = attention.square() * quantized
+    cost = square * distance
+    moment = (rows * cost.sum(-1, keepdim=True)).transpose(1, 2) @ rows
+    key_weights = (cost * rows.square().sum(-1, keepdim=True)).sum(1)
+    return moment, _weights(key_weights), _weights(square.sum(1))
+
+
+def _weights(cost: torch.Tensor) -> torch.Tensor:
+    """Return weights in k-means from costs float32 `[H, T]`; tokens without a cost yet get the mean."""
+    level = cost.sum(-1, keepdim=True) / (cost > 0).sum(-1, keepdim=True).clamp_min(1)
+    share = torch.where((level > 0) & (cost > 0), cost / level.clamp_min(1e-38), torch.ones_like(cost))
+    return share.clamp(*_WEIGHT_RANGE) ** WEIGHT_EXPONENT
+
+
+def transform_for(
+    states: torch.Tensor, importance: torch.Tensor | None, subvector_dim: int, centred: bool
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Return mean `[H, D]`, transform and inverse `[H, D, D]`, after which squared error is cost; all float32.
+
+    As `calibration/loss_transform.py`: a root of the importance, then the principal axes of what is quantized, dealt
+    out to the sub-vectors so that each has axes of all sizes.
+
+    Args:
+        states: float32 `[H, T, D]`.
+        importance: float32 `[H, D, D]`, positive semi-definite, or None: all directions alike.
+        subvector_dim: elements per sub-vector.
+        centred: subtract the mean.
+    """
+    heads, tokens, dim = states.shape
+    mean = states.mean(1) if centred else states.new_zeros(heads, dim)
+    central = states - mean.unsqueeze(1)
+    covariance = central.transpose(1, 2) @ central / tokens
+    identity = torch.eye(dim, device=states.device).expand(heads, -1, -1)
+    root = root_inverse = identity
+    if importance is not None:
+        level = importance.diagonal(dim1=-2, dim2=-1).mean(-1).clamp_min(1e-30).view(-1, 1, 1)
+        root = torch.linalg.cholesky((1 - IMPORTANCE_SHARE) * importance / level + IMPORTANCE_SHARE * identity)
+        root_inverse = torch.linalg.solve_triangular(root, identity, upper=False)
+    inner = root.transpose(1, 2) @ covariance @ root
+    principal = torch.linalg.eigh(0.5 * (inner + inner.transpose(1, 2)))[1].flip(-1)
+    turned = torch.empty_like(principal)
+    turned[..., dealt_positions(dim, subvector_dim).to(states.device)] = principal
+    return mean, root @ turned, turned.transpose(1, 2) @ root_inverse
+
+
+@lru_cache(maxsize=32)
+def dealt_positions(dim: int, subvector_dim: int) -> torch.Tensor:
+    """Return where each axis goes, largest first: round by round over the sub-vectors, forwards and back."""
+    groups = dim // subvector_dim
+    axis = torch.arange(dim)
+    turn, place = axis // groups, axis % groups
+    group = torch.where(turn % 2 == 0, place, groups - 1 - place)
+    return group * subvector_dim + turn
+
+
+@lru_cache(maxsize=32)
+def data_free_centroids(code_format: CodeFormat, seed: int = 0) -> torch.Tensor:
+    """Return centroids of standard normal sub-vectors, float32 `[num_codes, codebook_size, subvector_dim]`."""
+    with torch.inference_mode(False):
         generator = torch.Generator().manual_seed(seed)
-        chosen = torch.randperm(vectors.shape[1], generator=generator)[:needed].to(vectors.device)
-        points = vectors.index_select(1, chosen).reshape(heads, -1, fmt.subvector_dim)
-        centroids = residual_kmeans(
-            points, fmt.num_codes, fmt.codebook_size, num_iterations=ONLINE_ITERATIONS, seed=seed
-        )
-        sides.append(round_to_int8(centroids))
-    return OnlineFit(mean, smooth_scale, *sides[0], *sides[1])
+        count = max(_GAUSSIAN_POINTS, 8 * code_format.codebook_size)
+        points = torch.randn(1, count, code_format.subvector_dim, generator=generator)
+        options = {"num_iterations": 8, "seed": seed}
+        return residual_kmeans(points, code_format.num_codes, code_format.codebook_size, **options)[0]
+
+
+def _lloyd(points: torch.Tensor, weights: torch.Tensor | None, prior: torch.Tensor) -> torch.Tensor:
+    """Return centroids `[H, num_codes, K, d]` after a few steps from the prior, stretched to the points' sizes.
+
+    Args:
+        points: float32 `[H, N, d]`.
+        weights: float32 `[H, N]`, or None.
+        prior: float32 `[num_codes, K, d]`, of standard normal sub-vectors.
+    """
+    heads, count, dim = points.shape
+    weights = torch.ones(heads, count, device=points.device) if weights is None else weights
+    total = weights.sum(-1)[:, None, None].clamp_min(1e-30)
+    size = ((points.square() * weights.unsqueeze(-1)).sum(1, keepdim=True) / total).sqrt()
+    columns = torch.cat([points * weights.unsqueeze(-1), weights.unsqueeze(-1)], -1)
+    levels, rest = [], points
+    for level in prior:
+        start = level * size
+        centroids = start
+        for _ in range(STEPS):
+            codes = nearest_centroids(rest, centroids)[0]
+            sums = torch.zeros(heads, len(level), dim + 1, device=points.device)
+            sums.scatter_add_(1, codes.unsqueeze(-1).expand(-1, -1, dim + 1), columns)
+            centroids = (sums[..., :dim] + PRIOR * centroids) / (sums[..., dim:] + PRIOR)
+        levels.append(centroids)
+        if len(levels) < len(prior):
+            rest = rest - look_up(centroids, nearest_centroids(rest, centroids)[0])
+            columns = torch.cat([rest * weights.unsqueeze(-1), weights.unsqueeze(-1)], -1)
+    return torch.stack(levels, 1)
