@@ -95,13 +95,44 @@ def test_a_layer_without_codes_is_fitted_anew_and_copies_keep_their_own():
     assert torch.equal(copied.layers[0].read()[0], kept)
 
 
-def test_it_is_not_saved_and_not_static(tmp_path):
+def test_it_is_not_saved(tmp_path):
     model = tiny_model("llama")
     with pytest.raises(CodebookError, match="belongs to one prompt"):
         VecInferCache(model.config, "online").codebook.save_pretrained(tmp_path)
     assert not list(tmp_path.iterdir())
-    with pytest.raises(ValueError, match="needs a cache that grows"):
-        VecInferCache(model.config, "online", static=True, max_cache_len=100)
+
+
+@pytest.mark.parametrize("length", [3, 12, 60])
+def test_a_static_cache_is_fitted_in_place_to_its_prompt(length):
+    """Addresses stay, so that a compiled step reads the fit; a short prompt is all there is to fit to."""
+    model = tiny_model("llama")
+    cache = VecInferCache(model, "online", residual_length=16, static=True, max_cache_len=200)
+    layer = cache.layers[0]
+    states = torch.randn(2, 1, 2, length, 16)
+    layer.lazy_initialization(*states)
+    before = layer.layer_codebook
+    addresses = [tensor.data_ptr() for tensor in before]
+    put(layer, *states)
+    assert [tensor.data_ptr() for tensor in layer.layer_codebook] == addresses
+    assert layer.layer_codebook.key_centroids.any()
+    copied = copy.deepcopy(cache)
+    kept = copied.layers[0].layer_codebook.key_centroid_scale.clone()
+    cache.reset()
+    put(layer, *(10 * states))
+    assert [tensor.data_ptr() for tensor in layer.layer_codebook] == addresses
+    assert torch.equal(copied.layers[0].layer_codebook.key_centroid_scale, kept)
+    assert not torch.equal(layer.layer_codebook.key_centroid_scale, kept)
+
+
+@pytest.mark.parametrize("length", [8, 60])
+def test_static_and_growing_caches_generate(length):
+    """With a prompt longer than sinks and window both are fitted to the same tokens and write the same text."""
+    model = tiny_model("llama")
+    inputs = {"input_ids": tiny_inputs(1, length)}
+    static, growing = (generate(model, inputs, static=each).sequences for each in (True, None))
+    assert static.shape == growing.shape
+    if length == 60:
+        assert torch.equal(static, growing)
 
 
 def test_bits_that_contradict_a_codebook_are_refused():

@@ -23,7 +23,7 @@ from ..quantization.formats import CodeFormat
 from .contract import QuantizedLayerContract
 from .forward_pass import Call, ForwardPass, Lengths
 from .handle import CacheHandle
-from .online_codebook import OnlineCodebook
+from .online_codebook import OnlineCodebook, row_states
 from .sinks import Piece, SinkOrder, valid_piece
 from .storage import GrowingStorage, ordinary_tensors
 from .stored_rows import StoredRows
@@ -260,7 +260,7 @@ class VecInferLayer(QuantizedLayerContract, StoredRows):
         first_call = before.columns == 0 and not any(before.tokens)
         pieces = self.sinks.sinks_first(piece) if first_call else [piece]
         if isinstance(self.codebook, OnlineCodebook):
-            self._fit_online(pieces, query, before)
+            self._fit_online(piece, pieces, query, before)
         lengths = before.tokens or [0] * len(piece.counts), before.quantized or [0] * len(piece.counts)
         tokens = piece.keys.shape[2]
         whole = len(pieces) == 1 and not any(piece.first) and piece.counts == [tokens] * len(piece.counts)
@@ -269,28 +269,23 @@ class VecInferLayer(QuantizedLayerContract, StoredRows):
         else:
             self.storage.store(pieces, lengths, self.layer_codebook, self.ops)
 
-    def _fit_online(self, pieces: list[Piece], query: torch.Tensor | None, before: Lengths) -> None:
-        """Fit the codebook when the first token of this layer is about to be coded, to all tokens known by then."""
-        counts = [sum(row) for row in zip(*(piece.counts for piece in pieces), strict=True)]
-        stored = before.tokens or [0] * len(counts)
-        most = max(old + new for old, new in zip(stored, counts, strict=True))
-        if any(before.quantized) or most <= self.sink_length + self.residual_length:
+    def _fit_online(self, piece: Piece, pieces: list[Piece], query: torch.Tensor | None, before: Lengths) -> None:
+        """Fit the codebook when the first token of this layer is about to be coded, to all tokens known by then.
+
+        A static layer is fitted to its prompt however short it is: its decode steps are compiled and cannot wait.
+        """
+        stored = before.tokens or [0] * len(piece.counts)
+        totals = [old + new for old, new in zip(stored, piece.counts, strict=True)]
+        is_due = max(totals) > self.sink_length + self.residual_length
+        if any(before.quantized) or not (is_due or (self.is_compileable and max(piece.counts) > 1)):
             return
-        in_ring = [max(old - self.sink_length, 0) for old in stored]
+        sinks = self.sink_length if max(totals) > self.sink_length else 0
+        order = sorted(range(len(totals)), key=totals.__getitem__)
 
-        def samples(side: int, ring: torch.Tensor) -> torch.Tensor:
-            # Nothing has left the ring yet: a row's tokens are in its first slots.
-            rows = [ring[row, :, :count] for row, count in enumerate(in_ring)]
-            for row, old in enumerate(stored):
-                left = max(self.sink_length - old, 0)
-                for piece in pieces:
-                    own = piece[side][row, :, piece.first[row] : piece.first[row] + piece.counts[row]]
-                    rows.append(own[:, left:])
-                    left = max(left - own.shape[1], 0)
-            return torch.cat(rows, dim=1)[None]
-
-        keys, values = samples(0, self.buffers.ring_keys), samples(1, self.buffers.ring_values)
-        # The queries of earlier calls are gone; without all of them the keys' own scale is used.
-        all_queries = query is not None and not any(stored)
-        queries = query.transpose(0, 1).flatten(1, 2)[None] if all_queries else None
-        self.codebook.fit(self.layer_idx, keys, values, queries)
+        longest = order[-1]
+        if query is not None:
+            query = query[longest, :, piece.first[longest] :][:, : piece.counts[longest]]
+        rings = self.buffers.ring_keys, self.buffers.ring_values
+        keys, values = (row_states(pieces, side, ring, stored, sinks, order) for side, ring in enumerate(rings))
+        own_tokens = max(totals) - sinks
+        self.codebook.fit(self.layer_idx, keys, values, query, own_tokens, self.residual_length)

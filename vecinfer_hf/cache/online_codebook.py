@@ -21,6 +21,7 @@ from ..model_info import HeadShape, model_identity
 from ..ops.types import LayerCodebook
 from ..quantization.formats import CodeFormat
 from ..quantization.online_fit import fit_online
+from .sinks import Piece
 
 
 ONLINE = "online"
@@ -32,9 +33,11 @@ class OnlineCodebook(Codebook):
     Args:
         model_config: the model's config.
         config: `key_bits`, `value_bits`, `layer_bits`, `residual_length`, `sink_length` and `seed` are used.
+        fixed: whether a fit changes the tensors in place: a compiled decode step knows them by their addresses.
     """
 
-    def __init__(self, model_config: PreTrainedConfig, config: CalibrationConfig):
+    def __init__(self, model_config: PreTrainedConfig, config: CalibrationConfig, fixed: bool = False):
+        self.fixed = fixed
         identity = model_identity(model_config)
         formats = config.formats(len(identity.layers)) if identity.layers else []
         # Nothing is coded before the fit, so the operators may be handed anything of the right shape.
@@ -48,6 +51,10 @@ class OnlineCodebook(Codebook):
         # A copied cache may be fitted anew after a crop or a reset, which must not change the original's codebook.
         other = copy.copy(self)
         other.layers, other._on_device = dict(self.layers), dict(self._on_device)
+        if self.fixed:
+            for places in (other.layers, other._on_device):
+                for key, layer in places.items():
+                    places[key] = LayerCodebook(*(tensor.clone() for tensor in layer))
         memo[id(self)] = other
         return other
 
@@ -66,35 +73,51 @@ class OnlineCodebook(Codebook):
         key_states: torch.Tensor,
         value_states: torch.Tensor,
         query_states: torch.Tensor | None,
+        own_tokens: int,
+        residual_length: int,
     ) -> None:
-        """Fit layer `index` to keys `[B, Hkv, T, Dk]` and values `[B, Hkv, T, Dv]`, and queries `[B, Hq, T', Dk]`."""
+        """Fit layer `index`.
+
+        Args:
+            index: the layer.
+            key_states: `[Hkv, T, Dk]`, tokens of all rows without sinks.
+            value_states: `[Hkv, T, Dv]`.
+            query_states: `[Hq, T', Dk]` of the last T' tokens, or None if they are not known.
+            own_tokens: tokens at the end that belong to the row of the queries.
+            residual_length: recent tokens that a query reads in full precision.
+        """
         device, shard = key_states.device, self.head_shard
         states = [
-            None if own is None else gather_heads(own, shard, device, dim=1)
+            None if own is None else gather_heads(own, shard, device, dim=0)
             for own in (key_states, value_states, query_states)
         ]
-        fitted = fit_online(
+        key, value = fit_online(
             *states[:2],
             *self.formats(index),
             states[2],
-            sink_length=0,
+            own_tokens=own_tokens,
+            residual_length=residual_length,
             seed=self.config.seed,
         )
         fitted = LayerCodebook(
-            key_mean=fitted.key_mean,
-            key_transform=1 / fitted.smooth_scale,
-            query_transform=fitted.smooth_scale,
-            key_centroids=fitted.key_centroids,
-            key_centroid_scale=fitted.key_centroid_scale,
-            value_mean=None,
-            value_transform=None,
-            output_transform=None,
-            value_centroids=fitted.value_centroids,
-            value_centroid_scale=fitted.value_centroid_scale,
+            key_mean=key.mean,
+            key_transform=key.transform,
+            query_transform=key.inverse.transpose(1, 2).contiguous(),
+            key_centroids=key.centroids,
+            key_centroid_scale=key.scale,
+            value_mean=value.mean,
+            value_transform=value.transform,
+            output_transform=value.inverse,
+            value_centroids=value.centroids,
+            value_centroid_scale=value.scale,
         )
-        fitted = fitted.heads(shard.of(states[0].shape[1]))
-        self.layers[index] = fitted
-        self._on_device[index, device] = fitted.to(device)
+        fitted = fitted.heads(shard.of(len(states[0])))
+        if self.fixed:
+            kept = self.layer(index, device)
+            for old, new in zip(kept, fitted, strict=True):
+                old.copy_(new)
+            fitted = kept
+        self.layers[index] = self._on_device[index, device] = fitted
 
     def save_pretrained(self, save_directory) -> None:
         """Raise CodebookError: what fits one prompt is not worth keeping."""
@@ -103,22 +126,37 @@ class OnlineCodebook(Codebook):
         )
 
 
+def row_states(
+    pieces: list[Piece], side: int, ring: torch.Tensor, stored: list[int], sinks: int, order: list[int]
+) -> torch.Tensor:
+    """Return the keys or values of all rows without their sinks, `[Hkv, T, D]`, one row behind the other.
+
+    Args:
+        pieces: the new tokens, sinks first.
+        side: 0 for keys, 1 for values.
+        ring: `[B, Hkv, slots, D]`, what came before them; nothing has left it yet, so a row's tokens come first.
+        stored: tokens of each row that came before.
+        sinks: sinks of each row.
+        order: the rows.
+    """
+    states = []
+    for row in order:
+        states.append(ring[row, :, : max(stored[row] - sinks, 0)])
+        left = max(sinks - stored[row], 0)
+        for piece in pieces:
+            own = piece[side][row, :, piece.first[row] : piece.first[row] + piece.counts[row]]
+            states.append(own[:, left:])
+            left = max(left - own.shape[1], 0)
+    return torch.cat(states, dim=1)
+
+
 def _placeholder(shape: HeadShape, key_format: CodeFormat, value_format: CodeFormat) -> LayerCodebook:
-    heads = shape.num_key_value_heads
-
-    def centroids(fmt: CodeFormat) -> torch.Tensor:
-        return torch.zeros(heads, fmt.num_codes, fmt.codebook_size, fmt.subvector_dim, dtype=torch.int8)
-
-    ones = torch.ones(heads, shape.key_head_dim)
-    return LayerCodebook(
-        None,
-        ones,
-        ones,
-        centroids(key_format),
-        torch.ones(heads),
-        None,
-        None,
-        None,
-        centroids(value_format),
-        torch.ones(heads),
-    )
+    heads, *sizes = shape
+    sides = []
+    for size, code_format in zip(sizes, (key_format, value_format), strict=True):
+        matrix = torch.eye(size).repeat(heads, 1, 1)
+        centroids = torch.zeros(
+            heads, code_format.num_codes, code_format.codebook_size, code_format.subvector_dim, dtype=torch.int8
+        )
+        sides += [torch.zeros(heads, size), matrix, matrix.clone(), centroids, torch.ones(heads)]
+    return LayerCodebook(*sides)

@@ -86,14 +86,9 @@ def resolve(
 
 
 def _online(model_config: PreTrainedConfig, config: VecInferConfig) -> OnlineCodebook:
-    if config.static:
-        raise ConfigError(
-            'codebook="online" needs a cache that grows: a compiled decode step cannot wait for a codebook. '
-            "Leave out static or calibrate a codebook."
-        )
     names = ("key_bits", "value_bits", "residual_length", "sink_length", "sink_choice")
     given = {name: getattr(config, name) for name in names if getattr(config, name) is not None}
-    return OnlineCodebook(model_config, CalibrationConfig(**given))
+    return OnlineCodebook(model_config, CalibrationConfig(**given), fixed=bool(config.static))
 
 
 def _named(model_or_config: PreTrainedModel | PreTrainedConfig, config: VecInferConfig) -> Codebook:

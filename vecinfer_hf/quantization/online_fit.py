@@ -16,6 +16,7 @@ from functools import lru_cache
 from typing import NamedTuple
 
 import torch
+from torch.nn.functional import pad
 
 from ..errors import ConfigError
 from .formats import CodeFormat
@@ -31,9 +32,12 @@ STEPS = 6
 """Lloyd steps from the data-free centroids."""
 PRIOR = 2.0
 """Points that a centroid's place without data counts as."""
+PRIOR_TOKENS, PRIOR_POINTS = 4.0, 32.0
+"""Tokens and sub-vectors of equal size in every direction that are added to the prompt's."""
 IMPORTANCE_SHARE = 0.1
 """Share of an isotropic importance that is mixed in: no direction is worth nothing."""
 WEIGHT_EXPONENT = 0.5
+MOMENT_FLOOR = 0.01
 _WEIGHT_RANGE = (0.02, 20.0)
 _FEWEST_QUERIES = 32
 _GAUSSIAN_POINTS = 1 << 15
@@ -64,6 +68,7 @@ def fit_online(
     value_format: CodeFormat,
     queries: torch.Tensor | None = None,
     *,
+    own_tokens: int | None = None,
     residual_length: int = 128,
     seed: int = 0,
 ) -> tuple[SideFit, SideFit]:
@@ -75,8 +80,9 @@ def fit_online(
         key_format: code format of the keys.
         value_format: code format of the values.
         queries: `[Hq, T', Dk]` of the last T' tokens, or None: every direction and token then counts alike.
+        own_tokens: tokens at the end that the queries may attend to; None for all.
         residual_length: recent tokens that a query reads in full precision.
-        seed: seed of the draws.
+        seed: seed of the data-free centroids.
 
     Raises:
         ConfigError: without a token.
@@ -85,10 +91,12 @@ def fit_online(
     if tokens == 0:
         raise ConfigError("The prompt has no token after the sinks; an online codebook needs at least one.")
     keys, values = keys.float(), values.float()
-    costs = None
-    if queries is not None and queries.shape[1] >= _FEWEST_QUERIES:
-        costs = attention_costs(queries.float(), keys, values, residual_length)
-    moment, key_weights, value_weights = costs or (None, None, None)
+    moment = key_weights = value_weights = None
+    own = tokens if own_tokens is None else own_tokens
+    if queries is not None and min(queries.shape[1], own) >= residual_length + _FEWEST_QUERIES:
+        last = queries[:, max(0, queries.shape[1] - own) :].float()
+        moment, *weights = attention_costs(last, keys[:, tokens - own :], values[:, tokens - own :], residual_length)
+        key_weights, value_weights = (pad(each, (tokens - own, 0), value=1.0) for each in weights)
     sides = []
     for states, code_format, importance, weights in (
         (keys, key_format, moment, key_weights),
@@ -139,8 +147,12 @@ def attention_costs(
     quantized = index <= positions.unsqueeze(1) - residual_length
     square = attention.square() * quantized
     cost = square * distance
-    moment = (rows * cost.sum(-1, keepdim=True)).transpose(1, 2) @ rows
-    key_weights = (cost * rows.square().sum(-1, keepdim=True)).sum(1)
+    key_cost = (cost * rows.square().sum(-1, keepdim=True)).sum(1)
+    # Every token counts alike for the directions: a few cost more than all others together.
+    level = key_cost.mean(-1, keepdim=True).clamp_min(1e-30)
+    share = 1 / (key_cost + MOMENT_FLOOR * level)
+    moment = (rows * (cost @ share.unsqueeze(-1))).transpose(1, 2) @ rows
+    key_weights = key_cost
     return moment, _weights(key_weights), _weights(square.sum(1))
 
 
@@ -170,6 +182,9 @@ def transform_for(
     central = states - mean.unsqueeze(1)
     covariance = central.transpose(1, 2) @ central / tokens
     identity = torch.eye(dim, device=states.device).expand(heads, -1, -1)
+    # Few tokens say little of most directions: those then count as large as the mean one.
+    size = states.square().mean((1, 2)).view(-1, 1, 1)
+    covariance = (tokens * covariance + PRIOR_TOKENS * size * identity) / (tokens + PRIOR_TOKENS)
     root = root_inverse = identity
     if importance is not None:
         level = importance.diagonal(dim1=-2, dim2=-1).mean(-1).clamp_min(1e-30).view(-1, 1, 1)
@@ -214,7 +229,9 @@ def _lloyd(points: torch.Tensor, weights: torch.Tensor | None, prior: torch.Tens
     heads, count, dim = points.shape
     weights = torch.ones(heads, count, device=points.device) if weights is None else weights
     total = weights.sum(-1)[:, None, None].clamp_min(1e-30)
-    size = ((points.square() * weights.unsqueeze(-1)).sum(1, keepdim=True) / total).sqrt()
+    square = (points.square() * weights.unsqueeze(-1)).sum(1, keepdim=True)
+    size = (square + PRIOR_POINTS * (square / total).mean(-1, keepdim=True)) / (total + PRIOR_POINTS)
+    size = size.sqrt()
     columns = torch.cat([points * weights.unsqueeze(-1), weights.unsqueeze(-1)], -1)
     levels, rest = [], points
     for level in prior:
