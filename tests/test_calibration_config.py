@@ -15,6 +15,7 @@ CHANGED = {
     "value_bits": "d2b8",
     "layer_bits": [[4, 2], ["d8b12", 1]],
     "allocate": 1.5,
+    "sensitivity_by": "measurement",
     "refine_steps": 70,
     "recipe": "paper",
     "sequence_length": 512,

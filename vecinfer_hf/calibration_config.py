@@ -24,6 +24,7 @@ from .quantization.formats import CodeFormat, parse_format
 
 
 RECIPES = ("default", "query", "paper")
+SENSITIVITY_BY = ("measurement", "gradients")
 MOVED_FROM_PROVENANCE = {
     "refine_steps": "refine_steps",
     "recall": "retrieval_fraction",
@@ -48,6 +49,8 @@ class CalibrationConfig(StoredOptions):
         layer_bits: one `[key_bits, value_bits]` per quantized layer, instead of the two above, or None.
         allocate: mean bits per element to distribute over layers, keys and values by sensitivity, from 1 to 4, instead
             of `key_bits`, `value_bits` and `layer_bits`; None to use those.
+        sensitivity_by: how `allocate` finds the sensitivity: by "measurement" on text, or by the "gradients" that the
+            recipe "default" has, which predict it; None: by gradients on a CPU where they are there, else measurement.
         refine_steps: steps of refinement by gradient against the unquantized model; 0 for none.
         recipe: "default" (a matrix per head from the gradients of the model's loss), "query" (forward passes only,
             faster) or "paper".
@@ -74,6 +77,7 @@ class CalibrationConfig(StoredOptions):
     value_bits: float | str = 2
     layer_bits: list[list[float | str]] | None = None
     allocate: float | None = None
+    sensitivity_by: str | None = None
     refine_steps: int = 0
     recipe: str = "default"
     sequence_length: int = 2048
@@ -99,6 +103,8 @@ class CalibrationConfig(StoredOptions):
         _check_fraction("separator_fraction", self.separator_fraction, 0, 1)
         check_choice("recipe", self.recipe, RECIPES)
         check_choice("sink_choice", self.sink_choice, SINK_CHOICES)
+        if self.sensitivity_by is not None:
+            check_choice("sensitivity_by", self.sensitivity_by, SENSITIVITY_BY)
         for name, least, most in (
             ("residual_length", 0, LONGEST_WINDOW),
             ("sink_length", 0, LONGEST_WINDOW),

@@ -89,7 +89,7 @@ def test_little_memory_gives_short_windows_then_no_gradients(tiny, monkeypatch):
     model = tiny_model("llama")
     middle = auto_plan.recomputed_bytes(model, 1, 1024, 4)
     monkeypatch.setattr(auto_plan, "free_bytes", lambda device: middle / auto_plan.ACTIVATIONS)
-    assert plan(model).config.sequence_length == 1024
+    assert plan(model, 500.0).config.sequence_length == 1024
 
 
 class _ForwardOnly(torch.autograd.Function):

@@ -42,7 +42,6 @@ def test_the_codebook_is_auto_unless_named(vecinfer, tiny_model_directory):
         (("--trust", "somebody"), "--trust has an effect only with --codebook auto"),
         (("-c", "auto", "--revision", "v1"), "--revision has no effect with --codebook auto"),
         (("-c", "online", "--subfolder", "2bit"), "--subfolder has no effect with --codebook online"),
-        (("-c", "online", "--static"), "needs a cache that grows"),
         (("--key-bits", "1"), "key_bits=1 was asked for, but the codebook has"),
         (("--ops-backend", "cuda", "--device", "cpu"), "--ops-backend cuda needs a CUDA device"),
         (("--residual-length", 1 << 21), "residual_length is 2097152"),

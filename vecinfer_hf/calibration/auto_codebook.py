@@ -105,9 +105,10 @@ def make_codebook(
         held_back = text_windows(tokenizer, load_text(HELD_BACK), length, _MEASURED_WINDOWS)
     quality = _quality(model, codebook, held_back)
     spent = time.monotonic() - started
-    if quality is not None and not _good(quality) and config.allocate == MEAN_BITS:
+    if quality is not None and not _good(quality) and key_bits is None and value_bits is None:
         logger.warning(f"vecinfer: {_words(quality)} at {MEAN_BITS:g} bits is above the limit; using {MORE_BITS:g}.")
-        more = replace(plan.config, allocate=MORE_BITS)
+        more = {"allocate": MORE_BITS} if plan.config.allocate is not None else {"key_bits": 4}
+        more = replace(plan.config, **more)
         codebook = calibrate(model, texts, config=more, tokenizer=tokenizer, progress=progress)
         quality = _quality(model, codebook, held_back)
     codebook.weights_fingerprint = weights_fingerprint(model)

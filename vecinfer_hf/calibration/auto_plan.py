@@ -28,7 +28,7 @@ BUDGET, BUDGET_CPU = 60.0, 150.0
 """Seconds a codebook may take on a GPU and on a CPU, where nothing else is asked for."""
 WRITING, READING, FITTING = 0.4, 0.3, 0.2
 """Shares of the budget: writing text, reading it with gradients, k-means. The rest is for measuring."""
-STATES, ACTIVATIONS, WRITING_CACHE = 0.4, 0.4, 0.3
+STATES, ACTIVATIONS, WRITING_CACHE = 0.3, 0.4, 0.3
 """Shares of the free memory: recorded keys and values, activations of a window, and the cache of the text written."""
 WINDOWS = (2048, 1024, 512)
 ROW_LENGTHS = (1024, 512, 256, 128)
@@ -124,6 +124,9 @@ def make_plan(
     config = replace(
         config,
         recipe=recipe,
+        # Without gradients the sensitivity of layers would be measured, pass by pass.
+        allocate=config.allocate if recipe == "default" else None,
+        sensitivity_by="gradients" if config.allocate is not None and recipe == "default" else None,
         sequence_length=length,
         num_tokens=windows * length,
         num_samples=min(_samples(model, STATES * free, recipe), windows * length),

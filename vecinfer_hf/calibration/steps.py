@@ -19,7 +19,7 @@ from ..model_info import text_config
 from ..ops.types import LayerCodebook
 from ..quantization.formats import CodeFormat, parse_format
 from .allocate import allocate_bits, measure_sensitivity, mix_sides, predicted_sensitivity
-from .fit import fit_layers, layer_errors
+from .fit import SideTransform, fit_layers, layer_errors, side_transforms
 from .gradients import record_gradients
 from .mixture import TextMixture
 from .recorder import LayerStates, of_all_heads, record_states
@@ -68,13 +68,15 @@ def fit(
     config: CalibrationConfig,
     bar: Bar,
     title: str,
+    transforms: dict[int, tuple[SideTransform, SideTransform]] | None = None,
 ) -> dict[int, LayerCodebook]:
-    """Return the layers' codebooks, fitted by the config's recipe to the given formats."""
+    """Return the layers' codebooks, fitted by the config's recipe to the given formats; see `fit_layers`."""
     problems = sum(fmt.num_codes * len(states[index].keys) for index, pair in formats.items() for fmt in pair)
     return fit_layers(
         states,
         formats,
         recipe=config.recipe,
+        transforms=transforms,
         num_iterations=config.num_iterations,
         seed=config.seed,
         progress=bar(title, problems * config.num_iterations),
@@ -85,10 +87,14 @@ def allocate(
     model: PreTrainedModel, states: dict[int, LayerStates], text: TextMixture, config: CalibrationConfig, bar: Bar
 ) -> tuple[dict[int, LayerCodebook], dict[str, Any]]:
     """Fit every candidate, measure, choose, and return the layers and the sensitivities for the provenance."""
-    candidates = {}
+    candidates, transforms = {}, {}
     for bits in CANDIDATE_BITS:
-        formats = dict.fromkeys(states, (parse_format(bits), parse_format(bits)))
-        candidates[bits] = fit(states, formats, config, bar, f"Fitting {bits} bit")
+        pair = parse_format(bits), parse_format(bits)
+        dim = pair[0].subvector_dim
+        if dim not in transforms:
+            transforms[dim] = {index: side_transforms(own, pair, config.recipe) for index, own in states.items()}
+        formats = dict.fromkeys(states, pair)
+        candidates[bits] = fit(states, formats, config, bar, f"Fitting {bits} bit", transforms[dim])
     measured = measures_sensitivity(model, config)
     if not measured:
         sensitivity = predicted_sensitivity(states, candidates)
@@ -109,6 +115,8 @@ def allocate(
 
 def measures_sensitivity(model: PreTrainedModel, config: CalibrationConfig) -> bool:
     """Return True if `allocate` measures on text; on a CPU the gradients of "default" predict instead."""
+    if config.sensitivity_by is not None and config.recipe == "default":
+        return config.sensitivity_by == "measurement"
     return config.recipe != "default" or computing_device(model).type != "cpu"
 
 
