@@ -91,7 +91,12 @@ def largest_batch(model: PreTrainedModel, kind: CacheKind, context: int, memory:
     else:
         fmt, lengths = parse_format(kind.bits), CalibrationConfig()
         plan = vecinfer_plan(
-            model.config, [(fmt, fmt)] * layers, lengths.residual_length, lengths.sink_length, model.dtype
+            model.config,
+            [(fmt, fmt)] * layers,
+            lengths.residual_length,
+            lengths.sink_length,
+            model.dtype,
+            matrices=False,
         )
     # 4 % of the device are the context of CUDA, libraries and activations of one step.
     batch = max(1, plan.largest_batch(0.96 * memory - weights, tokens))

@@ -87,7 +87,7 @@ def applies(family: str, operation: str) -> bool:
 def refusal(family: str, operation: str) -> str | None:
     """Return words of the error with which an operation is refused for a family, or None if it works."""
     kinds = layer_kinds(family)
-    if operation == "crop" and kinds & {"sliding", "recurrent"}:
+    if operation == "crop" and kinds & {"sliding", "recurrent", "convolution"}:
         return "cannot be cropped"
     if operation in ("prompt_lookup", "assistant") and "recurrent" in kinds:
         return _STATEFUL
@@ -99,12 +99,12 @@ def refusal(family: str, operation: str) -> str | None:
 
 
 def layer_kinds(family: str) -> set[str]:
-    """Return what a family's layers keep beside codes: "sliding", "recurrent", "shared", "cross"."""
+    """Return what a family's layers keep beside codes: "sliding", "recurrent", "convolution", "shared", "cross"."""
     config = family_config(family)
     kinds = set()
     for use, layer in zip(layer_uses(config), DynamicCache(config=config).layers, strict=True):
         if isinstance(layer, LinearAttentionCacheLayerMixin):
-            kinds.add("recurrent")
+            kinds.add("convolution" if "conv" in config.layer_types else "recurrent")
         elif use.keeps == "shared":
             kinds.add("shared")
         elif getattr(layer, "is_sliding", False):
@@ -116,7 +116,8 @@ def layer_kinds(family: str) -> set[str]:
 
 _BESIDE = {
     "sliding": "sliding or chunked windows",
-    "recurrent": "recurrent and convolution states",
+    "recurrent": "recurrent states",
+    "convolution": "convolution states",
     "shared": "layers that read another layer's codes",
     "cross": "cross-attention",
 }

@@ -10,13 +10,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from transformers import AutoModelForCausalLM, PreTrainedConfig
-from transformers.cache_utils import DynamicCache, DynamicSlidingWindowLayer
+from transformers import PreTrainedConfig
+from transformers.cache_utils import DynamicCache, DynamicSlidingWindowLayer, LinearAttentionCacheLayerMixin
 
 from ..codebook.sizes import bytes_per_token, layer_nbytes
-from ..codebook.tensors import SMOOTH_SCALE, LayerForm, SideForm
-from ..model_info import head_shape, head_shapes, text_config, unsupported_reason
+from ..codebook.tensors import MATRIX, SMOOTH_SCALE, LayerForm, SideForm
+from ..errors import UnsupportedModelError
+from ..model_info import head_shapes, unsupported_reason
+from ..model_info.probe import cache_of_copy, language_model
 from ..quantization.formats import CodeFormat, mean_bits
+from .default_layers import held_tensors
 from .sinks import CANDIDATES
 
 
@@ -27,7 +30,7 @@ class CachePlan:
     Args:
         name: "stock" or the bits per element.
         bytes_per_token: bytes that one more token of one sequence takes.
-        bytes_per_sequence: bytes of a sequence that do not grow: sinks, exact window, sliding layers' windows.
+        bytes_per_sequence: bytes of a sequence that do not grow: sinks, exact window, sliding layers' windows, states.
         bytes_fixed: bytes that do not depend on sequences: codebooks.
     """
 
@@ -50,27 +53,34 @@ class CachePlan:
         return max(0, int((budget - self.bytes_fixed) // (tokens * self.bytes_per_token + self.bytes_per_sequence)))
 
 
-def weight_bytes(config: PreTrainedConfig, dtype: torch.dtype) -> int:
-    """Return the bytes of the model's parameters in `dtype`; nothing is allocated."""
-    with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(config)
-    return sum(parameter.numel() for parameter in model.parameters()) * dtype.itemsize
+def _default_bytes(config: PreTrainedConfig, dtype: torch.dtype) -> int:
+    """Return the bytes of one row in the layers that do not grow: sliding windows and recurrent states.
 
-
-def _sliding_bytes(config: PreTrainedConfig, dtype: torch.dtype) -> int:
-    inner = text_config(config)
+    Their shapes are those of a copy without weights: MiMo-V2-Flash gives sliding layers other heads than its config.
+    """
+    model_class, inner = language_model(config)
+    layers = DynamicCache(config=inner).layers
+    if not any(isinstance(layer, (DynamicSlidingWindowLayer, LinearAttentionCacheLayerMixin)) for layer in layers):
+        return 0
+    if model_class is None:
+        raise UnsupportedModelError(
+            f"The sizes of some layers of {inner.model_type} are not known: transformers has no such language model."
+        )
     total = 0
-    for layer, own in zip(DynamicCache(config=inner).layers, inner.per_layer_config, strict=True):
-        if isinstance(layer, DynamicSlidingWindowLayer):
+    for layer in cache_of_copy(model_class, inner, dtype).layers:
+        if isinstance(layer, DynamicSlidingWindowLayer) and layer.is_initialized:
             # A sliding layer keeps one token less than its window.
-            total += (layer.sliding_window - 1) * head_shape(own).elements * dtype.itemsize
+            elements = sum(states.shape[1] * states.shape[3] for states in (layer.keys, layer.values))
+            total += (layer.sliding_window - 1) * elements * dtype.itemsize
+        if isinstance(layer, LinearAttentionCacheLayerMixin):
+            total += sum(tensor.nbytes for tensor in held_tensors((layer.conv_states, layer.recurrent_states)))
     return total
 
 
 def stock_plan(config: PreTrainedConfig, dtype: torch.dtype) -> CachePlan:
-    """Return the sizes of the stock cache of a model with this config."""
+    """Return the sizes of the default cache of a model with this config."""
     per_token = sum(shape.elements for shape in head_shapes(config).values()) * dtype.itemsize
-    return CachePlan("stock", per_token, _sliding_bytes(config, dtype), 0)
+    return CachePlan("stock", per_token, _default_bytes(config, dtype), 0)
 
 
 def vecinfer_plan(
@@ -79,6 +89,7 @@ def vecinfer_plan(
     residual_length: int,
     sink_length: int,
     dtype: torch.dtype,
+    matrices: bool = True,
 ) -> CachePlan:
     """Return the sizes of a VecInfer cache.
 
@@ -88,6 +99,7 @@ def vecinfer_plan(
         residual_length: exact recent tokens.
         sink_length: exact early tokens.
         dtype: dtype of the exact tokens.
+        matrices: whether the codebook has full matrices, as the recipe "default" makes them, or diagonal ones.
 
     Raises:
         ValueError: if the model is not supported.
@@ -104,9 +116,10 @@ def vecinfer_plan(
     lengths = sum(4 * (2 + shape.num_key_value_heads * places) for shape in shapes)
     # The exact tokens are not coded as well.
     per_sequence = exact + lengths - int(per_token * (residual_length + sink_length))
+    kinds = (MATRIX, MATRIX) if matrices else (SMOOTH_SCALE, None)
     codebooks = sum(
-        layer_nbytes(shape, LayerForm(SideForm(key, SMOOTH_SCALE, False), SideForm(value, None, False)))
+        layer_nbytes(shape, LayerForm(SideForm(key, kinds[0], matrices), SideForm(value, kinds[1], False)))
         for shape, (key, value) in layers
     )
     bits = mean_bits(formats).bits_per_element
-    return CachePlan(f"{bits:g} bits", per_token, per_sequence + _sliding_bytes(config, dtype), codebooks)
+    return CachePlan(f"{bits:g} bits", per_token, per_sequence + _default_bytes(config, dtype), codebooks)

@@ -9,15 +9,15 @@ import re
 from dataclasses import asdict
 from typing import Annotated
 
-import torch
 import typer
 
-from ..cache.planner import stock_plan, vecinfer_plan, weight_bytes
+from ..cache.planner import stock_plan, vecinfer_plan
+from ..cache.weights import checkpoint_bits, checkpoint_dtype, weight_bytes
 from ..calibration_config import CalibrationConfig
 from ..config import LONGEST_WINDOW
 from ..errors import ConfigError, UnsupportedModelError
-from ..model_info import full_attention_layers, unsupported_reason
-from .console import print_json, print_table, size
+from ..model_info import full_attention_layers, text_config, unsupported_reason
+from .console import output, print_json, print_table, size
 from .loading import load_config
 from .options import AsJson, Model
 
@@ -40,10 +40,15 @@ def parse_memory(text: str) -> int:
 
 def plan(
     model: Model,
-    gpu_memory: Annotated[str, typer.Option(help="Memory of the GPU, as in 24GB.")] = "24GB",
+    gpu_memory: Annotated[str, typer.Option(help="Memory of each GPU, as in 24GB.")] = "24GB",
+    gpus: Annotated[int, typer.Option(min=1, help="GPUs over which the model is spread.")] = 1,
+    weights_bits: Annotated[
+        float | None,
+        typer.Option(help="Bits per element of quantized weights, scales included; default as the checkpoint has."),
+    ] = None,
     context: Annotated[int, typer.Option(min=1, help="Tokens per sequence for the largest batch.")] = 32768,
     reserve: Annotated[
-        str, typer.Option(help="Kept free for activations, the CUDA context and fragmentation.")
+        str, typer.Option(help="Kept free on each GPU for activations, the CUDA context and fragmentation.")
     ] = "3GB",
     residual_length: Annotated[
         int, typer.Option(min=0, max=LONGEST_WINDOW, help="Recent tokens kept in full precision.")
@@ -53,44 +58,57 @@ def plan(
     ] = DEFAULT.sink_length,
     as_json: AsJson = False,
 ) -> None:
-    """Print what fits into a GPU: weights in bfloat16, default cache against VecInfer at 4, 2 and 1 bits.
+    """Print what fits into GPUs: weights as the checkpoint has them, default cache against 4, 2 and 1 bits.
 
     Only the model's config is read. The numbers are arithmetic on the storage formats, which the tests compare with
-    allocated caches; how much `reserve` a prompt needs depends on the model and on how it is prefilled.
+    allocated caches; how much `reserve` a prompt needs depends on the model and on how it is prefilled. Codebooks are
+    counted with full matrices, as calibration makes them by default.
     """
     memory, kept_free = parse_memory(gpu_memory), parse_memory(reserve)
+    if weights_bits is not None and not 0 < weights_bits <= 32:
+        raise ConfigError(f"--weights-bits is {weights_bits}; give more than 0 and at most 32.")
     config = load_config(model)
     reason = unsupported_reason(config)
     if reason:
         raise UnsupportedModelError(f"No VecInfer cache for {model}: {reason}.")
-    dtype = torch.bfloat16
-    weights = weight_bytes(config, dtype)
-    budget = memory - weights - kept_free
+    dtype = checkpoint_dtype(config)
+    bits = checkpoint_bits(config) if weights_bits is None else weights_bits
+    weights = weight_bytes(config, dtype, bits)
+    budget = gpus * (memory - kept_free) - weights
+    where = gpu_memory if gpus == 1 else f"{gpus} x {gpu_memory}"
     if budget <= 0:
         raise ConfigError(
-            f"The weights ({size(weights)}) and the reserve ({reserve}) leave nothing of {gpu_memory} for a cache."
+            f"The weights ({size(weights)}) and the reserve ({reserve}) leave nothing of {where} for a cache."
         )
     layers = len(full_attention_layers(config))
+    if not layers:
+        raise UnsupportedModelError(f"No VecInfer cache for {model}: none of its layers grows with the text.")
     plans = [stock_plan(config, dtype)]
-    for bits in (4, 2, 1):
-        formats = CalibrationConfig(key_bits=bits, value_bits=bits).formats(layers)
+    for cache_bits in (4, 2, 1):
+        formats = CalibrationConfig(key_bits=cache_bits, value_bits=cache_bits).formats(layers)
         plans.append(vecinfer_plan(config, formats, residual_length, sink_length, dtype))
+    limit = getattr(text_config(config), "max_position_embeddings", None)
     rows = [
         {
             **asdict(entry),
-            "longest_context": entry.longest_context(budget),
+            "tokens": entry.longest_context(budget),
+            "longest_context": min(entry.longest_context(budget), limit or math.inf),
             "largest_batch": entry.largest_batch(budget, context),
         }
         for entry in plans
     ]
+    stored = f"{bits:g} bits" if bits else str(dtype).removeprefix("torch.")
     if as_json:
-        print_json({"weight_bytes": weights, "budget_bytes": budget, "context": context, "plans": rows})
+        figures = {"weight_bytes": weights, "weights": stored, "budget_bytes": budget, "context": context}
+        print_json({**figures, "position_limit": limit, "plans": rows})
         return
     print_table(
-        f"{model} on {gpu_memory}: weights {size(weights)} (bfloat16), reserve {reserve}, cache {size(budget)}",
-        ("cache", "bytes per token", "longest context", f"largest batch at {context:,}"),
+        f"{model} on {where}: weights {size(weights)} ({stored}), reserve {reserve} each, cache {size(budget)}",
+        ("cache", "bytes per token", "tokens that fit", f"largest batch at {context:,}"),
         [
-            (row["name"], f"{row['bytes_per_token']:,.0f}", f"{row['longest_context']:,}", f"{row['largest_batch']:,}")
+            (row["name"], f"{row['bytes_per_token']:,.0f}", f"{row['tokens']:,}", f"{row['largest_batch']:,}")
             for row in rows
         ],
     )
+    if limit:
+        output.print(f"The model's positions end at {limit:,} tokens of one text.", highlight=False)

@@ -16,7 +16,12 @@ from typing import Any, NoReturn
 
 import torch
 from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedConfig, PreTrainedModel
-from transformers.cache_utils import DynamicCache, DynamicLayer, LinearAttentionAndFullAttentionLayer
+from transformers.cache_utils import (
+    Cache,
+    DynamicCache,
+    DynamicLayer,
+    LinearAttentionAndFullAttentionLayer,
+)
 from transformers.initialization import no_init_weights
 from transformers.models.auto.modeling_auto import MODEL_MAPPING
 
@@ -139,7 +144,23 @@ def probe(model_class: type[PreTrainedModel], config: PreTrainedConfig) -> Probe
     return _done[key]
 
 
-def _run(model_class: type[PreTrainedModel], config: PreTrainedConfig) -> None:
+def cache_of_copy(model_class: type[PreTrainedModel], config: PreTrainedConfig, dtype: torch.dtype) -> Cache:
+    """Return the default cache of one row after a forward pass of a copy with weights of `dtype`, all on meta.
+
+    Args:
+        model_class: the class of the language model without its head.
+        config: its config.
+        dtype: dtype of the weights.
+    """
+    token = _current.set(Probe())
+    try:
+        return _run(model_class, config, dtype)
+    finally:
+        _current.reset(token)
+
+
+def _run(model_class: type[PreTrainedModel], config: PreTrainedConfig, dtype: torch.dtype | None = None) -> Cache:
+    """Run a copy, its weights in `dtype` (None for float32), and return its cache; layers with codes hold nothing."""
     AttentionInterface.register(_NAME, _attention)
     AttentionMaskInterface.register(_NAME, _mask)
     config = copy.deepcopy(config)
@@ -147,12 +168,13 @@ def _run(model_class: type[PreTrainedModel], config: PreTrainedConfig) -> None:
     # The others choose rows by value, which meta tensors do not have.
     config._experts_implementation = "batched_mm"
     with torch.random.fork_rng(devices=[]), torch.device("meta"), no_init_weights(), torch.no_grad():
-        model = model_class(config).eval()
+        model = model_class(config).to(dtype).eval()
         cache = DynamicCache(config=config)
         for index in full_attention_layers(config):
             kind = _HybridLayer if type(cache.layers[index]) is LinearAttentionAndFullAttentionLayer else _Layer
             cache.layers[index] = kind(cache.layers[index], index)
         model(torch.zeros(1, _TOKENS, dtype=torch.long), use_cache=True, **{_cache_name(model): cache})
+    return cache
 
 
 def _cache_name(model: PreTrainedModel) -> str:
