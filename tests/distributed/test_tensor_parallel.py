@@ -84,6 +84,10 @@ def test_more_processes_than_heads_are_refused_by_name(found, entry):
     assert found["refused"]["unchanged"]
 
 
+def test_what_every_process_would_plan_by_its_own_clock_is_refused(found):
+    assert "in 2 processes" in found["refused"]["make_codebook"]
+
+
 @pytest.mark.slow
 def test_an_online_codebook_is_fitted_to_all_heads(others):
     check_cache(others["online"], 2)

@@ -20,6 +20,7 @@ from transformers.distributed.configuration_utils import DistributedConfig
 
 import vecinfer_hf
 from vecinfer_hf import CalibrationConfig, VecInferCache, calibrate, disable, enable
+from vecinfer_hf.calibration.auto_codebook import make_codebook
 from vecinfer_hf.calibration.gradients import record_gradients
 from vecinfer_hf.calibration.recorder import of_all_heads
 from vecinfer_hf.integration.compat import cache_argument
@@ -200,7 +201,7 @@ def enabled():
 
 
 def refused():
-    """Return the errors of one key/value head for two processes, and of a cache made for one process's model."""
+    """Return the errors of one key/value head for two processes, and of a codebook made by the clock."""
     together, _ = loaded("llama", 1)
     before, found = dict(vars(together)), {}
     for name, action in (
@@ -213,6 +214,10 @@ def refused():
         except vecinfer_hf.errors.UnsupportedModelError as error:
             found[name] = str(error)
     found["unchanged"] = dict(vars(together)) == before
+    try:
+        make_codebook(loaded("llama", 2)[0], progress=False)
+    except vecinfer_hf.errors.UnsupportedModelError as error:
+        found["make_codebook"] = str(error)
     return found
 
 
