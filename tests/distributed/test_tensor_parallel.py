@@ -53,6 +53,13 @@ def test_so_they_do_for_other_shapes(others, family, heads, kind):
     check_cache(others["caches"][f"{family} {heads}"][kind], heads // 2)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["growing", "static"])
+@pytest.mark.parametrize("name", ["mixture", "tied"])
+def test_mixtures_of_experts_and_tied_embeddings(others, name, kind):
+    check_cache(others[name][kind], 2)
+
+
 def test_calibration_makes_the_codebook_of_all_heads(found):
     check_calibrated(found["default"])
     assert found["default"]["gradients"] <= 1e-5
@@ -75,6 +82,10 @@ def test_more_processes_than_heads_are_refused_by_name(found, entry):
     assert "2 processes" in sentence
     assert "1 key/value heads of layer 0" in sentence
     assert found["refused"]["unchanged"]
+
+
+def test_what_every_process_would_plan_by_its_own_clock_is_refused(found):
+    assert "in 2 processes" in found["refused"]["make_codebook"]
 
 
 @pytest.mark.slow

@@ -20,6 +20,7 @@ from transformers.distributed.configuration_utils import DistributedConfig
 
 import vecinfer_hf
 from vecinfer_hf import CalibrationConfig, VecInferCache, calibrate, disable, enable
+from vecinfer_hf.calibration.auto_codebook import make_codebook
 from vecinfer_hf.calibration.gradients import record_gradients
 from vecinfer_hf.calibration.recorder import of_all_heads
 from vecinfer_hf.integration.compat import cache_argument
@@ -38,10 +39,18 @@ def shared_directory():
         yield Path(names[0])
 
 
-def loaded(family, heads, dtype=torch.float64, **keywords):
-    """Return (the model over all processes, the same model in this process); `heads` are its key/value heads."""
+def loaded(family, heads, dtype=torch.float64, changes=None, **keywords):
+    """Return (the model over all processes, the same model in this process).
+
+    Args:
+        family: of tiny_models.py.
+        heads: key/value heads.
+        dtype: of the weights.
+        changes: further changes of the config, or None.
+        keywords: for `from_pretrained` of the first one.
+    """
     # Output widths that two processes can share, as transformers 5.17 asks.
-    sizes = {"vocab_size": 96, "num_key_value_heads": heads, "num_attention_heads": 2 * heads}
+    sizes = {"vocab_size": 96, "num_key_value_heads": heads, "num_attention_heads": 2 * heads, **(changes or {})}
     with shared_directory() as directory:
         # Only rank 0 writes, which is transformers' rule.
         tiny_model(family, dtype=dtype, hidden_size=32 * heads, **sizes).save_pretrained(directory)
@@ -94,9 +103,9 @@ def compared(together, alone, codebook, **options):
     }
 
 
-def caches(family, heads):
+def caches(family, heads, dtype=torch.float64, **changes):
     """Return the comparison of both kinds of cache with a codebook that one process made."""
-    together, alone = loaded(family, heads)
+    together, alone = loaded(family, heads, dtype, changes)
     codebook = random_codebook(alone.config, kind="matrix", mean=True)
     return {
         "growing": compared(together, alone, codebook),
@@ -118,6 +127,9 @@ def others(cases):
     """Return the rest: other shapes and recipes, online, refinement, allocation, compiled steps, float32."""
     found = {
         "caches": {f"{family} {heads}": caches(family, heads) for family, heads in cases},
+        # Products of experts are not made for float64.
+        "mixture": caches("qwen3_moe", 4, torch.float32),
+        "tied": caches("llama", 4, tie_word_embeddings=True),
         "online": compared(*loaded("llama", 4), "online"),
         "query": calibrated(recipe="query"),
         "refined": calibrated(recipe="query", refine_steps=3),
@@ -189,7 +201,7 @@ def enabled():
 
 
 def refused():
-    """Return the errors of one key/value head for two processes, and of a cache made for one process's model."""
+    """Return the errors of one key/value head for two processes, and of a codebook made by the clock."""
     together, _ = loaded("llama", 1)
     before, found = dict(vars(together)), {}
     for name, action in (
@@ -202,6 +214,10 @@ def refused():
         except vecinfer_hf.errors.UnsupportedModelError as error:
             found[name] = str(error)
     found["unchanged"] = dict(vars(together)) == before
+    try:
+        make_codebook(loaded("llama", 2)[0], progress=False)
+    except vecinfer_hf.errors.UnsupportedModelError as error:
+        found["make_codebook"] = str(error)
     return found
 
 

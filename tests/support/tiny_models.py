@@ -44,13 +44,21 @@ _FAMILIES = {
         {**_FULL_AND_SLIDING, "num_local_experts": 4, "rope_parameters": _ROPE},
     ),
 }
+_MIXTURES = {
+    "qwen3_moe": ("Qwen3MoeConfig", "Qwen3MoeForCausalLM", {"num_experts": 4, "moe_intermediate_size": 48}),
+    "mixtral": ("MixtralConfig", "MixtralForCausalLM", {"num_local_experts": 4, "sliding_window": None}),
+}
+MIXTURES = tuple(_MIXTURES)
+"""Families with experts, 2 of 4 for each token, apart from those that every test of families goes through."""
 FAMILIES = tuple(_FAMILIES)
 """Every family `tiny_model` can build."""
 
 
 def tiny_config(family: str, **overrides) -> transformers.PretrainedConfig:
     """Return the config of a tiny model of `family`, with `overrides` on top."""
-    config_class, _, changes = _FAMILIES[family]
+    config_class, _, changes = (_FAMILIES | _MIXTURES)[family]
+    if family in _MIXTURES:
+        changes = {"num_experts_per_tok": 2, **changes}
     return getattr(transformers, config_class)(**{**_SIZES, **changes, **overrides})
 
 
@@ -59,7 +67,7 @@ def tiny_model(family: str = "llama", seed: int = 0, dtype: torch.dtype = torch.
 
     The weights are drawn wider than transformers does, so that attention is far from uniform and errors show.
     """
-    model = getattr(transformers, _FAMILIES[family][1])(tiny_config(family, **overrides))
+    model = getattr(transformers, (_FAMILIES | _MIXTURES)[family][1])(tiny_config(family, **overrides))
     return random_weights(model, seed, dtype)
 
 

@@ -21,6 +21,9 @@ from transformers.utils import logging
 from ..calibration_config import CalibrationConfig
 from ..codebook.codebook import Codebook
 from ..codebook.fingerprint import weights_fingerprint
+from ..distributed.devices import layer_devices
+from ..distributed.heads import head_shard
+from ..errors import UnsupportedModelError
 from ..model_info import text_config
 from .attention import attention_function, plain_attention
 from .auto_plan import Plan, make_plan
@@ -89,6 +92,11 @@ def make_codebook(
     started = time.monotonic()
     config = auto_config(key_bits, value_bits, seed)
     model, _ = calibratable_model(model, config)
+    if (size := head_shard(model).size) > 1:
+        raise UnsupportedModelError(
+            f"No codebook can be made by the clock in {size} processes (tensor parallel): each would plan another "
+            "calibration. Use `calibrate` with a CalibrationConfig, or name a codebook."
+        )
     tokenizer = tokenizer or model_tokenizer(model)
     if tokenizer is None:
         config = replace(config, retrieval_fraction=None)
@@ -158,8 +166,9 @@ def _quality(model: PreTrainedModel, codebook: Codebook, windows: torch.Tensor |
     """Return what the codebook costs on windows int64 `[windows, T]` that calibration did not read; None for none."""
     if windows is None:
         return None
+    devices = layer_devices(model, list(codebook.layers))
     layers = {
-        index: LayerFakeQuantizer(layer).to(model.device).requires_grad_(False)
+        index: LayerFakeQuantizer(layer).to(devices[index]).requires_grad_(False)
         for index, layer in codebook.layers.items()
     }
     config = codebook.config

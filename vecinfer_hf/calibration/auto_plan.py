@@ -16,6 +16,7 @@ from transformers import PreTrainedModel
 
 from ..calibration_config import CalibrationConfig
 from ..config import check_seconds
+from ..distributed.devices import computing_device
 from ..model_info import HeadShape, head_shapes, text_config
 from ..quantization.quantizer import nearest_centroids
 from .fit import MAX_POINTS
@@ -82,11 +83,11 @@ def make_plan(
     Raises:
         ConfigError: for a budget that is not a positive number.
     """
-    on_cpu = model.device.type == "cpu"
+    on_cpu = computing_device(model).type == "cpu"
     if budget is None:
         budget = BUDGET_CPU if on_cpu else BUDGET
     check_seconds("budget", budget)
-    free, why = free_bytes(model.device), ""
+    free, why = free_bytes(computing_device(model)), ""
     recipe, refused = "default", gradients_possible(model)
     if refused is None and _positions(model) < config.sink_length + config.residual_length + _PROBES[0]:
         refused = "the model has too few positions"
@@ -195,7 +196,7 @@ def _reading_seconds(model: PreTrainedModel, config: CalibrationConfig, recipe: 
             else:
                 record_states(model, ids, indices, **options)
 
-        return min(_timed(model.device, read) for _ in range(2)) / length
+        return min(_timed(computing_device(model), read) for _ in range(2)) / length
 
     lengths = [min(first + tokens, _positions(model)) for tokens in _PROBES]
     times = [seconds(length) for length in lengths]
@@ -207,10 +208,10 @@ def _iteration_seconds(model: PreTrainedModel) -> float:
     """Return the seconds of one k-means iteration of all candidates, from one search that is measured."""
     shapes: list[HeadShape] = list(head_shapes(model.config).values())
     problems = 2 * sum(shape.num_key_value_heads for shape in shapes)
-    count = problems if model.device.type != "cpu" else 1
-    points = torch.zeros(min(count, 64), MAX_POINTS, 4, device=model.device)
-    centroids = torch.zeros(len(points), 256, 4, device=model.device)
-    best = min(_timed(model.device, lambda: nearest_centroids(points, centroids)) for _ in range(2))
+    count = problems if computing_device(model).type != "cpu" else 1
+    points = torch.zeros(min(count, 64), MAX_POINTS, 4, device=computing_device(model))
+    centroids = torch.zeros(len(points), 256, 4, device=computing_device(model))
+    best = min(_timed(computing_device(model), lambda: nearest_centroids(points, centroids)) for _ in range(2))
     return 1.5 * _LEVELS * best * problems / len(points)
 
 

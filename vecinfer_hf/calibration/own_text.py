@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from transformers import DynamicCache, PreTrainedModel
 
+from ..distributed.devices import computing_device
 from ..model_info import text_config
 from .special_tokens import bos_prefix, separator_ids
 
@@ -121,13 +122,13 @@ def write_text(
     begins = [ids[:length] for ids in starts(model, tokenizer, rows, seed)]
     # Rows differ in where their beginning ends: all are fed from the first token, and drawn tokens fill what is open.
     shared = min(map(len, begins))
-    text = torch.zeros(rows, length, dtype=torch.long, device=model.device)
+    text = torch.zeros(rows, length, dtype=torch.long, device=computing_device(model))
     given = torch.zeros(rows, length, dtype=torch.bool)
     for row, ids in enumerate(begins):
         text[row, : len(ids)], given[row, : len(ids)] = torch.tensor(ids), True
     generator = torch.Generator().manual_seed(seed)
     cache, done, fed = DynamicCache(config=model.config), shared, 0
-    given = given.to(model.device)
+    given = given.to(computing_device(model))
     while done < length:
         logits = model(text[:, fed:done], **cache_argument(cache), use_cache=True, logits_to_keep=1).logits[:, -1]
         uniform = torch.rand(rows, generator=generator)
