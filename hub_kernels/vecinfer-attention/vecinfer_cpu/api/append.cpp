@@ -37,14 +37,14 @@ void append(Tensor key_states, Tensor value_states, Tensor codes, OptionalTensor
   const StatesView ring[2] = {
       states_view(ring_keys, "ring_keys", type, batch, heads, slots, dims[0]),
       states_view(ring_values, "ring_values", type, batch, heads, slots, dims[1])};
-  Side sides[2] = {
-      make_side(key_centroids, key_centroid_scale, false,
-                make_transform(key_transform, "key_transform", key_mean, "key_mean", heads, dims[0]),
-                heads, dims[0]),
-      make_side(value_centroids, value_centroid_scale, true,
-                make_transform(value_transform, "value_transform", value_mean, "value_mean", heads,
-                               dims[1]),
-                heads, dims[1])};
+  Side sides[2] = {make_side(key_centroids, key_centroid_scale, false,
+                             make_transform(key_transform, "key_transform", key_mean, "key_mean",
+                                            heads, dims[0]),
+                             heads, dims[0]),
+                   make_side(value_centroids, value_centroid_scale, true,
+                             make_transform(value_transform, "value_transform", value_mean,
+                                            "value_mean", heads, dims[1]),
+                             heads, dims[1])};
   const CodesView view = codes_view(codes, block_table, sides[0], sides[1], batch, heads);
   int* length = row_numbers(lengths, "lengths", batch);
   int* quantized = row_numbers(quantized_lengths, "quantized_lengths", batch);
@@ -57,21 +57,25 @@ void append(Tensor key_states, Tensor value_states, Tensor codes, OptionalTensor
     const int64_t end = std::max<int64_t>(0, length[b] + tokens - num_sinks);
     const int64_t count = std::max<int64_t>(0, end - slots - quantized[b]);
     leaving[static_cast<size_t>(b)] = static_cast<int>(count);
-    const int64_t room = std::max<int64_t>(0, std::min(count, view.num_tiles * kTile - quantized[b]));
-    if (room > 0) check_pages(view, b, quantized[b] / kTile, (quantized[b] + room + kTile - 1) / kTile);
+    const int64_t room =
+        std::max<int64_t>(0, std::min(count, view.num_tiles * kTile - quantized[b]));
+    if (room > 0)
+      check_pages(view, b, quantized[b] / kTile, (quantized[b] + room + kTile - 1) / kTile);
     most = std::max(most, static_cast<int>(count));
   }
   const Planes planes[2] = {planes_of(sides[0]), planes_of(sides[1])};
   const Kernels& kernels = select_kernels();
-  const double cost = double(batch * heads * most) * (quantize_cost(sides[0]) + quantize_cost(sides[1]));
+  const double cost =
+      double(batch * heads * most) * (quantize_cost(sides[0]) + quantize_cost(sides[1]));
   const size_t bytes = type == ScalarType::Float ? 4 : 2;
   parallel(batch * heads * 2, cost, [&](int64_t item) {
     const int64_t side = item % 2, pair = item / 2, head = pair % heads, b = pair / heads;
     const int64_t first = quantized[b], room = view.num_tiles * kTile - first;
-    const int64_t gone = leaving[static_cast<size_t>(b)], stored = std::max<int64_t>(0, std::min(gone, room));
+    const int64_t gone = leaving[static_cast<size_t>(b)],
+                  stored = std::max<int64_t>(0, std::min(gone, room));
     if (stored > 0) {
-      store_codes(kernels, view, sides[side], planes[side], b, head, first, static_cast<int>(stored),
-                  ring[side].dtype,
+      store_codes(kernels, view, sides[side], planes[side], b, head, first,
+                  static_cast<int>(stored), ring[side].dtype,
                   [&](int t) { return ring[side].row(b, head, (first + t) % slots); });
     }
     for (int64_t t = 0; t < tokens; ++t) {

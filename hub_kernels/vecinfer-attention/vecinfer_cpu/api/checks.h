@@ -171,7 +171,10 @@ inline Side make_side(const Tensor& centroids, const Tensor& scale, bool is_valu
   check_plain(scale, is_value ? "value_centroid_scale" : "key_centroid_scale", ScalarType::Float,
               {heads});
   Side side;
-  side.format = {static_cast<int>(dim), size == 256 ? 8 : size == 1024 ? 10 : 12,
+  side.format = {static_cast<int>(dim),
+                 size == 256    ? 8
+                 : size == 1024 ? 10
+                                : 12,
                  static_cast<int>(codes)};
   side.transform = transform;
   side.centroids = static_cast<const int8_t*>(centroids.data_ptr());

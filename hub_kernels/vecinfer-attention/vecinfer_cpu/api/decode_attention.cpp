@@ -51,7 +51,8 @@ std::tuple<Tensor, Tensor> decode_attention(
   VECINFER_CHECK(queries <= kDecodeTokens && queries <= std::max<int64_t>(slots, 1), "query has ",
                  queries, " tokens per row, but at most ", kDecodeTokens,
                  " are supported and no more than the ring's ", slots, " slots.");
-  VECINFER_CHECK(softmax_scale > 0.0, "softmax_scale is ", softmax_scale, ", but must be positive.");
+  VECINFER_CHECK(softmax_scale > 0.0, "softmax_scale is ", softmax_scale,
+                 ", but must be positive.");
   VECINFER_CHECK(softcap >= 0.0, "softcap is ", softcap, ", but must not be negative.");
   VECINFER_CHECK(num_splits >= 0 && num_splits <= 65535, "num_splits is ", num_splits,
                  ", but 0 (automatic) to 65535 are possible.");
@@ -64,13 +65,13 @@ std::tuple<Tensor, Tensor> decode_attention(
   p.ring[1] = states_view(ring_values, "ring_values", type, batch, heads, slots, value_dim);
   p.num_sinks = static_cast<int>(num_sinks);
   p.num_slots = static_cast<int>(slots);
-  p.key = make_side(key_centroids, key_centroid_scale, false,
-                    make_transform(query_transform, "query_transform", key_mean, "key_mean", heads,
-                                   key_dim),
-                    heads, key_dim);
+  p.key = make_side(
+      key_centroids, key_centroid_scale, false,
+      make_transform(query_transform, "query_transform", key_mean, "key_mean", heads, key_dim),
+      heads, key_dim);
   p.value = make_side(value_centroids, value_centroid_scale, true,
-                      make_transform(output_transform, "output_transform", value_mean,
-                                     "value_mean", heads, value_dim),
+                      make_transform(output_transform, "output_transform", value_mean, "value_mean",
+                                     heads, value_dim),
                       heads, value_dim);
   p.codes = codes_view(codes, block_table, p.key, p.value, batch, heads);
   p.key_planes = planes_of(p.key);
@@ -124,14 +125,16 @@ std::tuple<Tensor, Tensor> decode_attention(
   parallel(pairs * splits, cost, [&](int64_t item) {
     const int64_t pair = item / splits, split = item % splits, b = pair / heads;
     const int first = bound(b, split), last = bound(b, split + 1);
-    if (first < last) kernels.attend_codes(p, b, pair % heads, first, last, parts[static_cast<size_t>(item)]);
+    if (first < last)
+      kernels.attend_codes(p, b, pair % heads, first, last, parts[static_cast<size_t>(item)]);
   });
   parallel(pairs, cost, [&](int64_t pair) {
     Scratch own;
     const int64_t b = pair / heads, head = pair % heads;
     std::vector<Part> full;
     for (int64_t split = 0; split < splits; ++split) {
-      if (bound(b, split) < bound(b, split + 1)) full.push_back(parts[static_cast<size_t>(pair * splits + split)]);
+      if (bound(b, split) < bound(b, split + 1))
+        full.push_back(parts[static_cast<size_t>(pair * splits + split)]);
     }
     Part exact = make_part(own, p);
     kernels.attend_exact(p, b, head, exact);

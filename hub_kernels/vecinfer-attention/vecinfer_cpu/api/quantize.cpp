@@ -25,14 +25,14 @@ void quantize(Tensor key_states, Tensor value_states, Tensor codes, OptionalTens
   const StatesView states[2] = {
       states_view(key_states, "key_states", type, batch, heads, tokens, key_dim),
       states_view(value_states, "value_states", type, batch, heads, tokens, value_dim)};
-  Side sides[2] = {
-      make_side(key_centroids, key_centroid_scale, false,
-                make_transform(key_transform, "key_transform", key_mean, "key_mean", heads, key_dim),
-                heads, key_dim),
-      make_side(value_centroids, value_centroid_scale, true,
-                make_transform(value_transform, "value_transform", value_mean, "value_mean", heads,
-                               value_dim),
-                heads, value_dim)};
+  Side sides[2] = {make_side(key_centroids, key_centroid_scale, false,
+                             make_transform(key_transform, "key_transform", key_mean, "key_mean",
+                                            heads, key_dim),
+                             heads, key_dim),
+                   make_side(value_centroids, value_centroid_scale, true,
+                             make_transform(value_transform, "value_transform", value_mean,
+                                            "value_mean", heads, value_dim),
+                             heads, value_dim)};
   const CodesView view = codes_view(codes, block_table, sides[0], sides[1], batch, heads);
   const int* start = row_numbers(starts, "starts", batch);
   const int* count = row_numbers(counts, "counts", batch);
@@ -60,17 +60,20 @@ void quantize(Tensor key_states, Tensor value_states, Tensor codes, OptionalTens
   const int64_t chunks = (longest + kTile - 1) / kChunk + 1;
   const Planes planes[2] = {planes_of(sides[0]), planes_of(sides[1])};
   const Kernels& kernels = select_kernels();
-  const double cost = double(batch * heads * longest) * (quantize_cost(sides[0]) + quantize_cost(sides[1]));
+  const double cost =
+      double(batch * heads * longest) * (quantize_cost(sides[0]) + quantize_cost(sides[1]));
   parallel(batch * heads * 2 * chunks, cost, [&](int64_t item) {
     const int64_t chunk = item % chunks, side = item / chunks % 2, pair = item / chunks / 2;
     const int64_t head = pair % heads, b = pair / heads;
     const Span& span = spans[static_cast<size_t>(b)];
     const int64_t base = span.slot / kTile * kTile + chunk * kChunk;
-    const int64_t from = std::max(base, span.slot), to = std::min(base + kChunk, span.slot + span.count);
+    const int64_t from = std::max(base, span.slot),
+                  to = std::min(base + kChunk, span.slot + span.count);
     if (from >= to) return;
     const StatesView& rows = states[side];
-    store_codes(kernels, view, sides[side], planes[side], b, head, from, static_cast<int>(to - from),
-                rows.dtype, [&](int t) { return rows.row(b, head, span.token + from - span.slot + t); });
+    store_codes(kernels, view, sides[side], planes[side], b, head, from,
+                static_cast<int>(to - from), rows.dtype,
+                [&](int t) { return rows.row(b, head, span.token + from - span.slot + t); });
   });
 }
 

@@ -17,8 +17,8 @@ inline double quantize_cost(const Side& side) {
   return scores * 0.03 + side.head_dim * full * 0.03;
 }
 
-// Writes `count` tokens to slots start .. start + count of one side of a pair. row(t) is where token
-// t's elements are. The slots lie in tiles that no other thread writes; they have room.
+// Writes `count` tokens to slots start .. start + count of one side of a pair. row(t) is where
+// token t's elements are. The slots lie in tiles that no other thread writes; they have room.
 template <class Row>
 void store_codes(const Kernels& kernels, const CodesView& codes, const Side& side,
                  const Planes& planes, int64_t batch, int64_t head, int64_t start, int count,

@@ -1,7 +1,7 @@
 // SPDX-FileCopyrightText: 2026 The vecinfer_hf authors
 // SPDX-License-Identifier: Apache-2.0
-// What decode_attention's kernels get. A "pair" is a batch row and a key/value head; its R = group *
-// Tq query rows are numbered query head first.
+// What decode_attention's kernels get. A "pair" is a batch row and a key/value head; its R = group
+// * Tq query rows are numbered query head first.
 #pragma once
 
 #include "packing.h"

@@ -8,7 +8,7 @@
 
 namespace vecinfer {
 
-constexpr int kTile = 32;         // tokens of a tile
+constexpr int kTile = 32;          // tokens of a tile
 constexpr int kDecodeTokens = 16;  // tokens of a row that append and decode_attention take at once
 constexpr int kMaxHeadDim = 512;
 

@@ -10,8 +10,8 @@
 
 namespace vecinfer {
 
-// Pieces are handed out until the Scratch goes out of scope. A Scratch inside another's life goes on
-// behind its pieces.
+// Pieces are handed out until the Scratch goes out of scope. A Scratch inside another's life goes
+// on behind its pieces.
 class Scratch {
  public:
   Scratch() : arena_(arena()), block_(arena_.block), used_(arena_.used) {}

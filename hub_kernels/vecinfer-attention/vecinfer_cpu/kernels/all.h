@@ -7,6 +7,7 @@ namespace vecinfer {
 namespace VECINFER_ISA {
 
 #include "../simd/vector.h"
+// clang-format off
 // In this order: later ones use earlier ones.
 #include "matrix.h"
 #include "nearest.h"
@@ -14,6 +15,7 @@ namespace VECINFER_ISA {
 #include "softmax.h"
 #include "decode.h"
 #include "dequantize.h"
+// clang-format on
 
 extern const Kernels kernels;
 const Kernels kernels = {VECINFER_ISA_NAME, quantize_rows, dequantize, attend_exact,

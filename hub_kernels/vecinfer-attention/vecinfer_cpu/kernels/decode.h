@@ -9,8 +9,8 @@ inline void query_rows(const DecodeParams& p, int64_t batch, int64_t head, float
   const int64_t stride = p.key_stride();
   for (int r = 0; r < p.rows(); ++r) {
     float* to = rows + r * stride;
-    load_floats(p.query.row(batch, head * p.group + r / p.queries, r % p.queries), p.query.dtype, to,
-                dim);
+    load_floats(p.query.row(batch, head * p.group + r / p.queries, r % p.queries), p.query.dtype,
+                to, dim);
     for (int i = 0; i < dim; ++i) to[i] *= p.softmax_scale;
     for (int64_t i = dim; i < stride; ++i) to[i] = 0.0f;
   }
@@ -53,7 +53,8 @@ inline void attend_exact(const DecodeParams& p, int64_t batch, int64_t head, Par
   ring = ring < 0 || p.num_slots == 0 ? 0 : ring < p.num_slots ? ring : p.num_slots;
   const int start = p.num_slots > 0 ? coded % p.num_slots : 0;
   const int before_end = ring < p.num_slots - start ? ring : p.num_slots - start;
-  const Run runs[3] = {{p.sinks, 0, sinks}, {p.ring, start, before_end}, {p.ring, 0, ring - before_end}};
+  const Run runs[3] = {
+      {p.sinks, 0, sinks}, {p.ring, start, before_end}, {p.ring, 0, ring - before_end}};
   float* query = scratch.floats(rows * key_stride);
   query_rows(p, batch, head, query);
   float* weights = scratch.floats(int64_t(rows) * kBlock);
@@ -69,8 +70,8 @@ inline void attend_exact(const DecodeParams& p, int64_t batch, int64_t head, Par
     if (view.dtype == Dtype::kFloat && dim % 16 == 0) return there;
     *stride = side == 0 ? key_stride : value_stride;
     for (int t = 0; t < count; ++t) {
-      load_floats(view.row(batch, head, run.first + first + t), view.dtype, copies[side] + t * *stride,
-                  dim);
+      load_floats(view.row(batch, head, run.first + first + t), view.dtype,
+                  copies[side] + t * *stride, dim);
     }
     return static_cast<const float*>(copies[side]);
   };
@@ -88,13 +89,15 @@ inline void attend_exact(const DecodeParams& p, int64_t batch, int64_t head, Par
       }
       for (int r = 0; r < rows; ++r) {
         const int seen = p.seen(batch, r);
-        const int visible = seen <= sinks ? seen : sinks + (seen - sinks > coded ? seen - sinks - coded : 0);
+        const int visible =
+            seen <= sinks ? seen : sinks + (seen - sinks > coded ? seen - sinks - coded : 0);
         take_scores(part, r, value_stride, weights + r * kBlock, count, visible - done, p.softcap);
       }
       for (int t = 0; t < count; t += kTile) {
         const int some = count - t < kTile ? count - t : kTile;
         const float* values = tokens(run, 1, at + t, some, &stride);
-        add_values(weights + t, rows, values, stride, some, value_stride, part.output, value_stride);
+        add_values(weights + t, rows, values, stride, some, value_stride, part.output,
+                   value_stride);
       }
       done += count;
     }
@@ -126,7 +129,8 @@ inline void attend_codes(const DecodeParams& p, int64_t batch, int64_t head, int
     for (int t = 0; t < count; t += kTile) {
       const int some = count - t < kTile ? count - t : kTile;
       const uint8_t* tile = p.codes.tile(batch, head, (at + t) / kTile);
-      tile_rows(p.key_planes, p.key.format.subvector_dim, key_table, tile, 0, some, tokens, key_stride);
+      tile_rows(p.key_planes, p.key.format.subvector_dim, key_table, tile, 0, some, tokens,
+                key_stride);
       scores(query, key_stride, rows, tokens, key_stride, some, key_stride, weights + t);
     }
     for (int r = 0; r < rows; ++r) {
@@ -145,7 +149,8 @@ inline void attend_codes(const DecodeParams& p, int64_t batch, int64_t head, int
       const uint8_t* tile = p.codes.tile(batch, head, (at + t) / kTile) + p.value.tile_offset;
       tile_rows(p.value_planes, p.value.format.subvector_dim, value_table, tile, 0, some, tokens,
                 value_stride);
-      add_values(weights + t, rows, tokens, value_stride, some, value_stride, part.output, value_stride);
+      add_values(weights + t, rows, tokens, value_stride, some, value_stride, part.output,
+                 value_stride);
     }
     if (key_stride != value_stride) {
       for (int64_t i = 0; i < kTile * widest; ++i) tokens[i] = 0.0f;
@@ -179,16 +184,18 @@ inline void finish(const DecodeParams& p, int64_t batch, int64_t head, const Par
     if (total[r] == 0.0f) continue;
     for (int d = 0; d < dim; ++d) sum[r * stride + d] *= 1.0f / total[r];
   }
-  inverse(p.value.transform, p.value.transform.weight + head * dim * dim, head, dim, sum, stride, rows,
-          plain);
+  inverse(p.value.transform, p.value.transform.weight + head * dim * dim, head, dim, sum, stride,
+          rows, plain);
   for (int r = 0; r < rows; ++r) {
     const int query_head = static_cast<int>(head) * p.group + r / p.queries;
     const float extra = p.sink_logits != nullptr ? p.sink_logits[query_head] : -__builtin_inff();
     float most = maximum[r] > exact.maximum[r] ? maximum[r] : exact.maximum[r];
     most = extra > most ? extra : most;
     const float base = most == -__builtin_inff() ? 0.0f : most;
-    const float code_weight = total[r] == 0.0f ? 0.0f : total[r] * __builtin_expf(maximum[r] - base);
-    const float exact_scale = exact.total[r] == 0.0f ? 0.0f : __builtin_expf(exact.maximum[r] - base);
+    const float code_weight =
+        total[r] == 0.0f ? 0.0f : total[r] * __builtin_expf(maximum[r] - base);
+    const float exact_scale =
+        exact.total[r] == 0.0f ? 0.0f : __builtin_expf(exact.maximum[r] - base);
     float all = code_weight + exact.total[r] * exact_scale;
     if (p.sink_logits != nullptr) all += __builtin_expf(extra - base);
     float* to = plain + r * stride;
@@ -199,7 +206,8 @@ inline void finish(const DecodeParams& p, int64_t batch, int64_t head, const Par
       to[d] = (code + from[d] * exact_scale) * inverse_all;
     }
     const int64_t place = (batch * p.heads * p.group + query_head) * p.queries + r % p.queries;
-    store_floats(to, static_cast<char*>(p.out) + place * dim * (p.query.dtype == Dtype::kFloat ? 4 : 2),
+    store_floats(to,
+                 static_cast<char*>(p.out) + place * dim * (p.query.dtype == Dtype::kFloat ? 4 : 2),
                  p.query.dtype, dim);
     p.lse[place] = base + __builtin_logf(all);
   }

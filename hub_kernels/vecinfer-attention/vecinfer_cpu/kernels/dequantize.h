@@ -2,9 +2,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // Codes to keys or values in the model's space. Included by all.h.
 
-inline void dequantize(const CodesView& codes, const Side& side, const Planes& planes, int64_t batch,
-                       int64_t head, const float* matrix, int64_t first, int64_t count, void* out,
-                       Dtype dtype) {
+inline void dequantize(const CodesView& codes, const Side& side, const Planes& planes,
+                       int64_t batch, int64_t head, const float* matrix, int64_t first,
+                       int64_t count, void* out, Dtype dtype) {
   Scratch scratch;
   const int dim = side.head_dim, width = dtype == Dtype::kFloat ? 4 : 2;
   const int64_t stride = (dim + 15) / 16 * 16;

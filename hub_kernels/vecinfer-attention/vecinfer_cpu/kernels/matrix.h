@@ -26,7 +26,8 @@ VECINFER_INLINE void product_block(const float* x, int64_t stride, const float* 
 }
 
 template <int kRows>
-VECINFER_INLINE void product_rows(const float* x, int64_t stride, const float* m, int dim, float* y) {
+VECINFER_INLINE void product_rows(const float* x, int64_t stride, const float* m, int dim,
+                                  float* y) {
   int n = 0;
   for (; n + 4 * kLanes <= dim; n += 4 * kLanes) {
     product_block<kRows, 4>(x, stride, m + n, dim, dim, y + n, 0);

@@ -4,7 +4,8 @@
 
 // A head's centroids as floats times their scale, [num_codes][size][d].
 inline void centroid_table(const Side& side, int64_t head, float* table) {
-  const int64_t count = int64_t(side.format.num_codes) * side.format.size() * side.format.subvector_dim;
+  const int64_t count =
+      int64_t(side.format.num_codes) * side.format.size() * side.format.subvector_dim;
   const int8_t* centroids = side.head_centroids(head);
   const float unit = side.centroid_scale[head];
   for (int64_t i = 0; i < count; ++i) table[i] = centroids[i] * unit;

@@ -52,7 +52,8 @@ inline void scores(const float* q, int64_t q_stride, int rows, const float* k, i
   for (; r + 2 <= rows; r += 2) {
     score_rows<2>(q + r * q_stride, q_stride, k, k_stride, tokens, dim, out + r * kBlock);
   }
-  if (r < rows) score_rows<1>(q + r * q_stride, q_stride, k, k_stride, tokens, dim, out + r * kBlock);
+  if (r < rows)
+    score_rows<1>(q + r * q_stride, q_stride, k, k_stride, tokens, dim, out + r * kBlock);
 }
 
 // Turns the first `visible` of a row's `count` scores into weights, the rest into zeros, and

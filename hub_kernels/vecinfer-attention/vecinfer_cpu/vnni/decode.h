@@ -1,7 +1,8 @@
 // SPDX-FileCopyrightText: 2026 The vecinfer_hf authors
 // SPDX-License-Identifier: Apache-2.0
 // Attention over 8-bit codes by table look-ups and integer dot products, block by block of 2048
-// tokens. Relative errors of 2^-15 in queries and 2^-16 in weights. Included by isa/vnni.cpp.
+// tokens. Errors: query_parts says of scores, and a weight is off by 2^-16 of the block's largest,
+// with errors that cancel in sums. Included by isa/vnni.cpp.
 
 // Sub-vectors of 4 or 8 elements with 8-bit codes.
 inline bool is_fast(const Side& side) {
@@ -69,8 +70,8 @@ inline void attend_rows(const DecodeParams& p, int64_t batch, int64_t head, int 
         for (int i = 0; i < groups * 64; ++i) w[i] = w[kBlockTokens + i] = 0;
         continue;
       }
-      const int64_t total = byte_weights(s, groups, largest, static_cast<uint32_t>(row * 7919 + at), w,
-                                         w + kBlockTokens);
+      const int64_t total = byte_weights(s, groups, largest, static_cast<uint32_t>(row * 7919 + at),
+                                         w, w + kBlockTokens);
       const float old = part.maximum[row], maximum = largest > old ? largest : old;
       const float decay = __builtin_expf(old - maximum), share = __builtin_expf(largest - maximum);
       scale[r] = share * value.centroid_scale[head] / 65535.0f;
@@ -118,8 +119,9 @@ void attend_codes(const DecodeParams& p, int64_t batch, int64_t head, int first,
   for (int64_t i = 0; i < rows * p.value_stride(); ++i) part.output[i] = 0.0f;
   ByteQueries q;
   q.columns = p.key.format.num_codes * p.key.head_dim / 4;
-  q.dwords = scratch.ints(int64_t(q.columns) * kRowsAtOnce * 2);
-  q.start = scratch.ints(kRowsAtOnce * 2);
+  q.parts = query_parts(p, head, query, rows);
+  q.dwords = scratch.ints(int64_t(q.columns) * kRowsAtOnce * kMostParts);
+  q.start = scratch.ints(kRowsAtOnce * kMostParts);
   q.unit = scratch.floats(kRowsAtOnce);
   bool broken[kRowsAtOnce];
   q.broken = broken;

@@ -23,8 +23,8 @@ inline void element_tables(const Side& side, int64_t head, uint8_t flip, uint8_t
   }
 }
 
-// One level of a side of two tiles to [S] vectors of 64 tokens, `stride` bytes apart. `work` has room
-// for S vectors.
+// One level of a side of two tiles to [S] vectors of 64 tokens, `stride` bytes apart. `work` has
+// room for S vectors.
 inline void transpose(const TransposePlan& plan, const Planes& planes, const uint8_t* first,
                       const uint8_t* second, uint8_t* work, uint8_t* out, int64_t stride) {
   if (plan.registers == 0) {

@@ -1,9 +1,9 @@
 // SPDX-FileCopyrightText: 2026 The vecinfer_hf authors
 // SPDX-License-Identifier: Apache-2.0
 // A plane of two tiles (64 tokens), in packing's order, to one vector of 64 tokens for each
-// sub-vector. A byte's address in the planes is, for power-of-two sizes, a permutation of the bits of
-// token and sub-vector; each step exchanges one bit of the register number with one of the byte's
-// place in the register, by one vpermi2b per register.
+// sub-vector. A byte's address in the planes is, for power-of-two sizes, a permutation of the bits
+// of token and sub-vector; each step exchanges one bit of the register number with one of the
+// byte's place in the register, by one vpermi2b per register.
 #pragma once
 
 #include <cstdint>
@@ -36,10 +36,13 @@ inline TransposePlan make_transpose_plan(int subvectors, int padded, bool is_val
   TransposePlan plan;
   if (subvectors != padded || (subvectors & (subvectors - 1)) != 0 || subvectors > 256) return plan;
   const int sub_bits = bit_number(subvectors), bits = 6 + sub_bits;
-  // label[i]: what bit i of an address is: 0 .. 4 of the token, 5 the tile, 6 + j of the sub-vector.
+  // label[i]: what bit i of an address is: 0 .. 4 of the token, 5 the tile, 6 + j of the
+  // sub-vector.
   std::vector<int> label(static_cast<size_t>(bits), -1);
   label[static_cast<size_t>(bits - 1)] = 5;  // the second tile's plane lies behind the first one's
-  const auto place = [&](int token, int sub) { return code_position(token, sub, padded, is_value); };
+  const auto place = [&](int token, int sub) {
+    return code_position(token, sub, padded, is_value);
+  };
   for (int i = 0; i < 5 + sub_bits; ++i) {
     const int address = i < 5 ? place(1 << i, 0) : place(0, 1 << (i - 5));
     if (address == 0 || (address & (address - 1)) != 0) return plan;
@@ -80,7 +83,8 @@ inline TransposePlan make_transpose_plan(int subvectors, int padded, bool is_val
   last = ordered;
   for (int r = 0; r < subvectors; ++r) {
     int sub = 0;
-    for (int i = 0; i < sub_bits; ++i) sub |= (r >> i & 1) << (label[static_cast<size_t>(6 + i)] - 6);
+    for (int i = 0; i < sub_bits; ++i)
+      sub |= (r >> i & 1) << (label[static_cast<size_t>(6 + i)] - 6);
     plan.subvector.push_back(static_cast<uint8_t>(sub));
   }
   plan.registers = subvectors;

@@ -3,7 +3,7 @@
 // Weighted sums of values over a block: the looked-up bytes of 64 tokens meet the weights' bytes of
 // up to four query rows. Included by isa/vnni.cpp.
 
-constexpr int kGroups = 32;                   // of 64 tokens, in a block
+constexpr int kGroups = 32;  // of 64 tokens, in a block
 constexpr int kBlockTokens = kGroups * 64;
 
 // Sums over the lanes of 8 vectors, in their order.
@@ -19,7 +19,8 @@ VECINFER_INLINE __m256 sum_lanes(const __m512 v[8]) {
 }
 
 // Two elements of one sub-vector column. codes: of one sub-vector, [kGroups * 64] for each level,
-// level_stride apart. tables: those of the two elements, level_tables apart. weights: [row][2][block].
+// level_stride apart. tables: those of the two elements, level_tables apart. weights:
+// [row][2][block].
 template <int kRows>
 VECINFER_INLINE void value_pair(const uint8_t* codes, int64_t level_stride, int levels,
                                 const uint8_t* tables, int64_t level_tables, const uint8_t* weights,

@@ -1,7 +1,8 @@
 // SPDX-FileCopyrightText: 2026 The vecinfer_hf authors
 // SPDX-License-Identifier: Apache-2.0
-// Scores to softmax weights of 16 bits, in steps of the block's largest weight / 65535, rounded by a
-// dither that keeps sums in the mean: no weight vanishes systematically. Included by isa/vnni.cpp.
+// Scores to softmax weights of 16 bits, in steps of the block's largest weight / 65535, rounded by
+// a dither that keeps sums in the mean: no weight vanishes systematically. Included by
+// isa/vnni.cpp.
 
 VECINFER_INLINE __m512 exp2_of(__m512 x) {  // x <= 0; 0 below 2^-126
   x = _mm512_max_ps(x, _mm512_set1_ps(-150.0f));
@@ -17,7 +18,8 @@ VECINFER_INLINE __m512 exp2_of(__m512 x) {  // x <= 0; 0 below 2^-126
 }
 
 VECINFER_INLINE __m512 tanh_of(__m512 x) {  // 1 - 2 / (1 + e^2x)
-  const __m512 one = _mm512_set1_ps(1.0f), size = _mm512_min_ps(_mm512_abs_ps(x), _mm512_set1_ps(15.0f));
+  const __m512 one = _mm512_set1_ps(1.0f),
+               size = _mm512_min_ps(_mm512_abs_ps(x), _mm512_set1_ps(15.0f));
   const __m512 e = exp2_of(_mm512_mul_ps(size, _mm512_set1_ps(-2.8853900817779268f)));
   const __m512 t = _mm512_div_ps(_mm512_sub_ps(one, e), _mm512_add_ps(one, e));
   const __m512i sign = _mm512_and_epi32(_mm512_castps_si512(x), _mm512_set1_epi32(INT32_MIN));
@@ -31,10 +33,12 @@ inline float largest_score(float* s, int groups, int visible, float softcap) {
   if (softcap != 0.0f) {
     const __m512 cap = _mm512_set1_ps(softcap), inverse = _mm512_set1_ps(1.0f / softcap);
     for (int i = 0; i < groups * 64; i += 16) {
-      _mm512_store_ps(s + i, _mm512_mul_ps(cap, tanh_of(_mm512_mul_ps(_mm512_load_ps(s + i), inverse))));
+      _mm512_store_ps(s + i,
+                      _mm512_mul_ps(cap, tanh_of(_mm512_mul_ps(_mm512_load_ps(s + i), inverse))));
     }
   }
-  const __m512i token = _mm512_setr_epi32(0, 1, 2, 3, 16, 17, 18, 19, 32, 33, 34, 35, 48, 49, 50, 51);
+  const __m512i token =
+      _mm512_setr_epi32(0, 1, 2, 3, 16, 17, 18, 19, 32, 33, 34, 35, 48, 49, 50, 51);
   __m512 best = nothing;
   for (int g = 0; g < groups; ++g) {
     for (int r = 0; r < 4; ++r) {
@@ -51,7 +55,8 @@ inline float largest_score(float* s, int groups, int visible, float softcap) {
   return _mm512_reduce_max_ps(best);
 }
 
-// Weights of a row: high and low bytes, each [groups * 64], tokens in their order. Returns their sum.
+// Weights of a row: high and low bytes, each [groups * 64], tokens in their order. Returns their
+// sum.
 inline int64_t byte_weights(const float* s, int groups, float largest, uint32_t seed, uint8_t* high,
                             uint8_t* low) {
   const __m512 scale = _mm512_set1_ps(1.4426950408889634f);
@@ -79,8 +84,10 @@ inline int64_t byte_weights(const float* s, int groups, float largest, uint32_t 
       total = _mm512_add_epi32(total, w[r]);
     }
     const __m512i a = _mm512_packus_epi32(w[0], w[1]), b = _mm512_packus_epi32(w[2], w[3]);
-    _mm512_store_si512(low + g * 64, _mm512_packus_epi16(_mm512_and_si512(a, byte), _mm512_and_si512(b, byte)));
-    _mm512_store_si512(high + g * 64, _mm512_packus_epi16(_mm512_srli_epi16(a, 8), _mm512_srli_epi16(b, 8)));
+    _mm512_store_si512(low + g * 64,
+                       _mm512_packus_epi16(_mm512_and_si512(a, byte), _mm512_and_si512(b, byte)));
+    _mm512_store_si512(high + g * 64,
+                       _mm512_packus_epi16(_mm512_srli_epi16(a, 8), _mm512_srli_epi16(b, 8)));
   }
   return _mm512_reduce_add_epi32(total);
 }
