@@ -26,6 +26,7 @@ from cases import DEVICE, ON_CPU  # noqa: E402
 CUDA_ONLY = {
     "test_cuda_graph_with_growing_lengths": "CUDA graphs",
     "test_graph_with_growing_lengths": "CUDA graphs",
+    "test_append_prints_its_table": "times CUDA kernels",
     "test_no_synchronization": "a CPU does not synchronize",
     "test_full_transforms_of_few_and_many_rows": "counts multiprocessors",
     "test_what_is_not_there_yet_is_refused_by_name": "a CPU does these; test_cpu.py",
