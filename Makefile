@@ -15,7 +15,7 @@ BIN   := $(VENV)/bin
 SETUP := $(VENV)/.installed
 CUDA_SOURCES = $(shell find hub_kernels \( -path '*/build' -o -path '*/_build' \) -prune -o \( -name '*.cu' -o -name '*.cuh' -o -name '*.cpp' -o -name '*.h' \) -print 2>/dev/null)
 
-.PHONY: models demo test test-oldest style quality kernels test-kernels publish-kernels setup clean
+.PHONY: models demo test test-oldest style quality kernels cpu-kernels test-kernels sanitize-kernels publish-kernels setup clean
 
 setup: $(SETUP)
 
@@ -31,11 +31,11 @@ models: $(SETUP)
 	$(BIN)/python -m examples.assets $(MODELS)
 
 # Passive waiting: on a busy machine spinning threads would take the processor from the working ones.
-demo: $(SETUP)
+demo: $(SETUP) cpu-kernels
 	$(BIN)/python -m examples.assets SmolLM2-135M-Instruct
 	OMP_WAIT_POLICY=PASSIVE $(BIN)/python examples/demo.py "$(VECINFER_MODELS)/SmolLM2-135M-Instruct"
 
-test: $(SETUP)
+test: $(SETUP) cpu-kernels
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --cov --cov-report=term $(TEST_ARGS)
 
 # The oldest supported transformers, with the huggingface_hub and kernels it asks for: the tests that touch its interfaces.
@@ -65,11 +65,25 @@ quality: $(SETUP)
 	$(BIN)/mypy
 	$(if $(CUDA_SOURCES),$(BIN)/clang-format --dry-run --Werror $(CUDA_SOURCES))
 
-kernels: $(SETUP)
-	$(BIN)/python hub_kernels/vecinfer-attention/build_local.py
+KERNEL := hub_kernels/vecinfer-attention
 
+# For the CPU where there is a C++ compiler, for GPUs where there is nvcc.
+kernels: $(SETUP) cpu-kernels
+	$(if $(shell command -v "$${NVCC:-nvcc}"),$(BIN)/python $(KERNEL)/build_local.py,@echo "CUDA kernels: not built, there is no nvcc")
+
+cpu-kernels: $(SETUP)
+	$(BIN)/python $(KERNEL)/build_cpu.py --if-possible --jobs $(JOBS)
+
+# On a GPU where there is one, else on the CPU; VECINFER_KERNEL_BACKEND=cpu or cuda chooses.
 test-kernels: $(SETUP)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -p no:cacheprovider hub_kernels/vecinfer-attention/tests
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -p no:cacheprovider $(KERNEL)/tests $(TEST_ARGS)
+
+# The CPU kernels under g++'s address and undefined-behaviour sanitizers.
+sanitize-kernels: $(SETUP)
+	$(BIN)/python $(KERNEL)/build_cpu.py --sanitize --jobs $(JOBS)
+	OMP_NUM_THREADS=1 LD_PRELOAD="$$(g++ -print-file-name=libasan.so) $$(g++ -print-file-name=libstdc++.so)" \
+		ASAN_OPTIONS=detect_leaks=0 VECINFER_KERNEL_BACKEND=cpu VECINFER_KERNEL_PATH=$(KERNEL)/_build/sanitized \
+		$(BIN)/python -m pytest -p no:cacheprovider -m "cpu or kernels_ci" $(KERNEL)/tests $(TEST_ARGS)
 
 # A dry run unless PUBLISH_ARGS=--upload.
 publish-kernels: $(SETUP)

@@ -14,6 +14,7 @@ import torch
 
 def pytest_addoption(parser):
     parser.addoption("--slow", action="store_true", help="also run the tests marked slow")
+    parser.addoption("--cpu-kernels", action="store_true", help="run everything on the CPU kernels built here")
 
 
 def _sample(items):
@@ -58,6 +59,16 @@ def _make_no_codebook(monkeypatch, tmp_path_factory):
     """Tests that make a codebook say so; none reads or writes the user's own."""
     monkeypatch.setenv("VECINFER_MAKE_CODEBOOK", "0")
     monkeypatch.setenv("VECINFER_CODEBOOKS", str(tmp_path_factory.getbasetemp() / "codebooks"))
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _torch_operators(request):
+    """Leave the CPU kernels that may have been built here aside: "auto" is the same on every machine without a GPU."""
+    from vecinfer_hf.ops import kernel_loader
+
+    if torch.version.cuda is None and not request.config.getoption("--cpu-kernels"):
+        aside = kernel_loader.KernelCandidate("tests", False, "left aside; run pytest --cpu-kernels to use them")
+        kernel_loader._found = kernel_loader._Found(None, (aside,))
 
 
 class _Deprecations(logging.Handler):

@@ -22,7 +22,7 @@ from .quantization.formats import parse_format
 
 
 SMALL_VALUES, FIRST = SINK_CHOICES = ("small_values", "first")
-OPS_BACKENDS = ("auto", "cuda", "reference")
+OPS_BACKENDS = ("auto", "cuda", "cpu", "reference")
 QUANT_METHOD = "vecinfer"
 LONGEST_WINDOW = 1 << 20
 """Tokens: the largest residual_length and the largest sink_length."""
@@ -192,8 +192,8 @@ class VecInferConfig(StoredOptions, QuantizationConfigMixin):
             cache's first call that have the smallest values) or "first" (the first ones).
         static: True allocates the whole cache once, so that `generate` compiles its decode step.
         max_cache_len: tokens that a static cache has room for, at least; None: as many as a call needs.
-        ops_backend: "auto" (compiled kernels where they run, else torch), "cuda" (kernels or an error) or "reference"
-            (torch). None means "auto".
+        ops_backend: "auto" (compiled kernels where they run, else torch), "cuda" or "cpu" (kernels of that device
+            or an error) or "reference" (torch). None means "auto".
         quant_method: always "vecinfer"; written into a saved model's config.
 
     Raises:

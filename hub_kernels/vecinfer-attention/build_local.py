@@ -69,9 +69,10 @@ def add_op_namespace_prefix(op_name: str) -> str:
 '''
 
 
-def sources(config: dict) -> list[Path]:
-    """Return every file that build.toml names, checked to exist."""
-    names = [*config["torch"]["src"], *(name for kernel in config["kernel"].values() for name in kernel["src"])]
+def sources(config: dict, backend: str = "cuda") -> list[Path]:
+    """Return every file that build.toml names for a backend, checked to exist."""
+    kernels = [kernel for kernel in config["kernel"].values() if kernel.get("backend", backend) == backend]
+    names = [*config["torch"]["src"], *(name for kernel in kernels for name in kernel["src"])]
     missing = [name for name in names if not (ROOT / name).is_file()]
     if missing:
         raise SystemExit(f"build.toml names files that do not exist: {', '.join(missing)}")

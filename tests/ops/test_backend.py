@@ -65,7 +65,40 @@ def test_values_of_another_head_size_go_to_the_reference_by_name(some_kernels, m
     assert "values have head_dim 128" in messages[0]
 
 
-@pytest.mark.parametrize("name", ["cuda", "reference"])
+@pytest.fixture
+def kernels_of_the_cpu(monkeypatch):
+    """A process that has found kernels for the CPU."""
+    monkeypatch.setattr(kernel_loader, "_found", kernel_loader._Found(torch, ()))
+    monkeypatch.setattr(kernel_loader, "_found_for_cpu", kernel_loader._Found(torch, ()))
+
+
+def test_the_cpu_s_kernels_are_taken_on_a_cpu(kernels_of_the_cpu):
+    assert select("auto") is select("cpu") is backend("cpu")
+    assert select("auto", key_head_dim=72, value_head_dim=512) is backend("cpu")
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        ({"device": "cuda"}, "need a CPU and the model is on cuda"),
+        ({"key_head_dim": 520}, "keys have head_dim 520; multiples of 8 up to 512"),
+        ({"value_head_dim": 36}, "values have head_dim 36; multiples of 8 up to 512"),
+    ],
+)
+def test_what_the_cpu_s_kernels_do_not_take_is_said(kernels_of_the_cpu, options, reason):
+    with pytest.raises(BackendError, match=f'(?s)ops_backend="cpu" needs.*{reason}.*auto'):
+        select("cpu", **options)
+
+
+def test_the_cpu_s_kernels_are_missed_by_name(monkeypatch):
+    missing = kernel_loader._Found(None, (kernel_loader.KernelCandidate("somewhere", False, "nothing there"),))
+    monkeypatch.setattr(kernel_loader, "_found", missing)
+    monkeypatch.setattr(kernel_loader, "_found_for_cpu", missing)
+    with pytest.raises(BackendError, match="somewhere: nothing there"):
+        select("cpu")
+
+
+@pytest.mark.parametrize("name", ["cuda", "cpu", "reference"])
 def test_a_backend_has_every_operator_and_is_found_again_by_its_name(name):
     found = backend(name)
     assert found.name == name
@@ -75,5 +108,5 @@ def test_a_backend_has_every_operator_and_is_found_again_by_its_name(name):
 
 
 def test_an_unknown_name_is_refused():
-    with pytest.raises(BackendError, match="There is no backend 'tpu'; there are 'cuda', 'reference'"):
+    with pytest.raises(BackendError, match="There is no backend 'tpu'; there are 'cuda', 'cpu', 'reference'"):
         backend("tpu")

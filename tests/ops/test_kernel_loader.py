@@ -187,6 +187,27 @@ def test_a_missing_operator(monkeypatch, tmp_path):
     assert "lacks decode_attention, dequantize" in reasons()["VECINFER_KERNEL_PATH"]
 
 
+def test_a_build_for_another_device(monkeypatch, tmp_path):
+    other = "cuda" if BACKEND == "cpu" else "cpu"
+    monkeypatch.setenv("VECINFER_KERNEL_PATH", str(write_build(tmp_path / "repo", backend={"type": other})))
+    assert kernel_loader.load_kernels() is None
+    assert reasons()["VECINFER_KERNEL_PATH"] == f"it is built for {other}, and a build for {BACKEND} is needed"
+
+
+def test_the_cpu_s_build_beside_a_torch_for_cuda(monkeypatch, tmp_path):
+    """Both builds lie in one directory; each device gets its own, and the Hub is not asked for the CPU's."""
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
+    monkeypatch.setattr(kernel_loader, "_found_for_cpu", None)
+    path = write_build(tmp_path / "repo", "torch-cpu", backend={"type": "cpu"})
+    monkeypatch.setenv("VECINFER_KERNEL_PATH", str(path))
+    assert "torch-cpu" in kernel_loader.load_kernels("cpu").__file__
+    assert kernel_loader.kernel_candidates("cpu") == [("VECINFER_KERNEL_PATH", True, "")]
+    monkeypatch.setattr(kernel_loader, "_found_for_cpu", None)
+    monkeypatch.delenv("VECINFER_KERNEL_PATH")
+    assert kernel_loader.load_kernels("cpu") is None
+    assert len(kernel_loader.kernel_candidates("cpu")) == 3
+
+
 def test_another_architecture(monkeypatch, tmp_path):
     path = write_build(tmp_path / "repo", backend={"type": BACKEND, "archs": ["9.0a"]})
     monkeypatch.setenv("VECINFER_KERNEL_PATH", str(path))

@@ -157,7 +157,7 @@ def stand_in(tmp_path_factory):
         del sys.modules[name]
 
 
-@pytest.mark.parametrize("name", ["cuda", "reference"])
+@pytest.mark.parametrize("name", ["cuda", "cpu", "reference"])
 def test_a_compiled_step_calls_the_backend_s_own_operators(name, monkeypatch, stand_in):
     """One graph, no recompilation while lengths grow, and nothing of ours between the graph and the kernels."""
     monkeypatch.setattr(kernel_loader, "_found", kernel_loader._Found(stand_in, ()))

@@ -23,7 +23,10 @@ PACKAGES = ("torch", "transformers", "kernels", "huggingface-hub", "accelerate",
 
 
 def examine() -> dict[str, Any]:
-    """Return versions, devices, kernel candidates with the reason each was passed over, and the hooks' self-check."""
+    """Return versions, devices, kernel candidates with the reason each was passed over, and the hooks' self-check.
+
+    Candidates are those for the devices torch was built for, then, if that is CUDA, those for the CPU.
+    """
     from ..integration.registration import self_check
     from ..ops.kernel_loader import kernel_candidates, load_kernels
 
@@ -33,8 +36,11 @@ def examine() -> dict[str, Any]:
         **{name: _version(name) for name in PACKAGES},
         "devices": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())] or ["cpu"],
         "kernels_loaded": load_kernels() is not None,
+        "cpu_kernels_loaded": load_kernels("cpu") is not None,
         "kernel_candidates": [
-            {"source": candidate.source, "reason": candidate.reason} for candidate in kernel_candidates()
+            {"device": device, "source": candidate.source, "reason": candidate.reason}
+            for device in (("cuda", "cpu") if torch.version.cuda else ("cpu",))
+            for candidate in kernel_candidates(device)
         ],
         "self_check": self_check(),
         "shipped_codebooks": shipped_names(),
@@ -94,5 +100,7 @@ def print_report(found: dict[str, Any]) -> None:
     output.print("Compiled kernels, in the order they are looked for:")
     for candidate in candidates:
         reason = " ".join((candidate["reason"] or "loads").split())
-        output.print(f"- {candidate['source']}: {reason}", markup=False, highlight=False, soft_wrap=True)
+        output.print(
+            f"- {candidate['device']}, {candidate['source']}: {reason}", markup=False, highlight=False, soft_wrap=True
+        )
     output.print("Hooks into transformers: " + ("; ".join(problems) if problems else "all in place"), markup=False)

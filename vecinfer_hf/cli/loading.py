@@ -90,9 +90,11 @@ def check_before_loading(
     """
     place = usable_device(device)
     wanted_dtype(dtype, place)
-    if options.get("ops_backend") == "cuda" and (place.type != "cuda" or load_kernels() is None):
+    wanted = options.get("ops_backend")
+    if wanted in ("cuda", "cpu") and (place.type != wanted or load_kernels(wanted) is None):
+        needed = "a CUDA device" if wanted == "cuda" else "--device cpu"
         raise BackendError(
-            f"--ops-backend cuda needs a CUDA device and the compiled kernels, and the device is {place}; "
+            f"--ops-backend {wanted} needs {needed} and the compiled kernels, and the device is {place}; "
             "`vecinfer doctor` says which kernels load here."
         )
     config = load_config(model)

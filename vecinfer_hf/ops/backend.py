@@ -26,7 +26,7 @@ class Backend(NamedTuple):
     """The four operators of one implementation; their arguments and results are those of reference.py.
 
     Args:
-        name: "cuda" or "reference"; `backend(name)` gives the backend again, so that only the name is pickled.
+        name: "cuda", "cpu" or "reference"; `backend(name)` gives the backend again, so that only the name is pickled.
         quantize: tokens to codes.
         append: new tokens to sinks and ring, and from the ring to codes.
         decode_attention: attention of a few query tokens over sinks, codes and ring.
@@ -40,8 +40,10 @@ class Backend(NamedTuple):
     dequantize: Callable[..., tuple[torch.Tensor, torch.Tensor]]
 
 
+_KERNELS = kernels.quantize, kernels.append, kernels.decode_attention, kernels.dequantize
 _BACKENDS = {
-    "cuda": Backend("cuda", kernels.quantize, kernels.append, kernels.decode_attention, kernels.dequantize),
+    "cuda": Backend("cuda", *_KERNELS),
+    "cpu": Backend("cpu", *_KERNELS),
     # Their decode step reads lengths on the host: torch.compile must not look inside.
     "reference": Backend(
         "reference",
@@ -76,7 +78,7 @@ def select_backend(
     """Return the backend that serves a layer.
 
     Args:
-        ops_backend: "auto", "cuda" or "reference".
+        ops_backend: "auto", "cuda", "cpu" or "reference".
         device: where the cache lives.
         dtype: dtype of the keys and values.
         key_head_dim: elements of a query or key.
@@ -85,16 +87,17 @@ def select_backend(
         formats: the layer's key and value format.
 
     Raises:
-        BackendError: if "cuda" was asked for and the kernels cannot serve this layer; the message says why.
+        BackendError: if "cuda" or "cpu" was asked for and its kernels cannot serve this layer; the message says why.
     """
     if ops_backend == "reference":
         return backend("reference")
-    reason = _why_not_kernels(device, dtype, key_head_dim, value_head_dim, group, formats)
+    wanted = device.type if ops_backend == "auto" else ops_backend
+    reason = _why_not_kernels(wanted, device, dtype, key_head_dim, value_head_dim, group, formats)
     if reason is None:
-        return backend("cuda")
-    if ops_backend == "cuda":
+        return backend(wanted)
+    if ops_backend in ("cuda", "cpu"):
         raise BackendError(
-            f'ops_backend="cuda" needs the compiled kernels, but {reason}. `vecinfer doctor` tells more; '
+            f'ops_backend="{ops_backend}" needs the compiled kernels, but {reason}. `vecinfer doctor` tells more; '
             'ops_backend="auto" falls back to torch.'
         )
     logger.warning_once(
@@ -103,10 +106,15 @@ def select_backend(
     return backend("reference")
 
 
-def _why_not_kernels(device, dtype, key_head_dim, value_head_dim, group, formats) -> str | None:
-    if device.type != "cuda":
-        return f"the compiled kernels need a CUDA device and the model is on {device.type}"
-    if load_kernels() is None:
-        tried = "; ".join(f"{candidate.source}: {candidate.reason}" for candidate in kernel_candidates())
+def _why_not_kernels(wanted, device, dtype, key_head_dim, value_head_dim, group, formats) -> str | None:
+    if wanted not in ("cuda", "cpu"):
+        return f"the compiled kernels need a CUDA device or a CPU and the model is on {device.type}"
+    if device.type != wanted:
+        needed = "a CUDA device" if wanted == "cuda" else "a CPU"
+        return f"these compiled kernels need {needed} and the model is on {device.type}"
+    if load_kernels(wanted) is None:
+        tried = "; ".join(f"{candidate.source}: {candidate.reason}" for candidate in kernel_candidates(wanted))
         return f"no compiled kernels were found ({tried})"
+    if wanted == "cpu":
+        return kernels.why_unsupported_on_cpu(key_head_dim, value_head_dim, dtype, *formats)
     return kernels.why_unsupported(key_head_dim, value_head_dim, group, dtype, *formats, device)

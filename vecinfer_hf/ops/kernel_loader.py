@@ -53,74 +53,91 @@ class _Found(NamedTuple):
 
 
 _found: _Found | None = None
+"""For the devices that torch was built for."""
+_found_for_cpu: _Found | None = None
+"""For the CPU, where torch was built for CUDA."""
 _lock = threading.Lock()
 
 
-def load_kernels() -> ModuleType | None:
+def load_kernels(device_type: str | None = None) -> ModuleType | None:
     """Return the module of the compiled operators, searched for once per process, or None.
 
     In this order: the path in VECINFER_KERNEL_PATH, LOCAL_KERNELS (the `kernels` library's own), the build beside the
     package, and, where there is a CUDA device, the kernel hub at the commit pinned by the package's `kernels.lock` or
     by the one that VECINFER_KERNELS_LOCK names. `kernel_candidates` says why not.
+
+    Args:
+        device_type: "cpu" or "cuda"; default what torch was built for.
     """
     # No lock once it is known: every operator calls this, and torch.compile traces it.
+    if device_type == "cpu" and torch.version.cuda is not None:
+        return _search(beside_cuda=True).module if _found_for_cpu is None else _found_for_cpu.module
     return _search().module if _found is None else _found.module
 
 
-def kernel_candidates() -> list[KernelCandidate]:
-    """Return every place that was tried, in order; at most the last one is taken."""
-    return list(_search().candidates)
+def kernel_candidates(device_type: str | None = None) -> list[KernelCandidate]:
+    """Return every place that was tried, in order; at most the last one is taken. See `load_kernels`."""
+    return list(_search(device_type == "cpu" and torch.version.cuda is not None).candidates)
 
 
-def _search() -> _Found:
-    global _found
+def _search(beside_cuda: bool = False) -> _Found:
+    """Search once; `beside_cuda` for the CPU's kernels where torch was built for CUDA."""
+    global _found, _found_for_cpu
     with _lock:
-        if _found is None:
+        known = _found_for_cpu if beside_cuda else _found
+        if known is None:
+            backend = "cpu" if beside_cuda or torch.version.cuda is None else "cuda"
             tried = []
             module = None
-            for source, load in _places():
+            for source, load in _places(backend):
                 try:
                     module = load()
-                    _check(module)
+                    _check(module, backend)
                     reason = ""
                 except Exception as error:  # a broken build must never take the model down
                     module, reason = None, _one_line(error)
                 tried.append(KernelCandidate(source, module is not None, reason))
                 if module is not None:
                     break
-            _found = _Found(module, tuple(tried))
-        return _found
+            known = _Found(module, tuple(tried))
+            if beside_cuda:
+                _found_for_cpu = known
+            else:
+                _found = known
+        return known
 
 
-def _places() -> Iterator[tuple[str, Callable[[], ModuleType]]]:
-    yield "VECINFER_KERNEL_PATH", _from_variable
-    yield "LOCAL_KERNELS", _from_local_kernels
-    yield "build beside the package", _from_beside
-    yield f"kernel hub ({REPOSITORY}, version {VERSION})", _from_hub
+def _places(backend: str) -> Iterator[tuple[str, Callable[[], ModuleType]]]:
+    yield "VECINFER_KERNEL_PATH", lambda: _from_variable(backend)
+    yield "LOCAL_KERNELS", lambda: _from_local_kernels(backend)
+    yield "build beside the package", lambda: _from_beside(backend)
+    # Kernels for the CPU are built where they run.
+    if backend == "cuda" or torch.version.cuda is None:
+        yield f"kernel hub ({REPOSITORY}, version {VERSION})", _from_hub
 
 
-def _from_variable() -> ModuleType:
+def _from_variable(backend: str) -> ModuleType:
     path = os.environ.get("VECINFER_KERNEL_PATH")
     if not path:
         raise _Passed("not set")
-    return _from_path(Path(path))
+    return _from_path(Path(path), backend)
 
 
-def _from_local_kernels() -> ModuleType:
+def _from_local_kernels(backend: str) -> ModuleType:
     entries = dict(entry.split("=", 1) for entry in os.environ.get("LOCAL_KERNELS", "").split(":") if "=" in entry)
     if REPOSITORY not in entries:
         raise _Passed(f"does not name {REPOSITORY}")
-    return _from_path(Path(entries[REPOSITORY]))
+    return _from_path(Path(entries[REPOSITORY]), backend)
 
 
-def _from_beside() -> ModuleType:
+def _from_beside(backend: str) -> ModuleType:
     places = (_PACKAGE / "_kernels", _PACKAGE.parent / "hub_kernels" / REPOSITORY.split("/")[1])
     reasons = []
     for place in places:
         if not (place / "build").is_dir():
             continue
         try:
-            return _from_path(place)
+            return _from_path(place, backend)
         except Exception as error:
             reasons.append(f"{place}: {_one_line(error)}")
     raise _Passed("; ".join(reasons) or "none (in a checkout, `make kernels` makes one)")
@@ -138,16 +155,16 @@ def _from_hub() -> ModuleType:
     return fetch_kernel(REPOSITORY, VERSION, lockfile=lockfile)
 
 
-def _from_path(path: Path) -> ModuleType:
+def _from_path(path: Path, backend: str) -> ModuleType:
     # Not get_kernel: where it finds nothing locally, it goes on to the network.
     from kernels import get_local_kernel
 
     if not path.exists():
         raise _Passed(f"{path} does not exist")
-    return get_local_kernel(path.resolve())
+    return get_local_kernel(path.resolve(), backend=backend)
 
 
-def _check(module: ModuleType) -> None:
+def _check(module: ModuleType, backend: str) -> None:
     """Pass over a module that is not this version's or not for this device."""
     missing = [name for name in OPERATORS if not hasattr(module, name)]
     if missing:
@@ -155,6 +172,9 @@ def _check(module: ModuleType) -> None:
     metadata = json.loads((Path(module.__file__).parent / "metadata.json").read_text(encoding="utf-8"))
     if metadata.get("version") != VERSION:
         raise _Passed(f"it is version {metadata.get('version')}, and version {VERSION} is needed")
+    built_for = metadata.get("backend", {}).get("type", backend)
+    if built_for != backend:
+        raise _Passed(f"it is built for {built_for}, and a build for {backend} is needed")
     archs = metadata.get("backend", {}).get("archs")
     if archs and torch.cuda.is_available():
         capability = torch.cuda.get_device_capability()

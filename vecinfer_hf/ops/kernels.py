@@ -18,11 +18,12 @@ from .kernel_loader import kernel_candidates, load_kernels
 from .types import Buffers, LayerCodebook
 
 
-__all__ = ["append", "decode_attention", "dequantize", "quantize", "why_unsupported"]
+__all__ = ["append", "decode_attention", "dequantize", "quantize", "why_unsupported", "why_unsupported_on_cpu"]
 
 HEAD_DIMS = (64, 80, 96, 128, 256)
 MAX_GROUP = 16
 MIN_CAPABILITY = (8, 0)
+CPU_LARGEST_HEAD_DIM = 512
 
 
 def why_unsupported(
@@ -64,6 +65,20 @@ def why_unsupported(
     return None
 
 
+def why_unsupported_on_cpu(
+    key_head_dim: int, value_head_dim: int, dtype: torch.dtype, key_format: CodeFormat, value_format: CodeFormat
+) -> str | None:
+    """Return why the CPU's compiled operators cannot serve such a layer, or None; arguments as `why_unsupported`."""
+    for name, size, fmt in (("keys", key_head_dim, key_format), ("values", value_head_dim, value_format)):
+        if size % 8 or not 8 <= size <= CPU_LARGEST_HEAD_DIM:
+            return f"{name} have head_dim {size}; multiples of 8 up to {CPU_LARGEST_HEAD_DIM} are supported on a CPU"
+        if size % fmt.subvector_dim:
+            return f"head_dim {size} is not divisible by the {fmt.subvector_dim} elements of format {fmt.name}"
+    if dtype not in (torch.float32, torch.bfloat16, torch.float16):
+        return f"{dtype} is not supported; torch.float32, torch.bfloat16 and torch.float16 are"
+    return None
+
+
 def quantize(
     key_states: torch.Tensor,
     value_states: torch.Tensor,
@@ -75,13 +90,15 @@ def quantize(
 ) -> None:
     """See `reference.quantize`."""
     states = _last_contiguous(key_states), _last_contiguous(value_states)
-    _module().quantize(*states, buffers.codes, buffers.block_table, starts, counts, first, *_writing(codebook))
+    _module(key_states).quantize(
+        *states, buffers.codes, buffers.block_table, starts, counts, first, *_writing(codebook)
+    )
 
 
 def append(key_states: torch.Tensor, value_states: torch.Tensor, buffers: Buffers, codebook: LayerCodebook) -> None:
     """See `reference.append`; at most 16 tokens. Lengths stay on the device: no synchronization."""
     states = _last_contiguous(key_states), _last_contiguous(value_states)
-    _module().append(*states, *_flat(buffers), *_writing(codebook))
+    _module(key_states).append(*states, *_flat(buffers), *_writing(codebook))
 
 
 def decode_attention(
@@ -94,7 +111,7 @@ def decode_attention(
     num_splits: int = 0,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """See `reference.decode_attention`; at most 16 query tokens."""
-    return _module().decode_attention(
+    return _module(query).decode_attention(
         _last_contiguous(query),
         *_flat(buffers),
         *_reading(codebook),
@@ -112,15 +129,17 @@ def dequantize(
     """See `reference.dequantize`."""
     # Codes and centroids alone do not tell a value's head size.
     value_head_dim = buffers.ring_values.shape[3]
-    return _module().dequantize(
+    return _module(buffers.codes).dequantize(
         buffers.codes, buffers.block_table, *_reading(codebook), value_head_dim, start, length, dtype
     )
 
 
-def _module() -> ModuleType:
-    module = load_kernels()
+def _module(tensor: torch.Tensor) -> ModuleType:
+    """Return the kernels for the device of a tensor."""
+    device_type = tensor.device.type
+    module = load_kernels(device_type)
     if module is None:
-        tried = "; ".join(f"{candidate.source}: {candidate.reason}" for candidate in kernel_candidates())
+        tried = "; ".join(f"{candidate.source}: {candidate.reason}" for candidate in kernel_candidates(device_type))
         raise BackendError(f"No compiled kernels were found ({tried}); use the reference operators instead.")
     return module
 

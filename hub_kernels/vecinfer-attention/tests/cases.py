@@ -4,6 +4,8 @@
 
 from __future__ import annotations
 
+import os
+
 import oracle
 import torch
 
@@ -16,7 +18,17 @@ FORMATS = {
     "d8b10": oracle.Format(8, 10, 1),
     "d8b12": oracle.Format(8, 12, 1),
 }
-DEVICE = "cuda"
+DEVICE = os.environ.get("VECINFER_KERNEL_BACKEND") or ("cuda" if torch.cuda.is_available() else "cpu")
+"""The backend under test, which is also the device of all tensors."""
+ON_CPU = DEVICE == "cpu"
+
+
+def choose_path(monkeypatch, path: str) -> None:
+    """Force a slower path, "portable" or "general", or none (""). On a CPU "general" is AVX2's."""
+    if path and ON_CPU:
+        monkeypatch.setenv("VECINFER_CPU_PATH", {"portable": "portable", "general": "avx2"}[path])
+    elif path:
+        monkeypatch.setenv("VECINFER_DECODE_PATH", path)
 
 
 def random_centroids(heads: int, fmt: oracle.Format) -> torch.Tensor:

@@ -26,8 +26,7 @@ LENGTHS = [0, 1, 4, 5, 131, 132, 133, 163, 164, 165, 196, 777, 3001]
 @pytest.fixture(params=["", "portable", "general"])
 def path(request, monkeypatch):
     """Choose the fastest path of the machine or a slower one."""
-    if request.param:
-        monkeypatch.setenv("VECINFER_DECODE_PATH", request.param)
+    decode_cases.cases.choose_path(monkeypatch, request.param)
     return request.param
 
 
@@ -148,13 +147,17 @@ def test_196608_tokens(kernel, query_size):
 
 def test_strides_and_offsets(kernel, path):
     cache = Cache(LENGTHS)
-    whole = [torch.randn(len(LENGTHS), 2, 40, 3, 136, device="cuda").to(cache.dtype) for _ in range(2)]
+    whole = [
+        torch.randn(len(LENGTHS), 2, 40, 3, 136, device=decode_cases.cases.DEVICE).to(cache.dtype) for _ in range(2)
+    ]
     cache.sink_keys, cache.sink_values = (part[:, :, 5:9, 1, 8:] for part in whole)
     check(cache, kernel)
     # Not on 16 bytes: the general path takes it.
-    whole = [torch.randn(len(LENGTHS), 2, 140, 131, device="cuda").to(cache.dtype) for _ in range(2)]
+    whole = [
+        torch.randn(len(LENGTHS), 2, 140, 131, device=decode_cases.cases.DEVICE).to(cache.dtype) for _ in range(2)
+    ]
     cache.ring_keys, cache.ring_values = (part[:, :, 3:131, 3:] for part in whole)
-    flat = torch.randn(cache.query.numel() + 3, device="cuda").to(cache.dtype)[3:]
+    flat = torch.randn(cache.query.numel() + 3, device=decode_cases.cases.DEVICE).to(cache.dtype)[3:]
     cache.query = flat.view(cache.query.shape)
     check(cache, kernel)
 
@@ -189,7 +192,7 @@ def test_small_weights_do_not_vanish(kernel, gap, group):
     # q~ is the same number everywhere: q = that number in the first element of the Hadamard block, undone.
     scale = book.key_centroid_scale.item()
     size = gap * math.log(2) / (cache.softmax_scale * scale * (127 - low) * 128)
-    flat = torch.full((128,), size, dtype=torch.float64, device="cuda")
+    flat = torch.full((128,), size, dtype=torch.float64, device=decode_cases.cases.DEVICE)
     query = (flat @ decode_cases.oracle.hadamard(128, flat.device)) / book.query_transform[0].double()
     cache.query = query.to(cache.dtype).expand(1, group, 1, 128).contiguous()
     cache.ring_keys = torch.zeros_like(cache.ring_keys)
@@ -206,8 +209,8 @@ def test_small_weights_do_not_vanish(kernel, gap, group):
 
 def test_graph_with_growing_lengths(kernel):
     cache = Cache([300, 5, 1000], query_tokens=2, tiles=64)
-    lengths = torch.tensor(cache.lengths, dtype=torch.int32, device="cuda")
-    quantized = torch.tensor(cache.quantized, dtype=torch.int32, device="cuda")
+    lengths = torch.tensor(cache.lengths, dtype=torch.int32, device=decode_cases.cases.DEVICE)
+    quantized = torch.tensor(cache.quantized, dtype=torch.int32, device=decode_cases.cases.DEVICE)
 
     def call():
         return kernel.decode_attention(

@@ -22,13 +22,15 @@ class Pages:
         batch, heads, tiles, size = codes.shape
         count = -(-tiles // tiles_per_page)
         self.tiles = tiles
-        self.codes = torch.randint(0, 256, (batch * count + 5, heads, tiles_per_page, size), device="cuda").byte()
-        numbers = torch.randperm(len(self.codes), device="cuda")[: batch * count]
+        self.codes = torch.randint(
+            0, 256, (batch * count + 5, heads, tiles_per_page, size), device=cases.DEVICE
+        ).byte()
+        numbers = torch.randperm(len(self.codes), device=cases.DEVICE)[: batch * count]
         self.numbers = numbers.view(batch, count)
         padded = torch.cat([codes, codes.new_zeros(batch, heads, count * tiles_per_page - tiles, size)], 2)
         self.codes[numbers] = padded.view(batch, heads, count, tiles_per_page, size).transpose(1, 2).flatten(0, 1)
         # Entries behind a row's last page may hold anything.
-        junk = torch.full((batch, 2), -(10**9), device="cuda")
+        junk = torch.full((batch, 2), -(10**9), device=cases.DEVICE)
         self.table = torch.cat([self.numbers, junk], 1).int().contiguous()
 
     def contiguous(self) -> torch.Tensor:
@@ -37,7 +39,7 @@ class Pages:
 
     def others(self) -> torch.Tensor:
         """Return the pages that belong to nobody."""
-        mine = torch.zeros(len(self.codes), dtype=torch.bool, device="cuda")
+        mine = torch.zeros(len(self.codes), dtype=torch.bool, device=cases.DEVICE)
         mine[self.numbers.flatten()] = True
         return self.codes[~mine].clone()
 
@@ -91,13 +93,13 @@ def test_quantize_and_append(kernel, tiles_per_page, bits):
     codes = cases.random_codes(2, 2, 9, codebook, 128)
     pages = Pages(codes, tiles_per_page)
     others = pages.others()
-    states = torch.randn(2, 2, 150, 128, device="cuda").to(torch.bfloat16)
+    states = torch.randn(2, 2, 150, 128, device=cases.DEVICE).to(torch.bfloat16)
     place = int32(0, 45), int32(150, 120), int32(0, 30)
     weights = cases.write_args(codebook)
     kernel.quantize(states, states, codes, None, *place, *weights)
     kernel.quantize(states, states, pages.codes, pages.table, *place, *weights)
     assert torch.equal(pages.contiguous(), codes)
-    exact = [torch.randn(2, 2, n, 128, device="cuda").to(torch.bfloat16) for n in (4, 4, 16, 16)]
+    exact = [torch.randn(2, 2, n, 128, device=cases.DEVICE).to(torch.bfloat16) for n in (4, 4, 16, 16)]
     lengths, quantized = int32(170, 184), int32(150, 164)
     for target, table in ((codes, None), (pages.codes, pages.table)):
         kernel.append(

@@ -169,10 +169,10 @@ def test_centroids_are_kept(kernel, fmt):
     centroids = codebook.value_centroids
     # A second level that can only add nothing.
     centroids[:, 1:] = 0
-    unit = torch.full((heads,), 2.0**-5, device="cuda")
+    unit = torch.full((heads,), 2.0**-5, device=cases.DEVICE)
     codebook = codebook._replace(value_centroids=centroids, value_centroid_scale=unit)
     subvectors = head_dim // centroids.shape[3]
-    chosen = torch.randint(0, centroids.shape[2], (1, heads, tokens, 1, subvectors), device="cuda")
+    chosen = torch.randint(0, centroids.shape[2], (1, heads, tokens, 1, subvectors), device=cases.DEVICE)
     values = oracle.reconstruct(chosen, centroids[:, :1], unit).to(torch.bfloat16)
     codes = cases.random_codes(1, heads, tokens // 32, codebook, head_dim)
     args = int32(0), int32(tokens), int32(0)

@@ -72,7 +72,7 @@ def test_rising_scores(kernel, group):
     places = torch.tensor([[decode_cases.oracle.position("key", t, s, 32) for s in range(32)] for t in range(32)])
     for tile in range(64):
         codes[0, 0, tile, places.flatten()] = tile * 4
-    flat = torch.full((128,), 1.0, dtype=torch.float64, device="cuda")
+    flat = torch.full((128,), 1.0, dtype=torch.float64, device=decode_cases.cases.DEVICE)
     size = 8 * 0.6931 / (4 * cache.softmax_scale * book.key_centroid_scale.item() * 128)
     query = (flat * size @ decode_cases.oracle.hadamard(128, flat.device)) / book.query_transform[0].double()
     cache.query = query.to(cache.dtype).expand(1, group, 1, 128).contiguous()

@@ -36,7 +36,11 @@ STABLE_TORCH_LIBRARY_EXPAND(TORCH_EXTENSION_NAME, ops) {
       "int value_head_dim, int start, int length, ScalarType dtype) -> (Tensor, Tensor)");
 }
 
+#if defined(CPU_KERNEL)
+STABLE_TORCH_LIBRARY_IMPL_EXPAND(TORCH_EXTENSION_NAME, CPU, ops) {
+#else
 STABLE_TORCH_LIBRARY_IMPL_EXPAND(TORCH_EXTENSION_NAME, CUDA, ops) {
+#endif
   ops.impl("quantize", TORCH_BOX(&vecinfer::quantize));
   ops.impl("append", TORCH_BOX(&vecinfer::append));
   ops.impl("decode_attention", TORCH_BOX(&vecinfer::decode_attention));

@@ -2,14 +2,15 @@
 # SPDX-License-Identifier: Apache-2.0
 # Hub kernels are to run on Python 3.9.
 # ruff: noqa: UP006, UP035, UP045
-"""CUDA operators on a vector-quantized KV cache (https://arxiv.org/abs/2510.06175).
+"""Operators on a vector-quantized KV cache (https://arxiv.org/abs/2510.06175), for CUDA devices and for CPUs.
 
 Thin wrappers of the compiled operators. Shapes below use `B` rows, `Hkv` key/value heads, `Hq` query heads, `Dk` and
 `Dv` the head sizes of keys and values and, for a code format, `n` additive codes of `b` bits over `d` elements. A
 diagonal transform `[Hkv, D]` goes with the orthonormal block Hadamard matrix, a full one `[Hkv, D, D]` stands alone.
 Optional tensors may be None.
 
-These kernels need `Dv` equal to `Dk`; anything else is refused by name before a launch.
+The CUDA kernels need `Dv` equal to `Dk`; anything else is refused by name before a launch. The CPU's take head sizes
+that are multiples of 8 up to 512, `Dv` unlike `Dk`, any group, and float32.
 """
 
 from typing import Optional, Tuple
