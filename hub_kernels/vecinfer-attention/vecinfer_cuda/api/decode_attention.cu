@@ -140,7 +140,6 @@ void launch_combine(DecodeParams& p, const Device& device, cudaStream_t stream) 
     }
   }
   constexpr Product kProduct = kFull ? Product::kOneTile : Product::kNone;
-  p.rehearses = device.major >= 9 && rehearse(tiles * p.kv_heads);
   const int slices =
       kFull ? matrix_slices(1)
             : combine_slices(p.splits, p.batch, tiles * p.kv_heads, device.multiprocessors);

@@ -96,153 +96,143 @@ __device__ __forceinline__ void combine_rows(const DecodeParams& p) {
                              exact_start + (work.units - 1) * p.exact_weight);
   const float* records = p.records + static_cast<int64_t>(head * p.row_groups + row_group) *
                                          p.slots() * p.record_floats();
+  wait_for_previous_kernel();
 
-  // Blocks that wait for the main kernel go through the rest once without records: its instructions
-  // are at hand then.
+  Gathered<kLaneDims> gathered;
+  const int total = row < p.rows ? coded.count + exact.count : 0;
+  constexpr int kBatch = kLaneDims > 4 ? 3 : 6;  // records in flight
+  const int floats = p.record_floats(), maxima = p.rows_per_group * dims + local_row;
 #pragma unroll 1
-  for (int pass = kSeveral || !p.rehearses ? 1 : 0; pass < 2; ++pass) {
-    const bool real = pass == 1;
-    if (real) {
-      wait_for_previous_kernel();
-      if (p.rehearses) __syncthreads();
-    }
-    Gathered<kLaneDims> gathered;
-    const int total = real && row < p.rows ? coded.count + exact.count : 0;
-    constexpr int kBatch = kLaneDims > 4 ? 3 : 6;  // records in flight
-    const int floats = p.record_floats(), maxima = p.rows_per_group * dims + local_row;
-#pragma unroll 1
-    for (int first = slice; first < (real ? total : slices); first += kBatch * slices) {
-      float maximum[kBatch], weight[kBatch], x[kBatch][kLaneDims];
-      float reference = gathered.maximum;
+  for (int first = slice; first < total; first += kBatch * slices) {
+    float maximum[kBatch], weight[kBatch], x[kBatch][kLaneDims];
+    float reference = gathered.maximum;
 #pragma unroll
-      for (int i = 0; i < kBatch; ++i) {
-        const int index = first + i * slices;
-        const int slot =
-            index < coded.count ? coded.first + index : exact.first + index - coded.count;
-        const float* record = records + static_cast<int64_t>(slot) * floats;
-        const bool missing = index >= coded.count &&
-                             has_no_unit(p, deal, slot - (2 * b + 1), exact_start, work.units);
-        const bool present = index < total && !missing;
-        maximum[i] = present ? record[maxima] : -INFINITY;
-        weight[i] = present ? record[maxima + p.rows_per_group] : 0.f;
+    for (int i = 0; i < kBatch; ++i) {
+      const int index = first + i * slices;
+      const int slot =
+          index < coded.count ? coded.first + index : exact.first + index - coded.count;
+      const float* record = records + static_cast<int64_t>(slot) * floats;
+      const bool missing =
+          index >= coded.count && has_no_unit(p, deal, slot - (2 * b + 1), exact_start, work.units);
+      const bool present = index < total && !missing;
+      maximum[i] = present ? record[maxima] : -INFINITY;
+      weight[i] = present ? record[maxima + p.rows_per_group] : 0.f;
 #pragma unroll
-        for (int j = 0; j < kLaneDims; ++j) {
-          const int dim = lane + 32 * j;
-          x[i][j] = present && dim < dims ? record[local_row * dims + dim] : 0.f;
-        }
-      }
-#pragma unroll
-      for (int i = 0; i < kBatch; ++i) reference = fmaxf(reference, maximum[i]);
-      gathered.raise(reference);
-#pragma unroll
-      for (int i = 0; i < kBatch; ++i) {
-        gathered.add(first + i * slices >= coded.count, maximum[i], weight[i], x[i]);
+      for (int j = 0; j < kLaneDims; ++j) {
+        const int dim = lane + 32 * j;
+        x[i][j] = present && dim < dims ? record[local_row * dims + dim] : 0.f;
       }
     }
+#pragma unroll
+    for (int i = 0; i < kBatch; ++i) reference = fmaxf(reference, maximum[i]);
+    gathered.raise(reference);
+#pragma unroll
+    for (int i = 0; i < kBatch; ++i) {
+      gathered.add(first + i * slices >= coded.count, maximum[i], weight[i], x[i]);
+    }
+  }
 
-    if (slices > 1) {
-      own[lane] = gathered.maximum;
+  if (slices > 1) {
+    own[lane] = gathered.maximum;
 #pragma unroll
-      for (int part = 0; part < 2; ++part) {
-        own[32 * (1 + part) + lane] = gathered.weight[part];
-#pragma unroll
-        for (int i = 0; i < kLaneDims; ++i) {
-          own[32 * (3 + part * kLaneDims + i) + lane] = gathered.sum[part][i];
-        }
-      }
-      __syncthreads();
-      if (!kFull && slice != 0) continue;
-      const int others = slice == 0 ? slices : 0;
-#pragma unroll 1
-      for (int s = 1; s < others; ++s) {
-        const float* theirs = own + s * block_rows * gathered_floats(kLaneDims) + lane;
-        gathered.raise(theirs[0]);
-#pragma unroll
-        for (int part = 0; part < 2; ++part) {
-          float x[kLaneDims];
-#pragma unroll
-          for (int i = 0; i < kLaneDims; ++i) x[i] = theirs[32 * (3 + part * kLaneDims + i)];
-          gathered.add(part, theirs[0], theirs[32 * (1 + part)], x);
-        }
-      }
-    }
-    if (!kFull && !finishes) continue;
-
-    const int query_head = head * p.group + p.by_query_tokens.divide(row);
-    float total_weight = gathered.weight[0] + gathered.weight[1];
-    if (p.sink_logits != nullptr && finishes) {
-      const float sink = p.sink_logits[query_head] * kLog2E;
-      gathered.raise(sink);
-      total_weight = gathered.weight[0] + gathered.weight[1] + rescale(sink, gathered.maximum);
-    }
-    // A row without tokens: zeros, and a log-sum-exp of -inf.
-    const float inverse = total_weight == 0.f ? 0.f : 1.f / total_weight;
-    float out[kLaneDims];
-#pragma unroll
-    for (int i = 0; i < kLaneDims; ++i) out[i] = gathered.sum[0][i] * inverse;
-
-    if constexpr (kSeveral) {
-      float* const results = gathered_place;
-      if (slice == 0) {
-#pragma unroll
-        for (int i = 0; i < kLaneDims; ++i) rows[warp * kRowFloats + lane + 32 * i] = out[i];
-      }
-      __syncthreads();
-      const int last_row = block_rows - 1;  // the rest of the product is not needed
-      product.run(
-          [&](int i, int k) {
-            return *reinterpret_cast<const float4*>(rows + min(i, last_row) * kRowFloats + k);
-          },
-          [&](int i, int column, float y0, float y1) {
-            if (i > last_row) return;
-            *reinterpret_cast<float2*>(results + i * kRowFloats + column) = make_float2(y0, y1);
-          });
-      __syncthreads();
-      if (!finishes) continue;
-#pragma unroll
-      for (int i = 0; i < kLaneDims; ++i) out[i] = results[warp * kRowFloats + lane + 32 * i];
-    } else if constexpr (kFull) {
-      float* const partial = gathered_place;
-      if (slice == 0) {
-#pragma unroll
-        for (int i = 0; i < kLaneDims; ++i) rows[warp * kRowFloats + lane + 32 * i] = out[i];
-      }
-      __syncthreads();
-      matrix.multiply(rows, kRowFloats, partial);
-      __syncthreads();
-      if (!finishes) continue;
-#pragma unroll
-      for (int i = 0; i < kLaneDims; ++i)
-        out[i] = matrix.total(partial, threadIdx.y, lane + 32 * i);
-    } else if (transform.kind == TransformKind::kDiagonal) {
-      const int block = hadamard_block(dims);
-      hadamard_across_lanes(out, block);
-      const float norm = hadamard_norm(block);
+    for (int part = 0; part < 2; ++part) {
+      own[32 * (1 + part) + lane] = gathered.weight[part];
 #pragma unroll
       for (int i = 0; i < kLaneDims; ++i) {
-        const int dim = min(lane + 32 * i, dims - 1);
-        out[i] *= norm * transform.weight[head * dims + dim];
+        own[32 * (3 + part * kLaneDims + i) + lane] = gathered.sum[part][i];
       }
     }
+    __syncthreads();
+    if (!kFull && slice != 0) return;
+    const int others = slice == 0 ? slices : 0;
+#pragma unroll 1
+    for (int s = 1; s < others; ++s) {
+      const float* theirs = own + s * block_rows * gathered_floats(kLaneDims) + lane;
+      gathered.raise(theirs[0]);
+#pragma unroll
+      for (int part = 0; part < 2; ++part) {
+        float x[kLaneDims];
+#pragma unroll
+        for (int i = 0; i < kLaneDims; ++i) x[i] = theirs[32 * (3 + part * kLaneDims + i)];
+        gathered.add(part, theirs[0], theirs[32 * (1 + part)], x);
+      }
+    }
+  }
+  if (!kFull && !finishes) return;
 
-    const int64_t out_row =
-        (static_cast<int64_t>(b) * p.kv_heads + head) * p.rows + row;  // = [B, Hq, Tq]
+  const int query_head = head * p.group + p.by_query_tokens.divide(row);
+  float total_weight = gathered.weight[0] + gathered.weight[1];
+  if (p.sink_logits != nullptr && finishes) {
+    const float sink = p.sink_logits[query_head] * kLog2E;
+    gathered.raise(sink);
+    total_weight = gathered.weight[0] + gathered.weight[1] + rescale(sink, gathered.maximum);
+  }
+  // A row without tokens: zeros, and a log-sum-exp of -inf.
+  const float inverse = total_weight == 0.f ? 0.f : 1.f / total_weight;
+  float out[kLaneDims];
+#pragma unroll
+  for (int i = 0; i < kLaneDims; ++i) out[i] = gathered.sum[0][i] * inverse;
+
+  if constexpr (kSeveral) {
+    float* const results = gathered_place;
+    if (slice == 0) {
+#pragma unroll
+      for (int i = 0; i < kLaneDims; ++i) rows[warp * kRowFloats + lane + 32 * i] = out[i];
+    }
+    __syncthreads();
+    const int last_row = block_rows - 1;  // the rest of the product is not needed
+    product.run(
+        [&](int i, int k) {
+          return *reinterpret_cast<const float4*>(rows + min(i, last_row) * kRowFloats + k);
+        },
+        [&](int i, int column, float y0, float y1) {
+          if (i > last_row) return;
+          *reinterpret_cast<float2*>(results + i * kRowFloats + column) = make_float2(y0, y1);
+        });
+    __syncthreads();
+    if (!finishes) return;
+#pragma unroll
+    for (int i = 0; i < kLaneDims; ++i) out[i] = results[warp * kRowFloats + lane + 32 * i];
+  } else if constexpr (kFull) {
+    float* const partial = gathered_place;
+    if (slice == 0) {
+#pragma unroll
+      for (int i = 0; i < kLaneDims; ++i) rows[warp * kRowFloats + lane + 32 * i] = out[i];
+    }
+    __syncthreads();
+    matrix.multiply(rows, kRowFloats, partial);
+    __syncthreads();
+    if (!finishes) return;
+#pragma unroll
+    for (int i = 0; i < kLaneDims; ++i) out[i] = matrix.total(partial, threadIdx.y, lane + 32 * i);
+  } else if (transform.kind == TransformKind::kDiagonal) {
+    const int block = hadamard_block(dims);
+    hadamard_across_lanes(out, block);
+    const float norm = hadamard_norm(block);
 #pragma unroll
     for (int i = 0; i < kLaneDims; ++i) {
-      const int dim = lane + 32 * i;
-      if (dim >= dims || !real) break;
-      if (transform.mean != nullptr) {
-        out[i] = fmaf(transform.mean[head * dims + dim], gathered.weight[0] * inverse, out[i]);
-      }
-      out[i] = fmaf(gathered.sum[1][i], inverse, out[i]);
-      if (p.bf16) {
-        static_cast<__nv_bfloat16*>(p.out)[out_row * dims + dim] = __float2bfloat16_rn(out[i]);
-      } else {
-        static_cast<__half*>(p.out)[out_row * dims + dim] = __float2half_rn(out[i]);
-      }
+      const int dim = min(lane + 32 * i, dims - 1);
+      out[i] *= norm * transform.weight[head * dims + dim];
     }
-    if (lane == 0 && real) p.lse[out_row] = (gathered.maximum + log2f(total_weight)) / kLog2E;
   }
+
+  const int64_t out_row =
+      (static_cast<int64_t>(b) * p.kv_heads + head) * p.rows + row;  // = [B, Hq, Tq]
+#pragma unroll
+  for (int i = 0; i < kLaneDims; ++i) {
+    const int dim = lane + 32 * i;
+    if (dim >= dims) break;
+    if (transform.mean != nullptr) {
+      out[i] = fmaf(transform.mean[head * dims + dim], gathered.weight[0] * inverse, out[i]);
+    }
+    out[i] = fmaf(gathered.sum[1][i], inverse, out[i]);
+    if (p.bf16) {
+      static_cast<__nv_bfloat16*>(p.out)[out_row * dims + dim] = __float2bfloat16_rn(out[i]);
+    } else {
+      static_cast<__half*>(p.out)[out_row * dims + dim] = __float2half_rn(out[i]);
+    }
+  }
+  if (lane == 0) p.lse[out_row] = (gathered.maximum + log2f(total_weight)) / kLog2E;
 }
 
 template <int kLaneDims, bool kFull>

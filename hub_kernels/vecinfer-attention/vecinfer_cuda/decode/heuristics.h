@@ -41,10 +41,6 @@ inline int combine_slices(int splits, int batch, int blocks, int multiprocessors
   return splits / batch > 3 && blocks <= 2 * multiprocessors ? 4 : 1;
 }
 
-// Whether combining blocks go through their code before there are records: where they are few, they
-// are on the device long before the main kernel ends.
-inline bool rehearse(int blocks) { return blocks <= 16; }
-
 // Tiles of rows of a block that multiplies them by a full matrix, which it fetches once: 1, 2 or 4,
 // as few as leave the blocks within one wave. One tile has kernels of its own, which are sooner
 // done with it.

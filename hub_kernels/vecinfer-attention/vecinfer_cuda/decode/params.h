@@ -76,7 +76,6 @@ struct DecodeParams {
   int exact_weight;  // work of an exact unit in tiles
   int start_weight;  // work of starting a row in tiles
   int query_limit;   // largest 16-bit query: keeps integer scores under 2**30
-  bool rehearses;    // of the combining kernel, see there
 
   __host__ __device__ int padded_rows() const { return rows_per_group * row_groups; }
   __host__ __device__ int record_floats() const { return rows_per_group * (head_dim + 2); }
