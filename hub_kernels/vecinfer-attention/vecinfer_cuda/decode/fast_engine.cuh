@@ -57,10 +57,12 @@ class FastEngine {
     const QueryWeightsLoad<kHeadDim, Traits::kThreads> weights(p_, head_);
     Codebook<Traits>::fill(p_, head_, shared_, [&] {
       // While the lengths are on their way.
-      static_assert(Queries::kPasses <= kWarps);
-      if (has_only_row() && warp() < Queries::kPasses) {
-        Queries::transform_only_row(p_, key_scale_, head_, row_group_ * kRows, record(0), scales(0),
-                                    warp());
+      if (has_only_row()) {
+#pragma unroll 1
+        for (int pass = warp(); pass < Queries::kPasses; pass += kWarps) {
+          Queries::transform_only_row(p_, key_scale_, head_, row_group_ * kRows, record(0),
+                                      scales(0), pass);
+        }
       }
       first_tiles();
     });
