@@ -32,6 +32,12 @@ __device__ __forceinline__ int nth_bit(unsigned mask, int n) {
   return __ffs(mask) - 1;
 }
 
+// x, about which the compiler knows nothing.
+__device__ __forceinline__ int opaque(int x) {
+  asm volatile("" : "+r"(x));
+  return x;
+}
+
 __device__ __forceinline__ uint32_t permute_bytes(uint32_t a, uint32_t b, uint32_t selector) {
   return __byte_perm(a, b, selector);
 }

@@ -35,13 +35,15 @@ class FastEngine {
         head_(head),
         row_group_(row_group),
         shared_(shared),
-        ring_(p.codes, head, shared + Traits::kRingOffset, threadIdx.x / 32) {}
+        ring_(p.codes, shared + Traits::kRingOffset, threadIdx.x / 32) {}
 
   // Starts to fetch a run of tiles, and its queries to the warp's record. Of the block's first runs
   // only one tile: more would stand before everybody's queries in the queue to memory.
   __device__ __forceinline__ void prefetch(int b, int first, int last, bool with_queries,
                                            bool is_first_run) {
-    if (with_queries) Queries::issue(p_, b, head_, row_group_ * kRows, record(warp()));
+    if (with_queries && !(is_first_run && has_only_row())) {
+      Queries::issue(p_, b, head_, row_group_ * kRows, record(warp()));
+    }
     commit_copies();
     ring_.start(b, first, last - first);
     if (!is_first_run) ring_.fill();
@@ -53,7 +55,17 @@ class FastEngine {
     key_scale_ = __ldg(p_.key.centroid_scale + head_);
     value_scale_ = __ldg(p_.value.centroid_scale + head_);
     const QueryWeightsLoad<kHeadDim, Traits::kThreads> weights(p_, head_);
-    Codebook<Traits>::fill(p_, head_, shared_, first_tiles);
+    Codebook<Traits>::fill(p_, head_, shared_, [&] {
+      // While the lengths are on their way.
+      if (has_only_row()) {
+#pragma unroll 1
+        for (int pass = warp(); pass < Queries::kPasses; pass += kWarps) {
+          Queries::transform_only_row(p_, key_scale_, head_, row_group_ * kRows, record(0),
+                                      scales(0), pass);
+        }
+      }
+      first_tiles();
+    });
     weights.store(*query_weights());
   }
 
@@ -61,6 +73,13 @@ class FastEngine {
   // passes dealt to warps. b: the warp's batch row, or -1 if it does not begin with codes.
   __device__ __forceinline__ void first_queries(int b, int* rows) {
     const int lane = threadIdx.x & 31;
+    if (has_only_row()) {
+      __syncthreads();
+      if (b >= 0) copy_queries(0);
+      __syncthreads();
+      if (b >= 0) ring_.fill();
+      return;
+    }
     if (lane == 0) rows[warp()] = b;
     wait_copies<1>();  // for the queries, not for the tile
     wait_for_previous_kernel();
@@ -75,15 +94,7 @@ class FastEngine {
     }
     __syncthreads();
     const int leader = __ffs(__shfl_sync(kFullWarp, peers, warp())) - 1;
-    if (b >= 0 && leader != warp()) {
-      constexpr int kWords = Queries::kFragmentBytes / 16;
-#pragma unroll
-      for (int i = lane; i < kWords; i += 32) {
-        reinterpret_cast<uint4*>(record(warp()))[i] =
-            reinterpret_cast<const uint4*>(record(leader))[i];
-      }
-      if (lane < kRows) scales(warp())[lane] = scales(leader)[lane];
-    }
+    if (b >= 0) copy_queries(leader);
     __syncthreads();
     if (b >= 0) ring_.fill();
   }
@@ -129,6 +140,20 @@ class FastEngine {
   }
   __device__ __forceinline__ RowScale* scales(int of_warp) const {
     return reinterpret_cast<RowScale*>(shared_ + Traits::kScaleOffset) + of_warp * kRows;
+  }
+  // Whether there is one batch row, whose queries can be transformed before the lengths are known.
+  __device__ __forceinline__ bool has_only_row() const {
+    return p_.batch == 1 && p_.query_float == nullptr;
+  }
+  // Queries that another warp transformed.
+  __device__ __forceinline__ void copy_queries(int from) const {
+    if (from == warp()) return;
+    const int lane = threadIdx.x & 31;
+#pragma unroll
+    for (int i = lane; i < Queries::kFragmentBytes / 16; i += 32) {
+      reinterpret_cast<uint4*>(record(warp()))[i] = reinterpret_cast<const uint4*>(record(from))[i];
+    }
+    if (lane < kRows) scales(warp())[lane] = scales(from)[lane];
   }
   __device__ __forceinline__ void transform(int b, int of_warp, int pass) const {
     Queries::transform(p_, *query_weights(), key_scale_, b, head_, row_group_ * kRows,

@@ -84,7 +84,7 @@ __device__ __forceinline__ void merge_pieces(const DecodeParams& p, const BlockP
     float* target = shape.global(p, place, __shfl_sync(kFullWarp, segment, leader));
     const int row = first / per_lane * kRowTile + (lane & 3), maxima = shape.sums() + row;
     // Some members at a time, so that their loads overlap; the leader stands in for missing ones.
-    constexpr int kBatch = kElements > 2 ? 2 : 4;
+    constexpr int kBatch = kElements > 1 ? 2 : 4;
     const auto for_members = [&](auto visit) {
 #pragma unroll 1
       for (unsigned left = members; left != 0;) {
@@ -187,7 +187,7 @@ __device__ __forceinline__ void decode_block(const DecodeParams& p, char* shared
   };
 #pragma unroll 1
   while (position < end) {
-    const RowWork work(p, b);
+    RowWork work(p, b);
     const int first = max(position - row_start, 0), last = min(work.tiles, end - row_start);
     if (first < last) {
       if (!prefetched) engine.prefetch(b, first, last, true, false);
@@ -195,6 +195,8 @@ __device__ __forceinline__ void decode_block(const DecodeParams& p, char* shared
       prefetched = false;
       finish(2 * b, first == 0, last == work.tiles, row_start + last < end);
       position = row_start + last;
+      // Made again, so that its parts take no registers meanwhile.
+      work = RowWork(p, opaque(work.length), opaque(work.coded));
     }
     if (position < end) {
       const int exact_start = row_start + work.tiles;

@@ -75,38 +75,69 @@ class QueryRows {
     }
   }
 
+  // The same pass without shared memory, straight from what was given, for the only batch row.
+  static __device__ __forceinline__ void transform_only_row(const DecodeParams& p, float key_scale,
+                                                            int head, int first_row, char* record,
+                                                            RowScale* scales, int pass) {
+    const int dim = first_dim(), place = head * kHeadDim + dim;
+    const Transform& transform = p.key.transform;
+    const bool diagonal = transform.kind == TransformKind::kDiagonal;
+    float x[kLane], weight[kLane], mean[kLane];
+    unpack_states(
+        __ldg(reinterpret_cast<const uint4*>(p.query_row(0, head, first_row + row_of(pass)) + dim)),
+        p.bf16, x);
+    load_weights(diagonal ? transform.weight + place : nullptr, 1.f, weight);
+    load_weights(transform.mean != nullptr ? transform.mean + place : nullptr, 0.f, mean);
+    const float mean_score = transform_lane(p, weight, mean, x);
+    round(p, x, mean_score, key_scale, record, scales, pass);
+  }
+
   // One pass over some of the rows, by any warp. Copies must have arrived, and be visible to it.
   static __device__ __forceinline__ void transform(const DecodeParams& p,
                                                    const QueryWeights<kHeadDim>& weights,
                                                    float key_scale, int b, int head, int first_row,
                                                    char* record, RowScale* scales, int pass) {
-    const float log2_scale = p.softmax_scale * kLog2E;
     const int dim = first_dim();
-    const int row = row_of(pass);
     float x[kLane];
-    float mean_score = 0.f;
+    float mean_score;
     if (p.query_float == nullptr) {
       uint32_t words[4];
       load_shared<16>(words, given(record, pass));
       unpack_states(make_uint4(words[0], words[1], words[2], words[3]), p.bf16, x);
-      // Two sums, as a mean may be absent and a weight not.
-#pragma unroll
-      for (int i = 0; i < kLane; ++i) {
-        mean_score = fmaf(x[i], weights.mean[dim + i], mean_score);
-        x[i] *= weights.weight[dim + i];
-      }
-      hadamard_transform(x, kHeadDim);
-#pragma unroll
-      for (int distance = 1; distance < kLanes; distance *= 2) {
-        mean_score += __shfl_xor_sync(kFullWarp, mean_score, distance);
-      }
-      mean_score *= log2_scale;
+      mean_score = transform_lane(p, weights.weight + dim, weights.mean + dim, x);
     } else {
       const int64_t padded_row =
-          static_cast<int64_t>(b * p.kv_heads + head) * p.padded_rows() + first_row + row;
+          static_cast<int64_t>(b * p.kv_heads + head) * p.padded_rows() + first_row + row_of(pass);
       load_weights(p.query_float + padded_row * kHeadDim + dim, 0.f, x);
       mean_score = p.row_offset[padded_row];
     }
+    round(p, x, mean_score, key_scale, record, scales, pass);
+  }
+
+ private:
+  // Transforms a lane's part of a row, and returns the log2 score of the key mean.
+  static __device__ __forceinline__ float transform_lane(const DecodeParams& p, const float* weight,
+                                                         const float* mean, float (&x)[kLane]) {
+    float mean_score = 0.f;
+    // Two sums, as a mean may be absent and a weight not.
+#pragma unroll
+    for (int i = 0; i < kLane; ++i) {
+      mean_score = fmaf(x[i], mean[i], mean_score);
+      x[i] *= weight[i];
+    }
+    hadamard_transform(x, kHeadDim);
+#pragma unroll
+    for (int distance = 1; distance < kLanes; distance *= 2) {
+      mean_score += __shfl_xor_sync(kFullWarp, mean_score, distance);
+    }
+    return mean_score * p.softmax_scale * kLog2E;
+  }
+
+  // Rounds a row to integers and stores its fragments and scale.
+  static __device__ __forceinline__ void round(const DecodeParams& p, const float (&x)[kLane],
+                                               float mean_score, float key_scale, char* record,
+                                               RowScale* scales, int pass) {
+    const int dim = first_dim(), row = row_of(pass);
     float largest = 0.f;
 #pragma unroll
     for (int i = 0; i < kLane; ++i) largest = max_nan(largest, fabsf(x[i]));
@@ -129,13 +160,12 @@ class QueryRows {
     *reinterpret_cast<uint2*>(fragment) = make_uint2(high[0], high[1]);
     *reinterpret_cast<uint2*>(fragment + 4 * kLaneBytes) = make_uint2(low[0], low[1]);
     if (dim == 0) {
-      const float step = largest / p.query_limit * log2_scale * key_scale;
+      const float step = largest / p.query_limit * p.softmax_scale * kLog2E * key_scale;
       // Not 0: masked scores of -inf times this must stay -inf.
       scales[row] = {step < 1e-30f ? 1e-30f : step, mean_score};
     }
   }
 
- private:
   static __device__ __forceinline__ int first_dim() { return (threadIdx.x & (kLanes - 1)) * kLane; }
   static __device__ __forceinline__ int row_of(int pass) {
     return pass * kRowsPerPass + (threadIdx.x & 31) / kLanes;

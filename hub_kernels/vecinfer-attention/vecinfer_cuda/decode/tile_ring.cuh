@@ -15,10 +15,8 @@ namespace vecinfer {
 template <class Traits>
 class TileRing {
  public:
-  __device__ __forceinline__ TileRing(const CodesView& codes, int head, const char* shared,
-                                      int warp)
+  __device__ __forceinline__ TileRing(const CodesView& codes, const char* shared, int warp)
       : codes_(codes),
-        head_(head),
         lane_address_(shared_address(shared) + warp * Traits::kRing + lane() * Traits::kKeyChunk) {
     // Kept and not made again for each tile.
     asm volatile("" : "+r"(lane_address_));
@@ -27,7 +25,7 @@ class TileRing {
   // Starts a run of `count` tiles of batch row b with tile `first`; fill() fetches as many as there
   // is room for.
   __device__ __forceinline__ void start(int b, int first, int count) {
-    source_ = code_tile(codes_, b, head_, first) + lane() * Traits::kKeyChunk;
+    source_ = code_tile(codes_, b, head(), first) + lane() * Traits::kKeyChunk;
     left_ = INT_MAX;
     if (codes_.block_table != nullptr) {
       const int index = codes_.by_page.divide(first);
@@ -87,6 +85,8 @@ class TileRing {
   static constexpr int kKeys = Traits::kKeyPlane * Traits::Key::kLevels;
 
   static __device__ __forceinline__ int lane() { return threadIdx.x & 31; }
+  // As in BlockPlace; a member would take a register.
+  static __device__ __forceinline__ int head() { return blockIdx.z; }
   // A lane's values lie that much further in a chunk than its keys.
   static __device__ __forceinline__ int value_shift() {
     return lane() * (Traits::kValueChunk - Traits::kKeyChunk);
@@ -95,7 +95,7 @@ class TileRing {
   // Goes on with the next page of the row.
   __device__ __forceinline__ void turn_page() {
     source_ = codes_.data + codes_.block_table[next_] * codes_.page_stride +
-              head_ * codes_.head_stride + lane() * Traits::kKeyChunk;
+              head() * codes_.head_stride + lane() * Traits::kKeyChunk;
     left_ = codes_.tiles_per_page;
     ++next_;
   }
@@ -110,7 +110,6 @@ class TileRing {
   }
 
   const CodesView& codes_;
-  int head_;
   int next_;               // of the row's pages, its place in the block table
   int left_;               // tiles of the page that the next tile lies in
   uint32_t lane_address_;  // of this lane's part of the ring
