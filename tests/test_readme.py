@@ -9,6 +9,7 @@ import typer
 from pages import ROOT, commands, page, steps
 
 from examples.benchmarks.__main__ import app as benchmarks
+from examples.benchmarks.codebooks import app as codebooks
 from examples.research.ablation import argument_parser
 from examples.research.evaluate import app as evaluate
 from vecinfer_hf.cli.app import app
@@ -21,6 +22,7 @@ PAGES = {
         "METHOD.md",
         "CONTRIBUTING.md",
         "quant_configs/README.md",
+        "quant_configs/CALIBRATE.md",
         "examples/research/README.md",
         "examples/research/MEASURES.md",
     )
@@ -64,13 +66,21 @@ def accepts(command, words):
 def test_every_vecinfer_command_parses(words):
     group = typer.main.get_command(app)
     assert words[0] in group.commands
-    accepts(group.commands[words[0]], words[1:])
+    command, rest = group.commands[words[0]], words[1:]
+    if getattr(command, "commands", None) and rest:
+        assert rest[0] in command.commands
+        command, rest = command.commands[rest[0]], rest[1:]
+    accepts(command, rest)
 
 
 @pytest.mark.parametrize("words", all_commands("python", "-m"), ids=" ".join)
 def test_every_module_of_the_examples_parses(words):
     module, *rest = words
-    known = {"examples.research.evaluate": evaluate, "examples.benchmarks": benchmarks}
+    known = {
+        "examples.research.evaluate": evaluate,
+        "examples.benchmarks": benchmarks,
+        "examples.benchmarks.codebooks": codebooks,
+    }
     if module in known:
         accepts(typer.main.get_command(known[module]), rest)
     elif module == "examples.research.ablation" and rest:

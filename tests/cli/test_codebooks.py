@@ -44,6 +44,27 @@ def test_list_show_and_remove(kept, vecinfer):
     assert "None in" in output("list")
 
 
+@pytest.mark.slow
+def test_make_keeps_or_saves(tiny_model_directory, tmp_path, monkeypatch, vecinfer, book):
+    monkeypatch.setenv("VECINFER_CODEBOOKS", str(tmp_path / "kept"))
+    words = ("codebooks", "make", tiny_model_directory, "--budget", 0.3, "--key-bits", 2, "--text", book, "--json")
+    code, out, _ = vecinfer(*words)
+    made = json.loads(out)
+    assert code == 0
+    assert made["directory"].startswith(str(tmp_path / "kept"))
+    assert made["metrics"]["held_back"]["text"] == "northanger-excerpt"
+    (row,) = json.loads(vecinfer("codebooks", "list", "--json")[1])["codebooks"]
+    assert row["fingerprint"] == made["weights_fingerprint"]
+    code, out, _ = vecinfer(*words, "--output", tmp_path / "saved")
+    assert code == 0
+    assert (tmp_path / "saved" / "codebook.safetensors").is_file()
+
+
+def test_make_refuses_a_bad_budget_before_weights_are_read(tiny_model_directory, monkeypatch, vecinfer):
+    monkeypatch.setattr("vecinfer_hf.cli.codebooks.load_weights", lambda *_: pytest.fail("loaded"))
+    assert "budget is -1" in error_line(vecinfer("codebooks", "make", tiny_model_directory, "--budget", -1))
+
+
 def test_a_damaged_one_is_listed_with_the_reason(kept, vecinfer):
     (kept.directory / "codebook.safetensors").write_bytes(b"")
     _, out, _ = vecinfer("codebooks", "list", "--json")

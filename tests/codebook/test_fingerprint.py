@@ -5,10 +5,11 @@
 import accelerate
 import pytest
 import torch
-from tiny_models import FAMILIES, tiny_model
-from transformers import AutoModelForCausalLM
+from tiny_models import FAMILIES, tiny_config, tiny_model
+from transformers import AutoModelForCausalLM, QuantoConfig
 
-from vecinfer_hf.codebook.fingerprint import weights_fingerprint
+from vecinfer_hf import VecInferConfig
+from vecinfer_hf.codebook.fingerprint import quantization_of, weights_fingerprint
 
 
 @pytest.fixture(scope="module")
@@ -67,6 +68,17 @@ def test_the_name_of_a_model_does_not_matter():
     before = weights_fingerprint(model)
     model.config._name_or_path = "someone/else"
     assert weights_fingerprint(tiny_model("llama")) == before == weights_fingerprint(model)
+
+
+@pytest.mark.parametrize(
+    ("given", "method"),
+    [(None, None), ({"quant_method": "gptq"}, "gptq"), ({"quant_method": "vecinfer"}, None), (VecInferConfig(), None),
+     (QuantoConfig(), "quanto")],
+)  # fmt: skip
+def test_the_method_of_quantized_weights_is_known(given, method):
+    config = tiny_config("llama")
+    config.quantization_config = given
+    assert quantization_of(config) == method
 
 
 def test_a_part_of_tensor_parallel_weights_is_enough():

@@ -20,7 +20,7 @@ from transformers.utils import logging
 
 from ..calibration_config import CalibrationConfig
 from ..codebook.codebook import Codebook
-from ..codebook.fingerprint import weights_fingerprint
+from ..codebook.fingerprint import quantization_of, weights_fingerprint
 from ..distributed.devices import layer_devices
 from ..distributed.heads import head_shard
 from ..errors import UnsupportedModelError
@@ -120,6 +120,8 @@ def make_codebook(
         codebook = calibrate(model, texts, config=more, tokenizer=tokenizer, progress=progress)
         quality = _quality(model, codebook, held_back)
     codebook.weights_fingerprint = weights_fingerprint(model)
+    if quantization_of(model.config) is not None:
+        codebook.provenance["quantization"] = quantization_of(model.config)
     codebook.provenance["plan"] = {
         "rows": plan.rows,
         "row_length": plan.row_length,

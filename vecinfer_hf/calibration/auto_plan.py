@@ -34,7 +34,7 @@ STATES, ACTIVATIONS, WRITING_CACHE = 0.3, 0.4, 0.3
 WINDOWS = (2048, 1024, 512)
 ROW_LENGTHS = (1024, 512, 256, 128)
 FEWEST_WINDOWS = 6
-"""Windows that are better than fewer, longer ones."""
+"""Windows that are read at least, and rather than fewer, longer ones."""
 _LEVELS = 4
 """Searches of one iteration for the candidates of 1, 2 and 4 bits: the last has two levels."""
 _PROBES = 124, 380
@@ -108,7 +108,8 @@ def make_plan(
         return length * (reading[0] + reading[1] * length)
 
     length = next((own for own in lengths if cost(own) * FEWEST_WINDOWS <= READING * budget), lengths[-1])
-    windows = max(2, min(config.num_tokens // length, int(READING * budget / cost(length))))
+    # Fewer would give a codebook that is not worth the time: the budget is exceeded, as is announced.
+    windows = max(FEWEST_WINDOWS, min(config.num_tokens // length, int(READING * budget / cost(length))))
     iteration = _iteration_seconds(model)
     iterations = int(max(4, min(config.num_iterations, FITTING * budget / iteration)))
     rows = row_length = 0

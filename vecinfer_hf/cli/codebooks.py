@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The vecinfer_hf authors
 # SPDX-License-Identifier: Apache-2.0
-"""`vecinfer codebooks list | show | remove`: the codebooks that `codebook="auto"` made on this machine."""
+"""`vecinfer codebooks make | list | show | remove`: codebooks as `codebook="auto"` makes and keeps them."""
 
 from __future__ import annotations
 
@@ -8,19 +8,84 @@ from typing import Annotated, Any
 
 import typer
 
+from ..calibration.auto_codebook import make_codebook
+from ..calibration.auto_plan import BUDGET, BUDGET_CPU
+from ..calibration.text import load_text
 from ..codebook.codebook import Codebook
-from ..codebook.kept import KeptCodebook, find_kept, kept_codebooks, kept_root, remove_kept
-from ..errors import CodebookError
+from ..codebook.kept import (
+    KeptCodebook,
+    find_kept,
+    keep,
+    kept_codebook,
+    kept_codebooks,
+    kept_root,
+    locked,
+    remove_kept,
+)
+from ..config import VecInferConfig
+from ..errors import CodebookError, UnsupportedModelError
+from ..integration.make import bits_name
+from ..model_info import unsupported_reason
 from .console import output, print_json, print_table, size
 from .inspect import describe, print_codebook, readable
-from .options import AsJson, text_value
+from .loading import load_config, load_tokenizer, load_weights, usable_device, wanted_dtype
+from .options import AsJson, Device, Dtype, KeyBits, Model, OutputOrNone, ValueBits, check_output, text_value
 
 
-app = typer.Typer(help='List, show and remove the codebooks that codebook="auto" made here.', no_args_is_help=True)
+app = typer.Typer(help='Make, list, show and remove codebooks as codebook="auto" makes them.', no_args_is_help=True)
 Name = Annotated[
     str,
     typer.Argument(help="Name in the list, or the first digits of a fingerprint.", parser=text_value, metavar="NAME"),
 ]
+
+
+@app.command()
+def make(
+    model: Model,
+    text: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Text file, or - for standard input; repeatable; default what the model writes, and an excerpt.",
+            parser=text_value,
+            metavar="TEXT",
+        ),
+    ] = None,
+    key_bits: KeyBits = None,
+    value_bits: ValueBits = None,
+    budget: Annotated[
+        float | None,
+        typer.Option(help=f"Seconds it may take, roughly; default {BUDGET:g} on a GPU, {BUDGET_CPU:g} on a CPU."),
+    ] = None,
+    output_directory: OutputOrNone = None,
+    dtype: Dtype = None,
+    device: Device = None,
+    as_json: AsJson = False,
+) -> None:
+    """Make a codebook within a time and the free memory; kept for codebook auto, or saved with --output."""
+    options = VecInferConfig(key_bits=key_bits, value_bits=value_bits, budget=budget)
+    if output_directory is not None:
+        check_output(output_directory)
+    texts = {name: load_text(name) for name in text} if text else None
+    wanted_dtype(dtype, usable_device(device))
+    reason = unsupported_reason(load_config(model))
+    if reason:
+        raise UnsupportedModelError(f"No codebook for {model}: {reason}.")
+    tokenizer = load_tokenizer(model)
+    loaded = load_weights(model, dtype, device)
+    codebook = make_codebook(loaded, tokenizer, texts, key_bits=key_bits, value_bits=value_bits, budget=budget)
+    directory = output_directory
+    if directory is None:
+        kept = kept_codebook(str(codebook.weights_fingerprint), bits_name(options))
+        with locked(kept):
+            keep(kept, codebook)
+        directory = kept.directory
+    else:
+        codebook.save_pretrained(directory)
+    if as_json:
+        print_json({**describe(codebook), "directory": str(directory)})
+    else:
+        print_codebook(codebook)
+        output.print(f"Saved to {directory}", markup=False, highlight=False, soft_wrap=True)
 
 
 @app.command("list")

@@ -15,7 +15,10 @@ from weakref import WeakKeyDictionary
 
 import torch
 from accelerate.utils import align_module_device, has_offloaded_params
-from transformers import PreTrainedModel
+from transformers import PreTrainedConfig, PreTrainedModel
+
+from ..config import QUANT_METHOD
+from ..distributed.heads import process_group
 
 
 MOST_TENSORS = 64
@@ -44,6 +47,14 @@ def weights_fingerprint(model: PreTrainedModel) -> str:
     if known is None or known[0] != state:
         known = _known[model] = state, _shared(model, _digest(chosen))
     return known[1]
+
+
+def quantization_of(config: PreTrainedConfig) -> str | None:
+    """Return the method by which the weights of a model are quantized, or None; "vecinfer" quantizes none."""
+    found = getattr(config, "quantization_config", None)
+    method = found.get("quant_method") if isinstance(found, dict) else getattr(found, "quant_method", None)
+    method = getattr(method, "value", method)
+    return None if method in (None, QUANT_METHOD) else str(method)
 
 
 def _chosen(model: PreTrainedModel) -> list[tuple[str, torch.nn.Module, str]]:
@@ -107,5 +118,7 @@ def _shared(model: PreTrainedModel, digest: str) -> str:
     if not distributed or (getattr(model, "tp_size", None) or 1) == 1:
         return digest
     found = [digest]
-    torch.distributed.broadcast_object_list(found, src=0)
+    group = process_group(model)
+    first = 0 if group is None else torch.distributed.get_global_rank(group, 0)
+    torch.distributed.broadcast_object_list(found, src=first, group=group)
     return found[0]

@@ -20,7 +20,7 @@ from ..cache.online_codebook import ONLINE, OnlineCodebook
 from ..calibration_config import CalibrationConfig
 from ..codebook.codebook import Codebook
 from ..codebook.files import CONFIG_NAME
-from ..codebook.fingerprint import weights_fingerprint
+from ..codebook.fingerprint import quantization_of, weights_fingerprint
 from ..config import VecInferConfig
 from ..errors import CodebookError, CodebookHubError, ConfigError, NoCodebookError
 from ..model_info import check_identity, model_identity
@@ -183,8 +183,16 @@ def _mismatch(
     identity = model_identity(getattr(model_or_config, "config", model_or_config))
     if source not in ("made here", "saved with the model") and not same_name(codebook.identity.name, identity.name):
         return f"it was made for {codebook.identity.name}, not for {identity.name}."
-    problem = check_identity(codebook.identity, identity) or _other_weights(codebook, model_or_config)
+    problem = check_identity(codebook.identity, identity)
+    if problem is None and not _one_is_quantized(codebook, model_or_config):
+        problem = _other_weights(codebook, model_or_config)
     return f"{problem}." if problem else _other_bits(codebook, config)
+
+
+def _one_is_quantized(codebook: Codebook, model_or_config: PreTrainedModel | PreTrainedConfig) -> bool:
+    """Return whether the codebook's weights or the model's are a quantized form: one of the other serves it then."""
+    config = getattr(model_or_config, "config", model_or_config)
+    return bool(codebook.provenance.get("quantization") or quantization_of(config))
 
 
 def _other_weights(codebook: Codebook, model_or_config: PreTrainedModel | PreTrainedConfig) -> str | None:
