@@ -21,8 +21,8 @@ from vecinfer_hf import CalibrationConfig, calibrate
 from vecinfer_hf.calibration.text import EXCERPTS, load_text
 from vecinfer_hf.cli.console import errors, output, progress_bar, size
 from vecinfer_hf.cli.evaluate import print_perplexity
-from vecinfer_hf.cli.generate import prompt_ids
 from vecinfer_hf.cli.loading import load_model
+from vecinfer_hf.cli.prompts import prompt_ids
 from vecinfer_hf.evaluation import evaluate_perplexity, greedy_agreement, text_windows
 
 

@@ -4,12 +4,12 @@
 
 from __future__ import annotations
 
-import sys
+from pathlib import Path
 from typing import Annotated
 
 import torch
 import typer
-from transformers import PreTrainedTokenizerBase, TextStreamer
+from transformers import TextStreamer
 
 from ..integration.compat import returned_cache
 from .console import errors, size
@@ -31,55 +31,7 @@ from .options import (
     cache_options,
     finite_value,
 )
-
-
-def check_prompt(prompt: str) -> None:
-    """Raise ValueError for a prompt without a word, or one that is not UTF-8 text."""
-    if not prompt.strip():
-        raise ValueError("The prompt is empty; give one with --prompt or on standard input.")
-    try:
-        prompt.encode()
-    except UnicodeEncodeError as error:
-        raise ValueError(f"The prompt is not UTF-8 text ({error.reason}); convert it first.") from None
-
-
-def standard_input() -> str:
-    """Return the text on standard input without its last newline, which `echo` and editors add.
-
-    Raises:
-        ValueError: if it is not text, or is closed.
-    """
-    if sys.stdin is None or sys.stdin.closed:
-        raise ValueError("Standard input is closed; give a prompt with --prompt.")
-    if sys.stdin.isatty():
-        errors.print("Reading the prompt from standard input; end it with Ctrl-D.", highlight=False)
-    try:
-        text = sys.stdin.read()
-    except UnicodeDecodeError as error:
-        raise ValueError(f"Standard input is not {error.encoding} text ({error.reason}); convert it first.") from None
-    return text.removesuffix("\n").removesuffix("\r")
-
-
-def prompt_ids(tokenizer: PreTrainedTokenizerBase, prompt: str, chat: bool) -> torch.Tensor:
-    """Return a prompt as token ids, int64 `[1, T]`, in the model's chat format if `chat`.
-
-    Raises:
-        ValueError: for an empty prompt, one without a token, or if the tokenizer has no chat format.
-    """
-    check_prompt(prompt)
-    if chat and not tokenizer.chat_template:
-        raise ValueError("This tokenizer has no chat template; leave --chat out.")
-    if chat:
-        messages = [{"role": "user", "content": prompt}]
-        encoded = tokenizer.apply_chat_template(
-            messages, add_generation_prompt=True, return_tensors="pt", return_dict=True
-        )
-    else:
-        encoded = tokenizer(prompt, return_tensors="pt")
-    ids = encoded["input_ids"]
-    if ids.shape[-1] == 0:
-        raise ValueError(f"The prompt {prompt!r} has no token for this tokenizer; give another one.")
-    return ids.long()
+from .prompts import check_image, check_prompt, image_prompt, prompt_ids, standard_input
 
 
 def generate(
@@ -88,6 +40,9 @@ def generate(
     prompt: Annotated[str | None, typer.Option("--prompt", "-p", help="The prompt; default standard input.")] = None,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Tokens to generate, at most.")] = 200,
     chat: Annotated[bool, typer.Option("--chat", help="Put the prompt into the model's chat format.")] = False,
+    image: Annotated[
+        Path | None, typer.Option("--image", help="An image file in front of the prompt, for models that take images.")
+    ] = None,
     temperature: Annotated[
         float, typer.Option(help="Of sampling; 0 takes the likeliest token each time.", parser=finite_value)
     ] = 0.0,
@@ -124,14 +79,20 @@ def generate(
         check_prompt(prompt)
     check_codebook(codebook, revision, subfolder)
     check_before_loading(model, codebook, options, dtype, device)
+    if image is not None:
+        check_image(model, image)
     tokenizer = load_tokenizer(model)
-    ids = prompt_ids(tokenizer, standard_input() if prompt is None else prompt, chat)
+    text = standard_input() if prompt is None else prompt
+    if image is None:
+        ids = prompt_ids(tokenizer, text, chat)
+        inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+    else:
+        inputs = image_prompt(model, text, image, chat)
     loaded = load_weights(model, dtype, device)
-    ids = ids.to(loaded.device)
+    inputs = {name: tensor.to(loaded.device) for name, tensor in inputs.items()}
     sampling = {"do_sample": True, "temperature": temperature} if temperature else {"do_sample": False}
     result = loaded.generate(
-        ids,
-        attention_mask=torch.ones_like(ids),
+        **inputs,
         max_new_tokens=max_new_tokens,
         cache_implementation="vecinfer",
         cache_config={"codebook": codebook, **options},
@@ -140,8 +101,9 @@ def generate(
         **sampling,
     )
     cache = returned_cache(result)
+    new = result.sequences.shape[1] - inputs["input_ids"].shape[1]
     errors.print(
-        f"{result.sequences.shape[1] - ids.shape[1]} tokens; cache of {int(cache.get_seq_length())} tokens: "
+        f"{new} tokens; cache of {int(cache.get_seq_length())} tokens: "
         f"{size(cache.nbytes)}, default cache {size(cache.stock_nbytes())}",
         highlight=False,
     )

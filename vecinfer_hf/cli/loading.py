@@ -11,7 +11,6 @@ import transformers
 from rich.status import Status
 from transformers import (
     AutoConfig,
-    AutoModelForCausalLM,
     AutoTokenizer,
     PreTrainedConfig,
     PreTrainedModel,
@@ -26,6 +25,7 @@ from ..errors import BackendError, UnsupportedModelError
 from ..integration.make import may_make
 from ..integration.resolve import AUTO, resolve
 from ..model_info import unsupported_reason
+from ..model_info.auto_class import auto_class
 from ..ops.kernel_loader import load_kernels
 from ..version import __version__
 from .console import errors
@@ -118,7 +118,7 @@ def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
 
 
 def load_weights(name: str, dtype: str | None = None, device: str | None = None) -> PreTrainedModel:
-    """Load a causal language model.
+    """Load a causal language model, or one for images and text where its config asks for that.
 
     Raises:
         ValueError: for an unknown dtype or a device that does not exist.
@@ -127,13 +127,13 @@ def load_weights(name: str, dtype: str | None = None, device: str | None = None)
     wanted = wanted_dtype(dtype, place)
     logging.disable_progress_bar()
     with Status(f"Loading {name}", console=errors):
-        return AutoModelForCausalLM.from_pretrained(name, dtype=wanted).to(place).eval()
+        return auto_class(load_config(name)).from_pretrained(name, dtype=wanted).to(place).eval()
 
 
 def load_model(
     name: str, dtype: str | None = None, device: str | None = None
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """Load a causal language model and its tokenizer; see `load_weights`."""
+    """Load a model and its tokenizer; see `load_weights`."""
     tokenizer = load_tokenizer(name)
     return load_weights(name, dtype, device), tokenizer
 

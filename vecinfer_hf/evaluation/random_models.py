@@ -5,11 +5,12 @@
 from __future__ import annotations
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig, PreTrainedConfig, PreTrainedModel, Qwen3Config
+from transformers import AutoConfig, LlamaConfig, PreTrainedConfig, PreTrainedModel, Qwen3Config
 
 from ..calibration_config import CalibrationConfig
 from ..codebook.codebook import Codebook
 from ..model_info import HeadShape, model_identity, unsupported_reason
+from ..model_info.auto_class import auto_class
 from ..ops.types import LayerCodebook
 from ..quantization.formats import parse_format
 from ..quantization.transforms import query_from_key_transform
@@ -63,7 +64,7 @@ def random_model(config: PreTrainedConfig, dtype: torch.dtype, device: torch.dev
     """Return a model of this shape with random weights, made on `device`; torch's random state stays as it was."""
     with torch.random.fork_rng(), torch.device(device):
         torch.manual_seed(0)
-        model = AutoModelForCausalLM.from_config(config, dtype=dtype)
+        model = auto_class(config).from_config(config, dtype=dtype)
     # Random weights choose random tokens; one that ends the text would end the measurement.
     model.generation_config.eos_token_id = None
     model.generation_config.pad_token_id = 0
