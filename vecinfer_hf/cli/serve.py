@@ -79,6 +79,8 @@ def serve(
         rest.append("--continuous-batching")
     log = logging.getLogger("vecinfer_hf")
     log.setLevel(logging.INFO)
+    if not log.handlers:
+        log.addHandler(logging.StreamHandler())
     with coded_server(codebook, options, None if names_size else PAGE_TOKENS):
         from transformers.cli.serve import Serve
 
