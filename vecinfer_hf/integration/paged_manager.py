@@ -249,6 +249,11 @@ def _check_options(given: ContinuousBatchingConfig, codebook: Codebook, model: P
             f"cpu_offload_space={given.cpu_offload_space!r} is not supported for a model with sliding-window layers, "
             "whose pages cannot go back to the end of a page of codes; leave it out."
         )
+    if getattr(model.config.get_text_config(), "num_kv_shared_layers", 0):
+        raise UnsupportedCallError(
+            "Layers that read the keys of other layers are not supported in continuous batching over codes; use "
+            "generate."
+        )
     if isinstance(codebook, OnlineCodebook):
         raise ConfigError(
             'codebook="online" needs a cache of one text; continuous batching needs a codebook that is made: '
