@@ -27,12 +27,14 @@ from .errors import (
     CodebookHubError,
     ConfigError,
     NoCodebookError,
+    SavedCacheError,
     UnsupportedCallError,
     UnsupportedMaskError,
     UnsupportedModelError,
     VecInferError,
 )
 from .integration import registration
+from .integration.context import Context
 from .integration.enable import disable, enable, enabled
 from .integration.resolve import forget_codebooks
 from .model_info import supported
@@ -47,7 +49,9 @@ __all__ = [
     "CodebookError",
     "CodebookHubError",
     "ConfigError",
+    "Context",
     "NoCodebookError",
+    "SavedCacheError",
     "UnsupportedCallError",
     "UnsupportedMaskError",
     "UnsupportedModelError",

@@ -61,6 +61,10 @@ class NoCodebookError(CodebookError):
         self.offers = tuple(offers)
 
 
+class SavedCacheError(VecInferError, ValueError):
+    """A saved cache cannot be written, read, or used with a model or codebook."""
+
+
 class CodebookHubError(VecInferError, OSError):
     """A codebook could not be moved to or from the Hub."""
 

@@ -22,12 +22,13 @@ from .layer import VecInferLayer
 from .make_layers import make_layers
 from .recurrent_states import RecurrentStates
 from .row_checks import check_crop, check_layer_crop, check_repeats, row_numbers
+from .saved import SavedCaches
 from .sizes import CacheSizes
 from .static_layer import VecInferStaticLayer
 from .storage import ordinary_tensors
 
 
-class VecInferCache(CacheSizes, RecurrentStates, QuantizedCache):
+class VecInferCache(CacheSizes, SavedCaches, RecurrentStates, QuantizedCache):
     """A key/value cache that keeps old tokens as vector-quantization codes (https://arxiv.org/abs/2510.06175).
 
     Under transformers' tensor parallelism each process has a cache of its own heads, `codebook` included.

@@ -72,10 +72,14 @@ class PagedLayer:
             sink_logits: `[Hq]`, or None.
         """
         batch = self.batch
-        output = query.new_zeros(1, query.shape[2], query.shape[1], value_states.shape[3])
         for row in batch.rows:
             if row.load_sinks:
                 self.storage.load_sinks(row.slot, row.blocks)
+        if len(batch.single) == query.shape[2]:
+            # A decode step: nothing to put together.
+            new = (states[0].transpose(0, 1) for states in (query, key_states, value_states))
+            return self._decode(batch, *new, softmax_scale, softcap or 0.0, sink_logits).unsqueeze(0)
+        output = query.new_zeros(1, query.shape[2], query.shape[1], value_states.shape[3])
         if batch.single:
             part = batch.single_places
             # [n, H, D]

@@ -5,6 +5,8 @@
 from __future__ import annotations
 
 import logging
+from pathlib import Path
+from typing import Annotated
 
 import typer
 from typer.main import get_command
@@ -25,6 +27,7 @@ from .options import (
     Trust,
     ValueBits,
     cache_options,
+    text_value,
 )
 
 
@@ -44,6 +47,14 @@ def serve(
     sink_length: SinkLength = None,
     sink_choice: SinkChoice = None,
     ops_backend: OpsBackend = "auto",
+    prefix: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="File of saved pages (VecInferManager.save_prefix) that requests may begin with; repeatable.",
+            parser=text_value,
+            metavar="FILE",
+        ),
+    ] = None,
 ) -> None:
     """Serve a model over HTTP as OpenAI's API does, many requests at once, with a cache of codes.
 
@@ -72,13 +83,20 @@ def serve(
     if reason is not None:
         raise UnsupportedCallError(f"{reason}. Install transformers {TESTED} to serve.")
     check_codebook(codebook, revision, subfolder)
-    from ..integration.paged_manager import PAGE_TOKENS
+    from ..integration.paged_manager import PAGE_TOKENS, PREFIXES
+
+    for name in prefix or ():
+        if not Path(name).is_file():
+            raise ConfigError(f"--prefix {name!r} is no file; give one that VecInferManager.save_prefix wrote.")
+    PREFIXES[:] = [Path(name) for name in prefix or ()]
 
     names_size = any(word.split("=")[0] == "--cb-block-size" for word in rest)
     if not compiles and "--continuous-batching" not in rest:
         rest.append("--continuous-batching")
     log = logging.getLogger("vecinfer_hf")
     log.setLevel(logging.INFO)
+    if not log.handlers:
+        log.addHandler(logging.StreamHandler())
     with coded_server(codebook, options, None if names_size else PAGE_TOKENS):
         from transformers.cli.serve import Serve
 

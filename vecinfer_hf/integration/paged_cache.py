@@ -108,6 +108,9 @@ class VecInferPagedCache(PagedAttentionCache):
         self.max_decode_fast_path_length = self._infer_max_decode_fast_path_length()
         self.max_tokens_read = max(each.tokens_per_page * each.num_blocks for each in self.cache_allocators.values())
         self._make_layers(codebook, sink_choice, ops_backend)
+        if self.device.type == "cuda":
+            # Batches run on a stream of their own, which does not wait for what was launched here.
+            torch.cuda.synchronize(self.device)
         self._prepared: list[tuple[str, int, int]] = []
         self._running: Batch | None = None
         self._taken = True

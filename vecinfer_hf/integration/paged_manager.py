@@ -10,8 +10,11 @@ from __future__ import annotations
 
 import copy
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import partial
+from pathlib import Path
 from types import FunctionType
 from typing import Any
 
@@ -28,9 +31,12 @@ from ..errors import ConfigError, UnsupportedCallError
 from .attention_switch import NAME, use_vecinfer_attention
 from .offload import roll_back_to_pages
 from .paged_cache import VecInferPagedCache
+from .saved_pages import load_pages, save_pages
 
 
 logger = logging.get_logger(__name__)
+PREFIXES: list[Path] = []
+"""Files of pages that every new cache of this process begins with; `vecinfer serve --prefix` sets them."""
 SECONDS_BETWEEN_LINES = 10.0
 """Seconds between two lines of the log that tell the pages in use."""
 PAGE_TOKENS = 64
@@ -94,6 +100,9 @@ class VecInferManager(ContinuousBatchingManager):
         if not known:
             roll_back_to_pages(processor)
             self._check_before_waiting(processor)
+            for path in PREFIXES:
+                tokens = load_pages(processor.cache, self.codebook, path)
+                logger.info(f"vecinfer: {tokens} tokens of {path} are ready to be shared")
         return processor
 
     def _check_before_waiting(self, processor: Any) -> None:
@@ -125,6 +134,41 @@ class VecInferManager(ContinuousBatchingManager):
     def cache(self) -> VecInferPagedCache | None:
         """The cache, once it is made."""
         return None if self.batch_processor is None else self.batch_processor.cache
+
+    def save_prefix(self, tokens: list[int], path: str | Path) -> int:
+        """Write the pages of a text that the cache knows to a file; returns the tokens that they hold.
+
+        Args:
+            tokens: the text; only whole sections of it are written (`layout.rule.share_tokens` tokens each).
+            path: the file.
+
+        Raises:
+            UnsupportedCallError: if the cache does not know a whole section of the text.
+            SavedCacheError: if the file cannot be written.
+        """
+        with self._cache_at_rest() as cache:
+            return save_pages(cache, self.codebook, list(tokens), path)
+
+    def load_prefix(self, path: str | Path) -> int:
+        """Make the pages of a file known, so that requests that begin with its text share them; returns its tokens.
+
+        Raises:
+            SavedCacheError: for a damaged file, or one of another codebook, model, dtype or page size.
+            UnsupportedCallError: if sharing is off, or there is no room.
+        """
+        with self._cache_at_rest() as cache:
+            return load_pages(cache, self.codebook, path)
+
+    @contextmanager
+    def _cache_at_rest(self) -> Iterator[VecInferPagedCache]:
+        """Give the cache while no batch runs; it is made if there is none."""
+        if self.is_running():
+            with self.pause():
+                yield self.cache
+            return
+        if self.batch_processor is None:
+            self.batch_processor = self._create_batch_processor()
+        yield self.cache
 
     def state(self) -> dict[str, Any]:
         """Return how many requests are under way, and the pages of their cache by use; empty before the first one."""
@@ -204,6 +248,11 @@ def _check_options(given: ContinuousBatchingConfig, codebook: Codebook, model: P
         raise UnsupportedCallError(
             f"cpu_offload_space={given.cpu_offload_space!r} is not supported for a model with sliding-window layers, "
             "whose pages cannot go back to the end of a page of codes; leave it out."
+        )
+    if getattr(model.config.get_text_config(), "num_kv_shared_layers", 0):
+        raise UnsupportedCallError(
+            "Layers that read the keys of other layers are not supported in continuous batching over codes; use "
+            "generate."
         )
     if isinstance(codebook, OnlineCodebook):
         raise ConfigError(
