@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from vecinfer_hf.errors import ConfigError
+from vecinfer_hf.quantization import online_fit
 from vecinfer_hf.quantization.fake_quant import fake_quantize
 from vecinfer_hf.quantization.formats import parse_format
 from vecinfer_hf.quantization.online_fit import attention_costs, fit_online
@@ -85,6 +86,21 @@ def test_costs_are_those_of_the_attentions_output():
     assert torch.corrcoef(torch.stack([cost.log(), weights.log()]))[0, 1] > 0.6
     assert torch.linalg.eigvalsh(moment[0]).min() > -1e-4 * moment.abs().max()
     assert value_weights.shape == (1, tokens)
+
+
+def test_a_long_prompt_is_looked_at_in_parts(monkeypatch):
+    """Its last tokens, and as many of the earlier ones; heads are taken in parts where their scores would not fit."""
+    generator = torch.Generator().manual_seed(0)
+    keys, values = (torch.randn(4, 400, 16, generator=generator) for _ in range(2))
+    queries = torch.randn(8, 400, 16, generator=generator)
+    whole = attention_costs(queries, keys, values, 16)
+    monkeypatch.setattr(online_fit, "_SCORES", 1)
+    for one, other in zip(whole, attention_costs(queries, keys, values, 16), strict=True):
+        torch.testing.assert_close(one, other)
+    monkeypatch.setattr(online_fit, "LAST_TOKENS", 64)
+    key, value = fit_online(keys, values, *FORMATS, queries, residual_length=16)
+    assert relative_error(keys, key) < 0.24
+    assert relative_error(values, value) < 0.032
 
 
 def test_a_prompt_without_tokens_is_refused():
