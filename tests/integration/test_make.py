@@ -201,6 +201,32 @@ def test_a_named_codebook_for_other_weights_is_warned_about(tmp_path, warnings):
     assert any("other weights" in message for message in warnings)
 
 
+@pytest.mark.parametrize("quantized", ["no", "the model", "the codebook's"])
+def test_a_found_codebook_for_other_weights_is_passed_over(made, tmp_path, monkeypatch, quantized):
+    """One of the original weights serves quantized ones, and the other way round."""
+    from vecinfer_hf.hub import search
+    from vecinfer_hf.hub.local_places import FoundCodebook
+
+    model = tiny_model("llama")
+    model.config._name_or_path = "x/tiny-llama"
+    codebook = random_codebook(model.config)
+    codebook.weights_fingerprint = "0" * 64
+    if quantized == "the codebook's":
+        codebook.provenance["quantization"] = "gptq"
+    codebook.save_pretrained(tmp_path / "found")
+    if quantized == "the model":
+        model.config.quantization_config = {"quant_method": "gptq"}
+
+    def candidates(*args, **options):
+        yield FoundCodebook(str(tmp_path / "found"), "shipped", True, "a test says so")
+        raise NoCodebookError("no other")
+
+    monkeypatch.setattr(search, "candidates", candidates)
+    found = resolve(model)[0]
+    assert (found.weights_fingerprint == "0" * 64) == (quantized != "no")
+    assert len(made) == (quantized == "no")
+
+
 def test_nothing_is_made_for_a_name_that_is_wrong(made):
     with pytest.raises(CodebookError, match="There is no directory"):
         enable(tiny_model("llama"), "./not-there")

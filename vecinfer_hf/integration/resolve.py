@@ -7,11 +7,12 @@ Owns the search by name, "auto" and "online", what is kept in memory, and the ch
 
 from __future__ import annotations
 
+import weakref
 from collections import deque
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
-from weakref import WeakValueDictionary
+from weakref import WeakKeyDictionary, WeakValueDictionary
 
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.utils import logging
@@ -32,6 +33,8 @@ logger = logging.get_logger(__name__)
 
 _loaded: WeakValueDictionary[tuple, Codebook] = WeakValueDictionary()
 """Every codebook that is in use, by what named it."""
+_checked: WeakKeyDictionary[PreTrainedModel, weakref.ref[Codebook]] = WeakKeyDictionary()
+"""The codebook that a model was used with last, and whose weights were compared."""
 _recent: deque[Codebook] = deque(maxlen=4)
 """The codebooks named last, kept so that a call that names one again does not read it again."""
 
@@ -79,9 +82,7 @@ def resolve(
     problem = _other_bits(made, config)
     if problem:
         raise ConfigError(problem)
-    problem = _other_weights(made, model_or_config)
-    if problem:
-        logger.warning_once(f"vecinfer: {problem}, so its quality may differ; measure it with `vecinfer evaluate`.")
+    _check_weights(made, model_or_config)
     return made, config
 
 
@@ -193,6 +194,19 @@ def _one_is_quantized(codebook: Codebook, model_or_config: PreTrainedModel | Pre
     """Return whether the codebook's weights or the model's are a quantized form: one of the other serves it then."""
     config = getattr(model_or_config, "config", model_or_config)
     return bool(codebook.provenance.get("quantization") or quantization_of(config))
+
+
+def _check_weights(codebook: Codebook, model_or_config: PreTrainedModel | PreTrainedConfig) -> None:
+    """Warn of a codebook that was made for other weights; a model is looked at once for each codebook."""
+    if isinstance(model_or_config, PreTrainedModel):
+        last = _checked.get(model_or_config)
+        if last is None or last() is not codebook:
+            _checked[model_or_config] = weakref.ref(codebook)
+            problem = _other_weights(codebook, model_or_config)
+            if problem:
+                logger.warning_once(
+                    f"vecinfer: {problem}, so its quality may differ; measure it with `vecinfer evaluate`."
+                )
 
 
 def _other_weights(codebook: Codebook, model_or_config: PreTrainedModel | PreTrainedConfig) -> str | None:
