@@ -6,6 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from tiny_codebooks import random_codebook
 from tiny_models import tiny_inputs, tiny_model
 
 from vecinfer_hf import VecInferCache, enable
@@ -60,11 +61,19 @@ def test_it_can_be_made_inside_inference_mode(tiny):
 
 
 def test_bad_quality_gets_more_bits(tiny, monkeypatch):
+    configs = []
+
+    def calibrate(model, texts, config, **options):
+        configs.append(config)
+        codebook = random_codebook(model.config)
+        codebook.config = config
+        return codebook
+
     found = iter([SimpleNamespace(kl=1.0, perplexity_ratio=1.5), SimpleNamespace(kl=0.01, perplexity_ratio=1.01)])
+    monkeypatch.setattr(auto_codebook, "calibrate", calibrate)
     monkeypatch.setattr(auto_codebook, "_quality", lambda *_: next(found))
     codebook = make_codebook(tiny, None, {"mine": tiny_inputs(2, 512)}, budget=0.5, progress=False)
-    assert codebook.config.allocate == auto_codebook.MORE_BITS
-    assert auto_codebook.MEAN_BITS < codebook.bits_per_element <= auto_codebook.MORE_BITS
+    assert [config.allocate for config in configs] == [auto_codebook.MEAN_BITS, auto_codebook.MORE_BITS]
     assert codebook.metrics["held_back"]["kl_divergence"] == 0.01
 
 
@@ -72,11 +81,25 @@ def test_a_plan_reads_more_text_in_more_time(tiny):
     plans = [plan(tiny, budget) for budget in (0.5, 50.0)]
     assert plans[0].windows < plans[1].windows
     assert plans[0].config.num_iterations <= plans[1].config.num_iterations
-    assert all(own.rows * own.row_length <= max(own.windows * 512, own.rows * 128) for own in plans)
+    assert all(own.rows * own.row_length <= max(own.windows * 512, 2 * 128) for own in plans)
 
 
 def test_a_plan_writes_less_where_writing_is_slow(tiny):
     assert plan(tiny, 30.0, step=0.001).row_length > plan(tiny, 30.0, step=0.2).row_length
+
+
+@pytest.mark.parametrize(
+    ("most_rows", "most_tokens", "longest", "needed", "expected"),
+    [
+        (128, 1e6, 1024, 65536, (64, 1024)),  # time and memory for everything
+        (128, 1e6, 300, 65536, (128, 256)),  # little time: short rows, as many as there may be
+        (128, 13000, 1024, 65536, (12, 1024)),  # little memory
+        (16, 1e6, 1024, 3000, (3, 1024)),  # no more than what is read
+        (16, 1e6, 5, 3000, (16, 128)),  # no time: the least
+    ],
+)
+def test_rows_are_as_long_as_time_and_memory_allow(most_rows, most_tokens, longest, needed, expected):
+    assert auto_plan._shape_of_text(most_rows, most_tokens, longest, needed) == expected
 
 
 def test_little_memory_gives_short_windows_then_no_gradients(tiny, monkeypatch):

@@ -33,6 +33,8 @@ STATES, ACTIVATIONS, WRITING_CACHE = 0.3, 0.4, 0.3
 """Shares of the free memory: recorded keys and values, activations of a window, and the cache of the text written."""
 WINDOWS = (2048, 1024, 512)
 ROW_LENGTHS = (1024, 512, 256, 128)
+ROWS, ROWS_CPU = 128, 16
+"""Rows of text that are written side by side, at most, on a GPU and on a CPU."""
 FEWEST_WINDOWS = 6
 """Windows that are read at least, and rather than fewer, longer ones."""
 _LEVELS = 4
@@ -115,13 +117,12 @@ def make_plan(
     rows = row_length = 0
     writing = 0.0
     if write is not None:
-        rows = _rows(model, WRITING_CACHE * free, 16 if on_cpu else 64)
-        step = write(rows, ROW_LENGTHS[-1])
-        fitting = [own for own in ROW_LENGTHS if own <= length and own * step <= WRITING * budget]
-        row_length = fitting[0] if fitting else ROW_LENGTHS[-1]
-        # No more than what is read.
-        while row_length > ROW_LENGTHS[-1] and rows * row_length > own_share * windows * length:
-            row_length //= 2
+        usable = WRITING_CACHE * free // _state_bytes(model, "query")
+        most = int(max(2, min(ROWS_CPU if on_cpu else ROWS, usable // ROW_LENGTHS[-1])))
+        step = write(most, ROW_LENGTHS[-1])
+        rows, row_length = _shape_of_text(
+            most, usable, min(length, int(WRITING * budget / step)), int(own_share * windows * length)
+        )
         writing = row_length * step
     config = replace(
         config,
@@ -176,9 +177,23 @@ def _samples(model: PreTrainedModel, usable: float, recipe: str) -> int:
     return int(max(1024, min(16384, usable // _state_bytes(model, recipe))))
 
 
-def _rows(model: PreTrainedModel, usable: float, most: int) -> int:
-    """Return how many rows of the longest text fit the default cache."""
-    return int(max(2, min(most, usable // (_state_bytes(model, "query") * ROW_LENGTHS[0]))))
+def _shape_of_text(most_rows: int, most_tokens: float, longest: int, needed: int) -> tuple[int, int]:
+    """Return how many rows of how many tokens the model writes: as many tokens as are needed, in the longest rows.
+
+    Args:
+        most_rows: rows written side by side, at most.
+        most_tokens: tokens of all rows that fit the default cache.
+        longest: tokens of a row that there is time for.
+        needed: tokens that will be read.
+    """
+    best = 2, ROW_LENGTHS[-1]
+    for length in ROW_LENGTHS:
+        rows = int(max(2, min(most_rows, most_tokens // length, -(-needed // length))))
+        fits = length <= longest or length == ROW_LENGTHS[-1]
+        # Shorter rows have to bring a tenth more: they cover fewer positions.
+        if fits and min(rows * length, needed) > 1.1 * min(best[0] * best[1], needed):
+            best = rows, length
+    return best
 
 
 def _reading_seconds(model: PreTrainedModel, config: CalibrationConfig, recipe: str) -> tuple[float, float]:

@@ -7,6 +7,7 @@ Owns how a row begins and how its tokens are drawn. auto_text.py mixes the rows 
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -129,8 +130,10 @@ def write_text(
     generator = torch.Generator().manual_seed(seed)
     cache, done, fed = DynamicCache(config=model.config), shared, 0
     given = given.to(computing_device(model))
+    # Only the last logits are wanted; a few models form all of them.
+    options = {"logits_to_keep": 1} if "logits_to_keep" in inspect.signature(model.forward).parameters else {}
     while done < length:
-        logits = model(text[:, fed:done], **cache_argument(cache), use_cache=True, logits_to_keep=1).logits[:, -1]
+        logits = model(text[:, fed:done], **cache_argument(cache), use_cache=True, **options).logits[:, -1]
         uniform = torch.rand(rows, generator=generator)
         drawn = _draw(logits.float(), uniform, temperature, least)
         text[:, done] = torch.where(given[:, done], text[:, done], drawn.to(text.device))
