@@ -12,6 +12,7 @@ from examples.benchmarks.__main__ import app as benchmarks
 from examples.benchmarks.codebooks import app as codebooks
 from examples.research.ablation import argument_parser
 from examples.research.evaluate import app as evaluate
+from examples.research.pages import app as pages_app
 from vecinfer_hf.cli.app import app
 
 
@@ -80,6 +81,7 @@ def test_every_module_of_the_examples_parses(words):
         "examples.research.evaluate": evaluate,
         "examples.benchmarks": benchmarks,
         "examples.benchmarks.codebooks": codebooks,
+        "examples.research.pages": pages_app,
     }
     if module in known:
         accepts(typer.main.get_command(known[module]), rest)

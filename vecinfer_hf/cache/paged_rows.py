@@ -43,7 +43,7 @@ class DecodeRows(NamedTuple):
         slots: int64 `[n]`, the texts' slots.
         places: int64 `[n]`, where their new tokens lie among their exact ones.
         in_order: whether `slots` is 0, 1, 2, ...
-        lengths: int32 `[R]`, tokens of each slot's text, the new one included; 0 for a slot that is not used.
+        lengths: int32 `[R]`, tokens of each slot's text, the new one included; 1 for a slot that is not used.
         quantized: int32 `[R]`, those of them that are read as codes.
         table: int32 `[R, pages]`, blocks of the pages that are read as codes.
     """
@@ -72,7 +72,8 @@ def decode_rows(
     places = [token if token < sinks else sinks + (token - sinks) % ring for token in tokens]
     # Rows in the order of the slots: exact tokens are read where they are.
     rows = max(slots) + 1
-    lengths, quantized, pages = [0] * rows, [0] * rows, [[0]] * rows
+    # A slot that is not used is read as one token, which no kernel needs to treat apart.
+    lengths, quantized, pages = [1] * rows, [0] * rows, [[0]] * rows
     for slot, token, own in zip(slots, tokens, blocks, strict=True):
         coded = layout.rule.first_exact(token // size)
         lengths[slot] = token + 1
