@@ -56,12 +56,18 @@ MORE = [
     Row(64, 4096, residual_length=32),
     Row(8, 32768, "d4b8x2"),
     Row(8, 32768, "d8b8"),
-    *(Row(8, 32768, group=group) for group in (1, 2, 7, 8, 16)),
+    Row(1, 4099),
+    Row(1, 1021),
+    *(Row(8, 32768, group=group) for group in (1, 2, 5, 7, 8, 12, 16)),
+    Row(1, 77777, heads=4, group=7),
+    Row(16, 12345, heads=4, group=7),
     Row(16, 32768, head_dim=64),
     Row(4, 32768, head_dim=256),
     Row(8, 32768, path="portable"),
+    Row(8, 32768, group=8, path="portable"),
     Row(1, 4096, "d2b8", path="general"),
     *(Row(batch, length, transform="full") for batch, length in ((1, 196608), (8, 32768), (64, 4096), (1, 32768))),
+    Row(1, 1021, transform="full"),
 ]
 
 
@@ -160,7 +166,7 @@ def main() -> None:
     torch.manual_seed(0)
     bandwidth = timing.copy_bandwidth()
     print(timing.header())
-    print(f"{'B':>3} {'L':>6} {'D':>3} {'G':>2} {'R':>3} {'format':7} {'path':8} {'transform':9} {'us':>7} "
+    print(f"{'B':>3} {'L':>6} {'Hkv':>3} {'D':>3} {'G':>2} {'R':>3} {'format':7} {'path':8} {'transform':9} {'us':>7} "
           f"{'code MB':>8} {'GB/s':>5} {'copy':>5} {'all':>5} {'peer us':>8} {'peer':5} {'faster':>6} "
           f"{'error':>7}", flush=True)  # fmt: skip
     for row in MAIN if options.quick else MAIN + MORE:
@@ -175,11 +181,11 @@ def main() -> None:
         if not options.no_peer:
             peer, name = peer_time(row.batch, row.length, row.heads, row.group, row.head_dim)
             torch.cuda.empty_cache()
-        print(f"{row.batch:3} {row.length:6} {row.head_dim:3} {row.group:2} {row.residual_length:3} {row.bits:7} "
-              f"{row.path or 'hopper':8} {row.transform:9} {time * 1e6:7.1f} {code_bytes / 1e6:8.1f} "
-              f"{code_bytes / time / 1e9:5.0f} {code_bytes / time / bandwidth:5.2f} "
-              f"{(code_bytes + exact) / time / bandwidth:5.2f} {peer * 1e6:8.1f} {name:5} {peer / time:6.2f} "
-              f"{error:7.1e}", flush=True)  # fmt: skip
+        print(f"{row.batch:3} {row.length:6} {row.heads:3} {row.head_dim:3} {row.group:2} "
+              f"{row.residual_length:3} {row.bits:7} {row.path or 'hopper':8} {row.transform:9} "
+              f"{time * 1e6:7.1f} {code_bytes / 1e6:8.1f} {code_bytes / time / 1e9:5.0f} "
+              f"{code_bytes / time / bandwidth:5.2f} {(code_bytes + exact) / time / bandwidth:5.2f} "
+              f"{peer * 1e6:8.1f} {name:5} {peer / time:6.2f} {error:7.1e}", flush=True)  # fmt: skip
 
 
 if __name__ == "__main__":

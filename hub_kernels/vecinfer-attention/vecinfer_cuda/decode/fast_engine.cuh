@@ -19,10 +19,6 @@ class FastEngine {
   static constexpr int kWarps = Traits::kWarps;
   static constexpr int kRows = Traits::kRows;
   static constexpr int kHeadDim = Traits::kHeadDim;
-  // A segment that all warps share is merged by all of them at once.
-  static constexpr int kMergeElements =
-      kRows * kHeadDim > 32 * kWarps ? kRows * kHeadDim / (32 * kWarps) : 1;
-  static_assert(kHeadDim / 8 % kMergeElements == 0);
   static constexpr bool kAsideShared = Traits::kAsideShared;
   static constexpr int kRecordOffset = Traits::kRecordOffset;
   static constexpr int kMetaOffset = Traits::kMetaOffset;

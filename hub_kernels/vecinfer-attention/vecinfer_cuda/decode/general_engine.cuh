@@ -17,7 +17,6 @@ class GeneralEngine {
   static constexpr int kRows = kRowTile;
   static constexpr int kHeadDim = 0;  // any
   static constexpr int kMaxHeadDim = 256;
-  static constexpr int kMergeElements = 1;
   static constexpr bool kAsideShared = false;
   static constexpr int kRecordOffset = 0;
   static constexpr int kMetaOffset = kWarps * kRows * (kMaxHeadDim + 2) * 4;

@@ -56,61 +56,95 @@ struct RecordShape {
   }
 };
 
-// Merges the pieces of each segment that crosses this block's warps into one record. A warp takes a
-// part of a segment on its own: kMergeElements elements of each lane, all of one row. Few
-// instructions matter more than few operations: all are fetched anew.
+// Floats as integers of the same order; NaN comes last.
+__device__ __forceinline__ int ordered(float x) {
+  const int bits = __float_as_int(x);
+  return bits ^ ((bits >> 31) & 0x7fffffff);
+}
+
+// Merges the pieces of each segment that crosses this block's warps into one record. Each warp
+// takes parts of 128 elements on its own; lanes stand for pieces.
 template <class Engine>
 __device__ __forceinline__ void merge_pieces(const DecodeParams& p, const BlockPlace& place,
                                              const typename Engine::Pieces& pieces,
                                              const float* records, const float* aside) {
-  constexpr int kWarps = Engine::kWarps, kElements = Engine::kMergeElements;
+  constexpr int kWarps = Engine::kWarps;
   const RecordShape<Engine> shape(p);
   const int lane = threadIdx.x & 31, warp = threadIdx.x / 32;
   const int segment = lane < 2 * kWarps ? pieces.segment[lane] : -1;
   const unsigned is_aside =
       __ballot_sync(kFullWarp, lane < kWarps && pieces.set_aside[lane % kWarps] != 0);
-  const auto piece = [&](unsigned k) {
+  const auto piece = [&](int k) {
     return ((is_aside >> k) & 1 ? aside : records) + k % kWarps * shape.floats();
   };
   const unsigned peers = __match_any_sync(kFullWarp, segment);
   const unsigned leaders = __ballot_sync(kFullWarp, segment >= 0 && lane == __ffs(peers) - 1);
-  const int per_lane = shape.dims / 8, parts = shape.sums() / (32 * kElements);
+  const int parts = (shape.sums() + 127) / 128, tile_parts = (shape.dims + 31) / 32;
 #pragma unroll 1
   for (int task = warp; task < __popc(leaders) * parts; task += kWarps) {
-    const int group = static_cast<unsigned>(task) / static_cast<unsigned>(parts);
-    const int first = (task - group * parts) * kElements;
+    const int group = task / parts, part = task - group * parts;
     const int leader = nth_bit(leaders, group);
     const unsigned members = __shfl_sync(kFullWarp, peers, leader);
     float* target = shape.global(p, place, __shfl_sync(kFullWarp, segment, leader));
-    const int row = first / per_lane * kRowTile + (lane & 3), maxima = shape.sums() + row;
-    // Some members at a time, so that their loads overlap; the leader stands in for missing ones.
-    constexpr int kBatch = kElements > 1 ? 2 : 4;
-    const auto for_members = [&](auto visit) {
-#pragma unroll 1
-      for (unsigned left = members; left != 0;) {
+    // A part lies within 4 rows.
+    const int row = part / tile_parts * kRowTile;
+    float factor[kRowTile], maximum[kRowTile], weight[kRowTile];
+    {
+      const bool is_member = (members >> lane) & 1;
+      const float* own = piece(is_member ? lane : leader) + shape.sums() + row;
 #pragma unroll
-        for (int i = 0; i < kBatch; ++i) {
-          visit(piece(left != 0 ? __ffs(left) - 1 : leader), left != 0);
-          left &= left - 1;
+      for (int i = 0; i < kRowTile; ++i) {
+        const float m = is_member ? own[i] : -INFINITY;
+        maximum[i] =
+            __int_as_float(ordered(__int_as_float(__reduce_max_sync(kFullWarp, ordered(m)))));
+        factor[i] = rescale(m, maximum[i]);
+        weight[i] = is_member ? factor[i] * own[shape.rows + i] : 0.f;
+      }
+    }
+    // 4 elements that differ in the row only.
+    const bool inside = part * 128 + lane * 4 < shape.sums();
+    const int i = inside ? part * 128 + lane * 4 : 0;
+    float4 sum = make_float4(0.f, 0.f, 0.f, 0.f);
+    const int nobody = __ffs(~members) - 1;  // its factor is 0
+    unsigned left = members;
+#pragma unroll 1
+    while (left != 0) {
+      // Four members at a time, so that their loads overlap.
+      float4 x[4];
+      int k[4];
+#pragma unroll
+      for (int j = 0; j < 4; ++j) {
+        k[j] = left != 0 ? __ffs(left) - 1 : nobody;
+        x[j] = *reinterpret_cast<const float4*>(piece(left != 0 ? k[j] : leader) + i);
+        left &= left - 1;
+      }
+#pragma unroll
+      for (int j = 0; j < 4; ++j) {
+        sum.x = fmaf(__shfl_sync(kFullWarp, factor[0], k[j]), x[j].x, sum.x);
+        sum.y = fmaf(__shfl_sync(kFullWarp, factor[1], k[j]), x[j].y, sum.y);
+        sum.z = fmaf(__shfl_sync(kFullWarp, factor[2], k[j]), x[j].z, sum.z);
+        sum.w = fmaf(__shfl_sync(kFullWarp, factor[3], k[j]), x[j].w, sum.w);
+      }
+    }
+    if (inside) {
+      float* element = target + shape.plain(i);
+      element[0] = sum.x;
+      element[shape.dims] = sum.y;
+      element[2 * shape.dims] = sum.z;
+      element[3 * shape.dims] = sum.w;
+    }
+    if (part % tile_parts == 0) {
+#pragma unroll
+      for (int r = 0; r < kRowTile; ++r) {
+#pragma unroll
+        for (int distance = 16; distance > 0; distance /= 2) {
+          weight[r] += __shfl_xor_sync(kFullWarp, weight[r], distance);
+        }
+        if (lane == 0) {
+          target[shape.sums() + row + r] = maximum[r];
+          target[shape.sums() + shape.rows + row + r] = weight[r];
         }
       }
-    };
-    float maximum = -INFINITY;
-    for_members([&](const float* x, bool) { maximum = max_nan(maximum, x[maxima]); });
-    float sum[kElements] = {}, weight = 0.f;
-    for_members([&](const float* x, bool is_member) {
-      const float factor = is_member ? rescale(x[maxima], maximum) : 0.f;
-      weight = fmaf(factor, x[maxima + shape.rows], weight);
-#pragma unroll
-      for (int i = 0; i < kElements; ++i) {
-        sum[i] = fmaf(factor, x[(first + i) * 32 + lane], sum[i]);
-      }
-    });
-#pragma unroll
-    for (int i = 0; i < kElements; ++i) target[shape.plain((first + i) * 32 + lane)] = sum[i];
-    if (first % per_lane == 0 && lane < kRowTile) {
-      target[maxima] = maximum;
-      target[maxima + shape.rows] = weight;
     }
   }
 }
