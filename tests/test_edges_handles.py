@@ -47,7 +47,7 @@ OPERATIONS = {
     "@": lambda x: torch.ones(1, 2, 5, 16) @ x,
     "assignment": lambda x: x.__setitem__(0, 1),
     "in place": lambda x: x.mul_(2),
-    "to a device": lambda x: x.to("cpu"),
+    "to another device": lambda x: x.to("meta"),
 }
 
 

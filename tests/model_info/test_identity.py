@@ -98,7 +98,7 @@ def test_a_model_without_full_attention_has_no_layers():
         (transformers.WhisperConfig(), "whisper is an encoder-decoder"),
         (transformers.DeepseekV3Config(num_hidden_layers=2), "deepseek_v3 caches latent"),
         (transformers.DeepseekV2Config(num_hidden_layers=2), "deepseek_v2 caches latent"),
-        (tiny_config("llama", layer_types=["full_attention", "indexed_attention"]), "layers 1 (indexed_attention)"),
+        (tiny_config("llama", layer_types=["full_attention", "minimax_m3_sparse"]), "layers 1 (minimax_m3_sparse)"),
         # Dory and Inkling2 Loop exist only in newer versions of transformers.
         (tiny_config("llama", n_recurrent_loops=2), "runs layers several times"),
         (tiny_config("llama", loop_num_passes=3), "runs layers several times"),

@@ -43,7 +43,7 @@ def test_a_config_says_what_its_model_says(family):
         (transformers.DeepseekV3Config(num_hidden_layers=2), "latent"),
         (transformers.BloomConfig(), "attention interface"),
         (transformers.DiffLlamaConfig(num_hidden_layers=2), "before its attention"),
-        (tiny_config("llama", layer_types=["full_attention", "indexed_attention"]), "layers 1 (indexed_attention)"),
+        (tiny_config("llama", layer_types=["full_attention", "minimax_m3_sparse"]), "layers 1 (minimax_m3_sparse)"),
     ],
     ids=lambda value: getattr(value, "model_type", None),
 )

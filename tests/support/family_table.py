@@ -102,8 +102,10 @@ def layer_kinds(family: str) -> set[str]:
     """Return what a family's layers keep beside codes: "sliding", "recurrent", "convolution", "shared", "cross"."""
     config = family_config(family)
     kinds = set()
-    for use, layer in zip(layer_uses(config), DynamicCache(config=config).layers, strict=True):
-        if isinstance(layer, LinearAttentionCacheLayerMixin):
+    layers = DynamicCache(config=config).layers
+    for use in layer_uses(config):
+        layer = layers[use.index] if use.index < len(layers) else None
+        if isinstance(layer, LinearAttentionCacheLayerMixin) and use.keeps != "nothing":
             kinds.add("convolution" if "conv" in config.layer_types else "recurrent")
         elif use.keeps == "shared":
             kinds.add("shared")

@@ -16,7 +16,7 @@ from ..config import VecInferConfig
 from ..distributed.heads import head_shard
 from ..errors import CacheStateError, ConfigError, UnsupportedCallError, UnsupportedModelError
 from ..model_info import unsupported_model_reason, unsupported_reason, unwrapped
-from .default_layers import rows_of, select_rows
+from .default_layers import empty_growing, rows_of, select_rows
 from .forward_pass import Lengths
 from .layer import VecInferLayer
 from .make_layers import make_layers
@@ -282,4 +282,6 @@ class VecInferCache(CacheSizes, SavedCaches, RecurrentStates, QuantizedCache):
     def reset(self) -> None:
         """Forget everything."""
         super().reset()
+        for layer in self.layers:
+            empty_growing(layer)
         self.forward_pass.reset()

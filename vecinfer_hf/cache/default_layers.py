@@ -13,11 +13,12 @@ from typing import Any
 import torch
 from transformers.cache_utils import (
     CacheLayerMixin,
-    DummyLayer,
     DynamicLayer,
     DynamicSlidingWindowLayer,
     LinearAttentionCacheLayerMixin,
 )
+
+from ..model_info.layers import DummyLayer
 
 
 def rows_of(layer: CacheLayerMixin | LinearAttentionCacheLayerMixin | DummyLayer) -> int | None:
@@ -35,6 +36,12 @@ def select_rows(layer: CacheLayerMixin | LinearAttentionCacheLayerMixin | DummyL
         LinearAttentionCacheLayerMixin.reorder_cache(layer, rows)
     if isinstance(layer, (CacheLayerMixin, DummyLayer)):
         layer.batch_select_indices(rows)
+
+
+def empty_growing(layer: CacheLayerMixin | LinearAttentionCacheLayerMixin | DummyLayer) -> None:
+    """Make a growing layer of transformers that was reset hold no columns; before 5.24 it holds as many zeros."""
+    if isinstance(layer, DynamicLayer) and layer.is_initialized and layer.keys.numel():
+        layer.lazy_initialization(layer.keys, layer.values)
 
 
 def held_tensors(holder: Any) -> Iterator[torch.Tensor]:

@@ -33,6 +33,15 @@ class CacheHandle(OpaqueStates):
         self.layer = layer
         self.states = states
 
+    def to(self, device: torch.device | str, **kwargs) -> CacheHandle:
+        """Return the handle; models move keys that layers share to the device of the layer, where they are already."""
+        if torch.device(device).type != self.states.device.type or torch.device(device).index not in (
+            None,
+            self.states.device.index,
+        ):
+            self._refuse(f"moves to {device}")
+        return self
+
     def _refuse(self, use: str) -> NoReturn:
         self.layer.forward_pass.abandon()
         raise UnsupportedCallError(_sentence(use))

@@ -7,7 +7,6 @@ from __future__ import annotations
 from transformers import PreTrainedConfig
 from transformers.cache_utils import (
     CacheLayerMixin,
-    DummyLayer,
     DynamicCache,
     LinearAttentionCacheLayerMixin,
     StaticCache,
@@ -18,7 +17,7 @@ from ..codebook.codebook import Codebook
 from ..config import VecInferConfig
 from ..distributed.heads import HeadShard
 from ..model_info import layer_uses, query_heads, sharing_layers, text_config
-from ..model_info.layers import CODES, SHARED
+from ..model_info.layers import CODES, NOTHING, SHARED, DummyLayer
 from .forward_pass import ForwardPass
 from .hybrid_layer import VecInferHybridLayer, VecInferStaticHybridLayer
 from .layer import VecInferLayer
@@ -49,9 +48,12 @@ def make_layers(
     size = {"max_cache_len": options.max_cache_len} if options.static else {}
     layers = (StaticCache if options.static else DynamicCache)(config=inner, **size).layers
     for use in uses:
-        if use.keeps == SHARED:
+        if use.keeps == SHARED and use.index < len(layers):
             layers[use.index] = DummyLayer()
-    recurrent = tuple(i for i, layer in enumerate(layers) if isinstance(layer, LinearAttentionCacheLayerMixin))
+    nothing = [use.index for use in uses if use.keeps == NOTHING]
+    recurrent = tuple(
+        i for i, layer in enumerate(layers) if isinstance(layer, LinearAttentionCacheLayerMixin) and i not in nothing
+    )
     # Cross-attention layers store in some passes only.
     cross = getattr(inner, "cross_attention_layers", None) or ()
     stores = tuple(i for i, layer in enumerate(layers) if isinstance(layer, CacheLayerMixin) and i not in cross)

@@ -12,8 +12,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import torch
-from transformers.cache_utils import DummyLayer
 
+from ..model_info.layers import DummyLayer
 from ..ops.placement import window_span
 from .cache import VecInferCache
 from .layer import VecInferLayer

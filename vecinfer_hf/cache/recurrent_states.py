@@ -8,8 +8,13 @@ Owns the checks before a state is read or changed; the states are transformers' 
 from __future__ import annotations
 
 import torch
+from transformers.cache_utils import Cache
 
 from ..errors import UnsupportedCallError
+
+
+_ASKS_FIRST = not hasattr(Cache, "get_conv_state")
+"""Before transformers 5.24 each layer asks once whether it has a state, and takes it from its cache layer."""
 
 
 class RecurrentStates:
@@ -23,7 +28,7 @@ class RecurrentStates:
     def has_previous_state(self, layer_idx: int | None = None, *args, **kwargs) -> bool:
         """Return whether one layer has a state; see transformers' Cache."""
         if layer_idx is not None:
-            self._reach_state(layer_idx, "read")
+            self._reach_state(layer_idx, "read", once=_ASKS_FIRST)
         return super().has_previous_state(layer_idx, *args, **kwargs)
 
     def update_conv_state(self, conv_states: torch.Tensor, layer_idx: int, state_idx: int = 0, **kwargs):

@@ -11,7 +11,6 @@ from typing import NamedTuple
 
 from transformers import PreTrainedConfig
 from transformers.cache_utils import (
-    DummyLayer,
     DynamicCache,
     DynamicLayer,
     DynamicSlidingWindowLayer,
@@ -20,7 +19,19 @@ from transformers.cache_utils import (
 )
 
 
+try:
+    from transformers.cache_utils import DummyLayer
+except ImportError:  # transformers before 5.24
+
+    class DummyLayer:  # type: ignore[no-redef]
+        """Stands for transformers' layer that stores nothing; here no cache has one."""
+
+
 CODES, DEFAULT, SHARED, NOTHING = "codes", "default", "shared", "nothing"
+
+
+_WITHOUT_ATTENTION = ("moe", "mlp")
+"""Entries of `layer_types` for layers of experts or an MLP alone."""
 
 
 class LayerUse(NamedTuple):
@@ -59,11 +70,18 @@ def layer_uses(config: PreTrainedConfig) -> list[LayerUse]:
     """Return what each layer of a model keeps; `unsupported_reason(config)` must be None."""
     inner = text_config(config)
     sharing, cross = sharing_layers(config), getattr(inner, "cross_attention_layers", None) or ()
+    types = getattr(inner, "layer_types", None) or ()
+    empty = [index for index, kind in enumerate(types) if kind in _WITHOUT_ATTENTION]
+    layers = DynamicCache(config=inner).layers
     uses = []
-    for index, layer in enumerate(DynamicCache(config=inner).layers):
+    # transformers before 5.24 leaves layers that share keys and values out of its caches.
+    for index in range(max(len(layers), *(index + 1 for index in sharing)) if sharing else len(layers)):
+        layer = layers[index] if index < len(layers) else None
         if index in sharing:
             source = sharing[index]
             uses.append(LayerUse(index, SHARED, f"reads the keys and values of layer {source}", source))
+        elif index in empty or isinstance(layer, DummyLayer):
+            uses.append(LayerUse(index, NOTHING, "no attention"))
         elif index in cross:
             uses.append(LayerUse(index, DEFAULT, "cross-attention: it does not grow with the text"))
         elif type(layer) is DynamicLayer:
@@ -74,8 +92,6 @@ def layer_uses(config: PreTrainedConfig) -> list[LayerUse]:
             uses.append(LayerUse(index, DEFAULT, f"sliding window: it keeps {layer.sliding_window} tokens at most"))
         elif isinstance(layer, LinearAttentionCacheLayerMixin):
             uses.append(LayerUse(index, DEFAULT, "recurrent or convolution state of fixed size"))
-        elif isinstance(layer, DummyLayer):
-            uses.append(LayerUse(index, NOTHING, "no attention"))
         else:
             uses.append(LayerUse(index, DEFAULT, f"a cache layer of its own, {type(layer).__name__}"))
     return uses

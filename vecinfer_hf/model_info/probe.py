@@ -75,6 +75,9 @@ class _States(OpaqueStates):
     def __init__(self, index: int, states: torch.Tensor):
         self.index, self.states = index, states
 
+    def to(self, *args: Any, **kwargs: Any) -> _States:
+        return self
+
     def _refuse(self, use: str) -> NoReturn:
         raise _Misuse(use)
 
