@@ -140,9 +140,9 @@ def test_an_online_codebook_is_fitted_to_each_batch_anew(model, monkeypatch):
     fitted = []
     own = OnlineCodebook.fit
 
-    def fit(self, index, keys, *rest):
-        fitted.append((index, keys.shape[2]))
-        own(self, index, keys, *rest)
+    def fit(self, index, keys, *rest, **options):
+        fitted.append((index, keys.shape[1]))
+        own(self, index, keys, *rest, **options)
 
     monkeypatch.setattr(OnlineCodebook, "fit", fit)
     options = {"prompt_length": 80, "residual_length": 8, "sink_length": 2}

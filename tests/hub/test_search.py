@@ -216,7 +216,8 @@ def test_one_that_cannot_be_read_is_passed_over(shipped_root, caplog):
     assert resolve(named_config("x/tiny-llama"))[0].source == {"codebook": "tiny-llama/2bit"}
 
 
-def test_what_is_kept_in_memory_depends_on_what_was_asked_for(shipped_root):
+def test_what_is_kept_in_memory_depends_on_what_was_asked_for(shipped_root, monkeypatch):
+    monkeypatch.setattr("vecinfer_hf.hub.search._on_hub", lambda *_: iter(()))
     tiny_codebook().save_pretrained(shipped_root / "tiny-llama" / "2bit")
     first, _ = resolve(named_config("x/tiny-llama"))
     assert resolve(named_config("x/tiny-llama"))[0] is first

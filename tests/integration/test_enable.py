@@ -23,6 +23,7 @@ from vecinfer_hf import (
     enabled,
 )
 from vecinfer_hf.cache.online_codebook import OnlineCodebook
+from vecinfer_hf.hub import search
 from vecinfer_hf.integration.compat import returned_cache
 
 
@@ -56,7 +57,8 @@ def test_every_form_runs_with_the_window_that_was_asked_for(form, directory):
     assert cache.layers[0].sink_length == (2 if "sink_length" in options else 4)
 
 
-def test_nothing_means_auto():
+def test_nothing_means_auto(monkeypatch):
+    monkeypatch.setattr(search, "_on_hub", lambda *_: iter(()))  # asking a Hub that is not there takes seconds
     model = tiny_model("llama")
     before = state(model)
     with pytest.raises(CodebookError, match=r'codebook="auto" found none'):

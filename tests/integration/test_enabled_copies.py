@@ -15,7 +15,6 @@ from transformers import AutoModelForCausalLM
 from transformers.cache_utils import DynamicCache
 
 from vecinfer_hf import (
-    CodebookError,
     VecInferCache,
     disable,
     enable,
@@ -83,9 +82,10 @@ def test_a_saved_model_is_enabled_when_loaded_and_disable_really_disables(direct
     assert type(used_cache(disable(again))) is DynamicCache
 
 
-def test_a_codebook_without_a_name_is_not_saved_and_its_absence_is_told(tmp_path):
-    model = enable(tiny_model("llama"), random_codebook(tiny_config("llama")))
-    model.save_pretrained(tmp_path)
+def test_a_codebook_without_a_name_is_saved_with_the_model(tmp_path):
+    codebook = random_codebook(tiny_config("llama"))
+    enable(tiny_model("llama"), codebook).save_pretrained(tmp_path)
     loaded = AutoModelForCausalLM.from_pretrained(tmp_path, dtype=torch.float32)
-    with pytest.raises(CodebookError, match=r'(?s)codebook="auto" found none.*vecinfer calibrate'):
-        used_cache(loaded)
+    found = used_cache(loaded).codebook
+    for index, layer in codebook.layers.items():
+        assert torch.equal(found.layers[index].key_centroids, layer.key_centroids)
