@@ -15,7 +15,7 @@ BIN   := $(VENV)/bin
 SETUP := $(VENV)/.installed
 CUDA_SOURCES = $(shell find hub_kernels \( -path '*/build' -o -path '*/_build' \) -prune -o \( -name '*.cu' -o -name '*.cuh' -o -name '*.cpp' -o -name '*.h' \) -print 2>/dev/null)
 
-.PHONY: models demo test test-oldest style quality kernels cpu-kernels test-kernels sanitize-kernels publish-kernels setup clean
+.PHONY: models demo test test-oldest style quality api kernels cpu-kernels test-kernels sanitize-kernels publish-kernels release setup clean
 
 setup: $(SETUP)
 
@@ -65,6 +65,10 @@ quality: $(SETUP)
 	$(BIN)/mypy
 	$(if $(CUDA_SOURCES),$(BIN)/clang-format --dry-run --Werror $(CUDA_SOURCES))
 
+# API.md from the docstrings.
+api: $(SETUP)
+	$(BIN)/python -m examples.release.api_page
+
 KERNEL := hub_kernels/vecinfer-attention
 
 # For the CPU where there is a C++ compiler, for GPUs where there is nvcc.
@@ -88,6 +92,13 @@ sanitize-kernels: $(SETUP)
 # A dry run unless PUBLISH_ARGS=--upload.
 publish-kernels: $(SETUP)
 	$(BIN)/python hub_kernels/publish_kernels.py $(PUBLISH_ARGS)
+
+# Builds sdist and wheel into dist, checks metadata and links, installs each into a bare environment and generates there.
+release: $(SETUP)
+	rm -rf dist
+	$(BIN)/python -m build --outdir dist
+	$(BIN)/python -m twine check --strict dist/*
+	$(BIN)/python -m examples.release.check dist --torch "$(TORCH)"
 
 clean:
 	rm -rf .pytest_cache .ruff_cache .coverage .coverage.* dist

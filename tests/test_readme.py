@@ -21,6 +21,8 @@ PAGES = {
     for name in (
         "README.md",
         "METHOD.md",
+        "API.md",
+        "ERRORS.md",
         "CONTRIBUTING.md",
         "quant_configs/README.md",
         "quant_configs/CALIBRATE.md",
@@ -45,14 +47,19 @@ def test_first_python_block_is_short_and_early():
 def test_first_python_block_runs(smollm2_path, capsys):
     block = next(step.text for step in steps(README) if step.language == "python")
     name = "HuggingFaceTB/SmolLM2-135M-Instruct"
-    codebook = re.search(r'"(SmolLM2-135M-Instruct/[^"]+)"', block).group(1)
-    assert (ROOT / "quant_configs" / codebook / "config.json").is_file()
+    assert "vecinfer_hf.enable(model)" in block
     assert name in block
     block = block.replace(name, str(smollm2_path)).replace("max_new_tokens=50", "max_new_tokens=5")
     exec(compile(block, "README.md", "exec"), {})
     printed = capsys.readouterr().out
     assert printed.count("Once upon a time") >= 1
     assert len(printed) > len("Once upon a time\n")
+
+
+def test_first_screen_has_a_picture_and_three_numbers_before_the_code():
+    screen = README.partition("```python")[0]
+    assert len(re.findall(r"^!\[", screen, re.MULTILINE)) == 1
+    assert len(re.findall(r"^\| .*\*\*[\d.,]+\*\* \|$", screen, re.MULTILINE)) == 3
 
 
 def accepts(command, words):
@@ -88,7 +95,8 @@ def test_every_module_of_the_examples_parses(words):
     elif module == "examples.research.ablation" and rest:
         argument_parser().parse_args([*rest, "--text", "x", "--output", "x"])
     else:
-        assert module in ("examples.assets", "examples.research.ablation", "examples.research.plots")
+        plain = ("examples.assets", "examples.research.ablation", "examples.research.plots")
+        assert module in (*plain, "examples.release.api_page", "examples.release.check")
         assert module != "examples.research.plots" or len(rest) == 2
 
 
@@ -124,6 +132,25 @@ def test_links_to_files_and_headings_lead_somewhere(name):
         assert not anchor or anchor in anchors(file.read_text(encoding="utf-8")), target
 
 
+def test_links_of_the_package_description_are_absolute():
+    """What the build writes into the metadata, by the substitutions of pyproject.toml; there is one address."""
+    tomllib = pytest.importorskip("tomllib", reason="needs Python 3.11")
+    project = tomllib.loads(page("pyproject.toml"))
+    text = README
+    for rule in project["tool"]["hatch"]["metadata"]["hooks"]["fancy-pypi-readme"]["substitutions"]:
+        text = re.sub(rule["pattern"], rule["replacement"], text)
+    repository = project["project"]["urls"]["Repository"]
+    raw = repository.replace("github.com", "raw.githubusercontent.com")
+    shown = re.findall(r"!\[[^\]]*\]\(([^)]+)\)", text)
+    assert shown
+    assert all(target.startswith(f"{raw}/main/") for target in shown)
+    linked = re.findall(r"(?<!!)\[[^\]]*\]\(([^)]+)\)", text)
+    ours = [target for target in linked if target.startswith(repository)]
+    assert len(ours) > 5
+    assert all((ROOT / target.removeprefix(f"{repository}/blob/main/").partition("#")[0]).exists() for target in ours)
+    assert all(target.startswith(("https://", "#")) for target in linked)
+
+
 def test_marks_hold_for_a_block_or_for_a_line():
     text = "```bash\n# in a checkout\none \\\n  --more\n```\n```bash\ntwo  # on a GPU, in a checkout: x\nthree\n```\n"
     assert [(step.text.split()[0], sorted(step.marks), step.line) for step in steps(text)] == [
@@ -136,4 +163,4 @@ def test_marks_hold_for_a_block_or_for_a_line():
 def test_what_is_marked_as_in_a_checkout_needs_one():
     marked = [step.text for step in steps(README) if "in a checkout" in step.marks]
     assert marked
-    assert not [text for text in marked if not re.search(r"\bmake\b|\bexamples\b|\bmodels/", text)]
+    assert not [text for text in marked if not re.search(r"\bmake\b|\bexamples\b|\bmodels/|pip install \.", text)]
