@@ -17,7 +17,7 @@ PAGE = Path(__file__).resolve().parents[2] / "API.md"
 SECTIONS = {
     "Generate on codes": (
         vecinfer_hf,
-        ["enable", "disable", "enabled", "VecInferConfig", "VecInferCache", "supported"],
+        ["enable", "disable", "enabled", "VecInferConfig", "VecInferCache", "Context", "supported"],
     ),
     "Codebooks": (
         vecinfer_hf,
