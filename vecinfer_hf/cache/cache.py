@@ -206,8 +206,8 @@ class VecInferCache(CacheSizes, SavedCaches, RecurrentStates, QuantizedCache):
                 excess[index] = tokens_to_remove
             check_layer_crop(layer, index, excess[index])
         for index, layer in enumerate(self.layers):
-            # Transformers' sliding layers take crop(0) only while they record their past, and hold something.
-            if excess[index] or (getattr(layer, "record_past", False) and layer.is_initialized):
+            # Transformers' layers take crop(0) only while they record their past, and hold something.
+            if excess[index] or (getattr(layer, "record_past", False) and rows_of(layer) is not None):
                 layer.crop(excess[index])
         self.forward_pass.padding.crop(left)
         self.forward_pass.begin(None)
