@@ -79,7 +79,7 @@ def test_the_version_is_that_of_the_sources():
 def test_nothing_anywhere():
     assert kernel_loader.load_kernels() is None
     candidates = kernel_loader.kernel_candidates()
-    assert [candidate.taken for candidate in candidates] == [False] * 4
+    assert [candidate.taken for candidate in candidates] == [False] * 5
     assert candidates[0] == ("VECINFER_KERNEL_PATH", False, "not set")
     assert candidates[1].reason == "does not name vecinfer/vecinfer-attention"
     assert "make kernels" in candidates[2].reason

@@ -16,7 +16,7 @@ from transformers.utils import logging
 from ..errors import BackendError
 from ..quantization.formats import CodeFormat
 from . import kernels, reference, reference_ops
-from .kernel_loader import kernel_candidates, load_kernels
+from .kernel_loader import HOW_TO_GET_THEM, kernel_candidates, load_kernels
 
 
 logger = logging.get_logger(__name__)
@@ -108,5 +108,5 @@ def _why_not_kernels(device, dtype, key_head_dim, value_head_dim, group, formats
         return f"the compiled kernels need a CUDA device and the model is on {device.type}"
     if load_kernels() is None:
         tried = "; ".join(f"{candidate.source}: {candidate.reason}" for candidate in kernel_candidates())
-        return f"no compiled kernels were found ({tried})"
+        return f"no compiled kernels were found ({HOW_TO_GET_THEM}; tried: {tried})"
     return kernels.why_unsupported(key_head_dim, value_head_dim, group, dtype, *formats, device)
