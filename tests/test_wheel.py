@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The vecinfer_hf authors
 # SPDX-License-Identifier: Apache-2.0
-"""The wheel holds the package and the sources of its kernels; README's commands and code run with it, outside the checkout.
+"""The wheel holds the package and its kernels' sources, and README runs with it, outside the checkout.
 
 Heavy dependencies come from the environment of the tests; models come from a Hub on this machine.
 """

@@ -286,3 +286,32 @@ def test_generate_with_the_kernels_of_the_hub(hub, publish, lock, tmp_path):
     offline = run_fresh(code, hub.url, tmp_path / "home", HF_HUB_OFFLINE="1", **env).result
     assert offline == online
     assert hub.requests == []
+
+
+_PULL = """
+from vecinfer_hf.ops import kernel_pull
+kernel_pull.VERSION = 1
+kernel_pull.check_module = lambda module: {check}
+entry, fresh = kernel_pull.pull({pin!r})
+print(fresh, entry.name, entry.pulled, sorted(path.name for path in (entry.directory / "build").glob("*/*.txt")))
+"""
+
+
+def test_a_build_is_pulled_by_its_commit(hub, publish, kernel, warm, tmp_path):
+    publish("--kernel", kernel, "--upload")
+    commit = repository(hub).resolve("v1")
+    env = {"HF_TOKEN": "", "KERNELS_CACHE": str(tmp_path / "hub"), "VECINFER_KERNELS_CACHE": str(tmp_path / "cache")}
+
+    def pull(commit, check="None"):
+        return warm.run(_PULL.format(pin=f"{REPO}@{commit}", check=check), **env)
+
+    absent = pull("0" * 40)
+    assert f"{REPO}@{'0' * 40} has no kernels for this machine" in absent.stderr
+    refused = pull(commit, "1 / 0")
+    assert "has no kernels for this machine: ZeroDivisionError" in refused.stderr
+    assert not (tmp_path / "cache").exists()
+    first = pull(commit)
+    assert first.stdout.startswith(f"True pulled-org--stand-in-{commit[:12]} {REPO}@{commit} ['_stand_in_")
+    hub.requests.clear()
+    assert pull(commit).stdout == first.stdout.replace("True", "False")
+    assert hub.requests == []
