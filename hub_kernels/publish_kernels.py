@@ -6,29 +6,28 @@
     python hub_kernels/publish_kernels.py --upload        # one commit on the branch v<version>, named in kernels.lock
     python hub_kernels/publish_kernels.py --check         # is what is published built from this source, and intact?
 
-Owns what may be published. Building is kernel-builder's (releases) or build_local.py's (development).
+Owns what may be published. Building is kernel-builder's (releases) or build_local.py's (development); hashes and
+digests are those of vecinfer_hf/kernel_build.
 """
 
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import json
 import re
 import sys
 import tempfile
 from collections.abc import Iterable
 from pathlib import Path
-from types import ModuleType
 
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
 from huggingface_hub.errors import RevisionNotFoundError
 
 
-try:
-    import tomllib
-except ImportError:  # Python 3.10
-    import tomli as tomllib
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from vecinfer_hf.kernel_build.sources import digest, read_config, source_id  # noqa: E402
+
 
 LOCK = Path(__file__).resolve().parent.parent / "vecinfer_hf" / "kernels.lock"
 """Which commit of which kernel repository the package was released with: code is run from there and nowhere else."""
@@ -37,31 +36,18 @@ NEWEST_GLIBC = (2, 28)
 """The hub's builds run on manylinux_2_28; a library that asks for more does not load there."""
 
 
-def build_script(kernel: Path) -> ModuleType:
-    """Return the kernel's build_local.py, which knows how sources are hashed and builds digested."""
-    spec = importlib.util.spec_from_file_location("build_local", kernel / "build_local.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 def variants(build: Path) -> list[Path]:
     """Return the built variants in a `build` directory."""
     return sorted(path.parent for path in build.glob("*/metadata.json"))
 
 
-def source_id(kernel: Path, config: dict) -> str:
-    """Return the short hash of the sources that ends a build's id."""
-    script = build_script(kernel)
-    return script.build_id(script.sources(config))
-
-
-def problems(variant: Path, config: dict, expected_id: str, digest) -> list[str]:
+def problems(variant: Path, kernel: Path, config: dict) -> list[str]:
     """Return what is wrong with a build: not of this version or source, or changed since it was built."""
     try:
         metadata = json.loads((variant / "metadata.json").read_text())
     except (OSError, ValueError) as error:
         return [f"metadata.json cannot be read ({error})"]
+    expected_id = source_id(kernel, metadata.get("backend", {}).get("type", "cuda"))
     found = []
     for key in ("name", "version", "license"):
         if metadata.get(key) != config["general"][key]:
@@ -126,8 +112,7 @@ def write_lock(path: Path, repo_id: str, version: int, commit: str) -> None:
 
 def check(api: HfApi, kernel: Path, repo_id: str, branch: str) -> int:
     """Print whether every published variant is intact and built from this source; return the number that is not."""
-    script, config = build_script(kernel), tomllib.loads((kernel / "build.toml").read_text())
-    expected, bad = source_id(kernel, config), 0
+    config, bad = read_config(kernel), 0
     with tempfile.TemporaryDirectory() as temporary:
         try:
             api.snapshot_download(
@@ -137,8 +122,8 @@ def check(api: HfApi, kernel: Path, repo_id: str, branch: str) -> int:
             raise SystemExit(f"{repo_id} has no branch {branch}: nothing of this version is published.") from None
         published = variants(Path(temporary) / "build")
         for variant in published:
-            found = problems(variant, config, expected, script.digest)
-            print(f"{variant.name}: {'; '.join(found) or f'intact, built from this source ({expected})'}")
+            found = problems(variant, kernel, config)
+            print(f"{variant.name}: {'; '.join(found) or 'intact, built from this source'}")
             bad += bool(found)
         if not published:
             raise SystemExit(f"{repo_id} has no builds on {branch}.")
@@ -159,7 +144,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--lock", type=Path, default=LOCK, help="kernels.lock that an upload is written into")
     options = parser.parse_args(argv)
 
-    config = tomllib.loads((options.kernel / "build.toml").read_text())
+    config = read_config(options.kernel)
     repo_id = options.repo_id or config["general"]["hub"]["repo-id"]
     branch = f"v{config['general']['version']}"
     api = HfApi(library_name="vecinfer")
@@ -169,9 +154,9 @@ def main(argv: list[str] | None = None) -> int:
     files = plan(options.kernel)
     if not files:
         raise SystemExit(f"{options.kernel / 'build'} holds no built variant; run `make kernels` first.")
-    script, expected, bad = build_script(options.kernel), source_id(options.kernel, config), False
+    bad = False
     for variant in variants(options.kernel / "build"):
-        found = problems(variant, config, expected, script.digest)
+        found = problems(variant, options.kernel, config)
         glibc = newest_glibc(variant.rglob("*.so"))
         if glibc > NEWEST_GLIBC and not options.any_glibc:
             needs, allows = (".".join(map(str, version)) for version in (glibc, NEWEST_GLIBC))
@@ -189,7 +174,8 @@ def main(argv: list[str] | None = None) -> int:
     if not options.upload:
         print(f"Dry run: {len(files)} files would go to {repo_id}, branch {branch}. Publish with --upload.")
         return 0
-    commit = upload(api, repo_id, branch, files, f"Build of source {expected}")
+    built = sorted({name.split("/")[1] for name in files if name.startswith("build/")})
+    commit = upload(api, repo_id, branch, files, f"Build {', '.join(built)}")
     write_lock(options.lock, repo_id, config["general"]["version"], commit)
     print(f"Published to {repo_id}, branch {branch}, commit {commit}; {options.lock} names it.")
     return 0

@@ -56,9 +56,10 @@ def _seed():
 
 @pytest.fixture(autouse=True)
 def _make_no_codebook(monkeypatch, tmp_path_factory):
-    """Tests that make a codebook say so; none reads or writes the user's own."""
+    """Tests that make a codebook say so; none reads or writes the user's own codebooks or kernels."""
     monkeypatch.setenv("VECINFER_MAKE_CODEBOOK", "0")
     monkeypatch.setenv("VECINFER_CODEBOOKS", str(tmp_path_factory.getbasetemp() / "codebooks"))
+    monkeypatch.setenv("VECINFER_KERNELS_CACHE", str(tmp_path_factory.getbasetemp() / "kernels"))
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -16,6 +16,7 @@ ORDER = [
     {"quantization", "model_info"},
     {"distributed"},
     {"config", "calibration_config"},
+    {"kernel_build"},
     {"ops"},
     {"codebook"},
     {"hub"},

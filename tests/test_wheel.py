@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The vecinfer_hf authors
 # SPDX-License-Identifier: Apache-2.0
-"""The wheel holds the package and nothing else, and README's commands and code run with it, outside the checkout.
+"""The wheel holds the package and its kernels' sources, and README runs with it, outside the checkout.
 
 Heavy dependencies come from the environment of the tests; models come from a Hub on this machine.
 """
@@ -20,8 +20,11 @@ from hub_process import run_fresh
 from pages import ROOT, Step, page, steps
 
 from vecinfer_hf.calibration.text import EXCERPTS, load_text
+from vecinfer_hf.kernel_build.sources import kernel_sources, read_config, source_files
 
 
+GENERATOR = "vecinfer_cuda/generate_instantiations.py"
+"""Lies among the sources."""
 pytest_plugins = ["hub_fixtures"]
 pytestmark = [pytest.mark.slow, pytest.mark.hub]
 
@@ -37,7 +40,7 @@ def wheel(tmp_path_factory):
     return found
 
 
-def test_it_holds_the_package_and_the_codebooks_and_nothing_else(wheel):
+def test_it_holds_the_package_the_codebooks_and_the_kernels_sources_and_nothing_else(wheel):
     with zipfile.ZipFile(wheel) as archive:
         names = {name for name in archive.namelist() if ".dist-info/" not in name}
     ours = {
@@ -50,7 +53,11 @@ def test_it_holds_the_package_and_the_codebooks_and_nothing_else(wheel):
         for path in (ROOT / "quant_configs").rglob("*")
         if path.is_file()
     }
-    assert names == ours | codebooks
+    kernel = kernel_sources()
+    files = {path for backend in read_config(kernel)["general"]["backends"] for path in source_files(kernel, backend)}
+    files |= {kernel / "build.toml", *(kernel / "torch-ext").rglob("*.py")}
+    sources = {f"vecinfer_hf/_kernels/{path.relative_to(kernel).as_posix()}" for path in files}
+    assert names - {f"vecinfer_hf/_kernels/{GENERATOR}"} == ours | codebooks | sources
     assert "vecinfer_hf/calibration/data/persuasion-excerpt.txt" in names
     assert not [
         name for name in names if re.search(r"research|ablation|peers|needles|assets|demo|results\.json", name)

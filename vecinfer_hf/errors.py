@@ -44,6 +44,19 @@ class BackendError(VecInferError, RuntimeError):
     """The operators that were asked for cannot serve this device, dtype or shape."""
 
 
+class KernelBuildError(VecInferError, RuntimeError):
+    """Kernels cannot be built or taken here.
+
+    Args:
+        message: what stands in the way, and what can be done.
+        tail: the last lines that a compiler wrote.
+    """
+
+    def __init__(self, message: str, tail: Sequence[str] = ()):
+        super().__init__(message)
+        self.tail = tuple(tail)
+
+
 class CodebookError(VecInferError, ValueError):
     """A codebook cannot be found, read or used with a model."""
 

@@ -12,73 +12,21 @@ newer. One library serves all machines of an architecture: it chooses among inst
 from __future__ import annotations
 
 import argparse
-import hashlib
-import json
-import os
-import platform
-import shutil
-import sysconfig
-from concurrent.futures import ThreadPoolExecutor
+import sys
 from pathlib import Path
 
-import build_local
-import torch
-from build_local import OPS_PY, REGISTRATION_H, ROOT, build_id, digest, newest, run, tomllib
+
+ROOT = Path(__file__).resolve().parent
+sys.path.insert(0, str(ROOT.parents[1]))
+
+from build_local import report  # noqa: E402
+
+from vecinfer_hf.errors import KernelBuildError  # noqa: E402
+from vecinfer_hf.kernel_build.compilers import find_cxx  # noqa: E402
+from vecinfer_hf.kernel_build.variant import build_variant  # noqa: E402
 
 
-def flags(torch_version: str, sanitize: bool) -> list[str]:
-    """Return the compiler's flags for a least torch version such as "2.11"."""
-    major, minor = (int(part) for part in torch_version.split("."))
-    return [
-        "-std=c++17",
-        "-O3",
-        "-DNDEBUG",
-        "-DCPU_KERNEL",
-        f"-DTORCH_TARGET_VERSION=0x{major:02x}{minor:02x}000000000000",
-        "-DPy_LIMITED_API=0x03090000",
-        "-fPIC",
-        "-fvisibility=hidden",
-        "-Wall",
-        "-Wextra",
-        # Vectors wider than the baseline's registers are passed between inlined functions only.
-        "-Wno-psabi",
-        # g++ 12 finds its own intrinsics uninitialized.
-        "-Wno-maybe-uninitialized",
-        "-Wno-uninitialized",
-        f"-isystem{Path(torch.__file__).parent / 'include'}",
-        f"-isystem{sysconfig.get_paths()['include']}",
-        f"-I{ROOT / '_build'}",
-        *(["-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"] if sanitize else []),
-    ]
-
-
-def compile_all(files: list[Path], options: list[str], compiler: str, ops_name: str, jobs: int) -> list[Path]:
-    """Compile what changed and return the object files."""
-    headers = newest([path for path in files if path.suffix == ".h"] + [Path(__file__)])
-    folder = ROOT / "_build" / hashlib.sha256(" ".join([compiler, *options]).encode()).hexdigest()[:8]
-    folder.mkdir(parents=True, exist_ok=True)
-    commands, objects = [], []
-    for source in (path for path in files if path.suffix == ".cpp"):
-        binding = source.parent.name == "torch-ext"  # only the binding knows the namespace
-        name = source.relative_to(ROOT).as_posix().replace("/", "_")
-        target = folder / f"{name}{'.' + ops_name if binding else ''}.o"
-        objects.append(target)
-        if target.exists() and target.stat().st_mtime > max(source.stat().st_mtime, headers):
-            continue
-        extra = [f"-DTORCH_EXTENSION_NAME={ops_name}"] if binding else []
-        commands.append([compiler, *options, *extra, "-c", str(source), "-o", str(target)])
-    with ThreadPoolExecutor(jobs) as pool:
-        for command, done in zip(commands, pool.map(run, commands), strict=True):
-            print(f"compiled {Path(command[-3]).relative_to(ROOT)}", flush=True)
-            if done.strip():
-                print(done)
-    return objects
-
-
-def find_compiler() -> str | None:
-    """Return CXX, g++ or c++, whichever is there first."""
-    names = [os.environ.get("CXX"), "g++", "c++"]
-    return next((name for name in names if name and shutil.which(name.split()[0])), None)
+SANITIZERS = ["-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
 
 
 def main(argv: list[str] | None = None) -> Path:
@@ -91,49 +39,31 @@ def main(argv: list[str] | None = None) -> Path:
     parser.add_argument("--if-possible", action="store_true", help="without a compiler, say so and succeed")
     options = parser.parse_args(argv)
 
-    compiler = find_compiler()
-    if compiler is None:
-        message = "CPU kernels: not built, because there is no C++ compiler (g++, c++ or the one that CXX names)"
+    try:
+        compiler = find_cxx()
+    except KernelBuildError as error:
         if not options.if_possible:
-            raise SystemExit(message)
-        print(message)
+            raise SystemExit(str(error)) from None
+        print(f"CPU kernels: not built. {error}")
         return ROOT
-    config = tomllib.loads((ROOT / "build.toml").read_text())
-    name, python_name = config["general"]["name"], config["general"]["name"].replace("-", "_")
-    files = build_local.sources(config, "cpu")
-    ops_name = f"_{python_name}_cpu_{options.id or build_id(files)}"
-    torch_version = config["torch"]["stable-abi"]["cpu"]
-    output = options.output or ROOT / ("_build/sanitized" if options.sanitize else "build")
-    system = f"{platform.machine()}-{platform.system().lower()}"
-    variant = output / f"torch-stable-abi{torch_version.replace('.', '')}-cpu-{system}"
-
-    (ROOT / "_build").mkdir(exist_ok=True)
-    registration = ROOT / "_build" / "registration.h"
-    if not registration.exists() or registration.read_text() != REGISTRATION_H:
-        registration.write_text(REGISTRATION_H)
-    compiled = flags(torch_version, options.sanitize)
-    objects = compile_all(files, compiled, compiler, ops_name, options.jobs)
-    shutil.rmtree(variant, ignore_errors=True)
-    shutil.copytree(ROOT / "torch-ext" / python_name, variant, ignore=shutil.ignore_patterns("__pycache__"))
-    # Only Python's entry point is exported. libtorch.so stands for whatever libraries torch consists of.
-    script = ROOT / "_build" / "exports.map"
-    script.write_text("{ global: PyInit_*; local: *; };\n")
-    libraries = [f"-L{Path(torch.__file__).parent / 'lib'}", "-Wl,--no-as-needed", "-ltorch", "-Wl,--as-needed"]
-    sanitizers = [flag for flag in compiled if flag.startswith("-fsanitize")]
-    strip = [] if options.sanitize else ["-Wl,--strip-debug"]
-    link = ["-shared", f"-Wl,--version-script={script}", *strip, *sanitizers]
-    run([compiler, *link, *map(str, objects), *libraries, "-o", str(variant / f"{ops_name}.abi3.so")])
-    (variant / "_ops.py").write_text(OPS_PY.format(name=ops_name))
-    metadata = {
-        "name": name,
-        "id": ops_name,
-        "version": config["general"]["version"],
-        "license": config["general"]["license"],
-        "python-depends": [],
-        "backend": {"type": "cpu"},
-    }
-    metadata["digest"] = digest(variant)
-    (variant / "metadata.json").write_text(json.dumps(metadata, indent=2) + "\n")
+    work = ROOT / "_build"
+    work.mkdir(exist_ok=True)
+    try:
+        variant = build_variant(
+            ROOT,
+            options.output or (work / "sanitized" if options.sanitize else ROOT / "build"),
+            backend="cpu",
+            compiler=compiler,
+            archs=[],
+            work=work,
+            log=work / "build-cpu.log",
+            jobs=options.jobs,
+            identity=options.id,
+            extra=SANITIZERS if options.sanitize else [],
+            done=report,
+        )
+    except KernelBuildError as error:
+        raise SystemExit("\n".join([*error.tail, str(error)])) from None
     print(variant)
     return variant
 

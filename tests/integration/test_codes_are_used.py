@@ -110,6 +110,9 @@ LENGTHS = [(30, 5), (60, 10), (63, 3), (64, 3), (100, 5)]
 """Tokens of a prompt and of its answer, around the 64 where the tiny longrope changes."""
 
 
+@pytest.mark.skipif(
+    CACHE_ARGUMENT != "cache", reason="before 5.24 transformers gives longrope models one token behind a dropped cache"
+)
 @pytest.mark.parametrize(("length", "tokens"), LENGTHS)
 @pytest.mark.parametrize("static", [False, True], ids=["growing", "static"])
 def test_longrope_refills_the_same_cache_where_all_keys_change(length, tokens, static):
@@ -126,6 +129,9 @@ def test_longrope_refills_the_same_cache_where_all_keys_change(length, tokens, s
     assert max(used(model, length=length, tokens=tokens).layers[0].storage.quantized) >= length - 20
 
 
+@pytest.mark.skipif(
+    CACHE_ARGUMENT != "cache", reason="before 5.24 transformers gives longrope models one token behind a dropped cache"
+)
 def test_longrope_is_refused_where_the_whole_text_is_not_at_hand():
     model = phi3_with_longrope()
     cache = VecInferCache(model, "online", ops_backend="reference")

@@ -110,7 +110,7 @@ def test_a_library_for_a_newer_glibc_is_not_published(hub, publish, kernel):
     library = kernel / "build" / "torch-cpu" / "library.so"
     library.write_bytes(b"...GLIBC_2.5...GLIBC_2.34...")
     metadata = json.loads((library.parent / "metadata.json").read_text())
-    metadata["digest"] = publish_kernels.build_script(kernel).digest(library.parent)
+    metadata["digest"] = publish_kernels.digest(library.parent)
     (library.parent / "metadata.json").write_text(json.dumps(metadata))
     status, text = publish("--kernel", kernel, "--upload")
     assert (status, "it needs glibc 2.34" in text, hub.requests) == (1, True, [])
@@ -285,4 +285,33 @@ def test_generate_with_the_kernels_of_the_hub(hub, publish, lock, tmp_path):
     hub.requests.clear()
     offline = run_fresh(code, hub.url, tmp_path / "home", HF_HUB_OFFLINE="1", **env).result
     assert offline == online
+    assert hub.requests == []
+
+
+_PULL = """
+from vecinfer_hf.ops import kernel_pull
+kernel_pull.VERSION = 1
+kernel_pull.check_module = lambda *_: {check}
+entry, fresh = kernel_pull.pull({pin!r})
+print(fresh, entry.name, entry.pulled, sorted(path.name for path in (entry.directory / "build").glob("*/*.txt")))
+"""
+
+
+def test_a_build_is_pulled_by_its_commit(hub, publish, kernel, warm, tmp_path):
+    publish("--kernel", kernel, "--upload")
+    commit = repository(hub).resolve("v1")
+    env = {"HF_TOKEN": "", "KERNELS_CACHE": str(tmp_path / "hub"), "VECINFER_KERNELS_CACHE": str(tmp_path / "cache")}
+
+    def pull(commit, check="None"):
+        return warm.run(_PULL.format(pin=f"{REPO}@{commit}", check=check), **env)
+
+    absent = pull("0" * 40)
+    assert f"{REPO}@{'0' * 40} has no kernels for this machine" in absent.stderr
+    refused = pull(commit, "1 / 0")
+    assert "has no kernels for this machine: ZeroDivisionError" in refused.stderr
+    assert not (tmp_path / "cache").exists()
+    first = pull(commit)
+    assert first.stdout.startswith(f"True pulled-org--stand-in-{commit[:12]} {REPO}@{commit} ['_stand_in_")
+    hub.requests.clear()
+    assert pull(commit).stdout == first.stdout.replace("True", "False")
     assert hub.requests == []

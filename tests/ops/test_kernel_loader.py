@@ -79,7 +79,7 @@ def test_the_version_is_that_of_the_sources():
 def test_nothing_anywhere():
     assert kernel_loader.load_kernels() is None
     candidates = kernel_loader.kernel_candidates()
-    assert [candidate.taken for candidate in candidates] == [False] * 4
+    assert [candidate.taken for candidate in candidates] == [False] * 5
     assert candidates[0] == ("VECINFER_KERNEL_PATH", False, "not set")
     assert candidates[1].reason == "does not name vecinfer/vecinfer-attention"
     assert "make kernels" in candidates[2].reason
@@ -205,7 +205,7 @@ def test_the_cpu_s_build_beside_a_torch_for_cuda(monkeypatch, tmp_path):
     monkeypatch.setattr(kernel_loader, "_found_for_cpu", None)
     monkeypatch.delenv("VECINFER_KERNEL_PATH")
     assert kernel_loader.load_kernels("cpu") is None
-    assert len(kernel_loader.kernel_candidates("cpu")) == 3
+    assert len(kernel_loader.kernel_candidates("cpu")) == 4
 
 
 def test_another_architecture(monkeypatch, tmp_path):

@@ -2,14 +2,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """A small kernel in the form of hub_kernels/: two variants that need no compiler, built by the same rules.
 
-Owns the stand-in only; hashing and digesting are the real build script's.
+Owns the stand-in only; hashing and digesting are the package's.
 """
 
 import json
 import shutil
 from pathlib import Path
-
-from hub_process import ROOT
 
 
 VARIANTS = {"torch-cpu": "cpu", "torch-cuda": "cuda"}
@@ -48,23 +46,21 @@ _OPS = """def add_op_namespace_prefix(name):
 
 def make_kernel(place: Path, answer: int) -> Path:
     """Write the sources of a stand-in whose operator multiplies by `answer`, and build its variants."""
-    from publish_kernels import build_script, source_id, tomllib
+    from vecinfer_hf.kernel_build.sources import digest, source_id
 
     shutil.rmtree(place, ignore_errors=True)
     (place / "torch-ext" / "stand_in").mkdir(parents=True)
     (place / "build.toml").write_text(_BUILD_TOML)
     (place / "torch-ext" / "binding.cpp").write_text(f"// answer {answer}\n")
     (place / "torch-ext" / "stand_in" / "__init__.py").write_text(_INIT.format(answer=answer))
-    shutil.copy(ROOT / "hub_kernels" / "vecinfer-attention" / "build_local.py", place)
-    identity = source_id(place, tomllib.loads(_BUILD_TOML))
     for name, backend in VARIANTS.items():
         variant = place / "build" / name
         shutil.copytree(place / "torch-ext" / "stand_in", variant)
-        build = f"_stand_in_{backend}_{identity}"
+        build = f"_stand_in_{backend}_{source_id(place, backend)}"
         (variant / "_ops.py").write_text(_OPS.format(id=build))
         (variant / f"{build}.txt").write_text("stands for the library")
         metadata = {"name": "stand-in", "id": build, "version": 1, "license": "Apache-2.0", "python-depends": []}
         metadata["backend"] = {"type": backend}
-        metadata["digest"] = build_script(place).digest(variant)
+        metadata["digest"] = digest(variant)
         (variant / "metadata.json").write_text(json.dumps(metadata))
     return place

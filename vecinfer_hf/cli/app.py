@@ -13,7 +13,7 @@ import typer
 
 from ..errors import VecInferError
 from ..version import __version__
-from . import bench, calibrate, codebooks, convert, doctor, evaluate, generate, hub, inspect, plan, serve
+from . import bench, calibrate, codebooks, convert, doctor, evaluate, generate, hub, inspect, kernels, plan, serve
 from .console import errors
 from .interruption import INTERRUPTED, SENTENCE
 
@@ -37,6 +37,7 @@ app.command()(hub.push)
 app.command()(hub.pull)
 app.command()(hub.find)
 app.add_typer(codebooks.app, name="codebooks")
+app.add_typer(kernels.app, name="kernels")
 app.command()(plan.plan)
 app.command()(bench.bench)
 app.command()(doctor.doctor)

@@ -16,7 +16,7 @@ from transformers.utils import logging
 from ..errors import BackendError
 from ..quantization.formats import CodeFormat
 from . import kernels, reference, reference_ops
-from .kernel_loader import kernel_candidates, load_kernels
+from .kernel_loader import HOW_TO_GET_THEM, kernel_candidates, load_kernels
 
 
 logger = logging.get_logger(__name__)
@@ -114,7 +114,7 @@ def _why_not_kernels(wanted, device, dtype, key_head_dim, value_head_dim, group,
         return f"these compiled kernels need {needed} and the model is on {device.type}"
     if load_kernels(wanted) is None:
         tried = "; ".join(f"{candidate.source}: {candidate.reason}" for candidate in kernel_candidates(wanted))
-        return f"no compiled kernels were found ({tried})"
+        return f"no compiled kernels were found ({HOW_TO_GET_THEM}; tried: {tried})"
     if wanted == "cpu":
         return kernels.why_unsupported_on_cpu(key_head_dim, value_head_dim, dtype, *formats)
     return kernels.why_unsupported(key_head_dim, value_head_dim, group, dtype, *formats, device)

@@ -36,9 +36,15 @@ def fetch_kernel(repo_id: str, version: int, *, lockfile: str | Path | None = No
         FileNotFoundError: if there is no build for this machine, or none in the cache and no network.
         Exception: whatever the `kernels` library raises for a repository that cannot be read.
     """
+    return fetch_commit(
+        repo_id, version, None if lockfile is None else locked_commit(repo_id, version, Path(lockfile))
+    )
+
+
+def fetch_commit(repo_id: str, version: int, commit: str | None) -> ModuleType:
+    """Return the kernel module of one commit, or of the branch `v<version>` if it is None; see `fetch_kernel`."""
     import kernels
 
-    commit = locked_commit(repo_id, version, Path(lockfile)) if lockfile is not None else None
     if constants.HF_HUB_OFFLINE:
         return _from_cache(repo_id, version, commit)
     try:

@@ -2,8 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The search for the compiled operators: where they are looked for, and why a place was passed over.
 
-kernels.py calls them, kernel_hub.py downloads. The `kernels` library is called directly, never through transformers,
-whose wrapper accepts only some of its versions.
+kernels.py calls them, kernel_hub.py downloads, ../kernel_build compiles and keeps. The `kernels` library is called
+directly, never through transformers, whose wrapper accepts only some of its versions.
 """
 
 from __future__ import annotations
@@ -18,12 +18,20 @@ from typing import NamedTuple
 
 import torch
 
+from ..errors import KernelBuildError
+from ..kernel_build.sources import kernel_sources, source_id
+from ..kernel_build.store import StoredKernels, store_root, stored_kernels
 
-__all__ = ["KernelCandidate", "kernel_candidates", "load_kernels"]
+
+__all__ = ["KernelCandidate", "forget_search", "kernel_candidates", "load_kernels"]
 
 REPOSITORY = "vecinfer/vecinfer-attention"
 VERSION = 2
 """Version of the operators' signatures: only kernels of this version are taken. Raised in build.toml as well."""
+HOW_TO_GET_THEM = (
+    "`vecinfer kernels build` compiles them on this machine, `vecinfer kernels pull OWNER/NAME@COMMIT` takes a "
+    "published build"
+)
 OPERATORS = ("append", "decode_attention", "dequantize", "quantize")
 
 _PACKAGE = Path(__file__).resolve().parents[1]
@@ -63,8 +71,9 @@ def load_kernels(device_type: str | None = None) -> ModuleType | None:
     """Return the module of the compiled operators, searched for once per process, or None.
 
     In this order: the path in VECINFER_KERNEL_PATH, LOCAL_KERNELS (the `kernels` library's own), the build beside the
-    package, and, where there is a CUDA device, the kernel hub at the commit pinned by the package's `kernels.lock` or
-    by the one that VECINFER_KERNELS_LOCK names. `kernel_candidates` says why not.
+    package, what `vecinfer kernels` built or pulled (the newest first), and, where there is a CUDA device, the kernel
+    hub at the commit pinned by the package's `kernels.lock` or by the one that VECINFER_KERNELS_LOCK names.
+    `kernel_candidates` says why not.
 
     Args:
         device_type: "cpu" or "cuda"; default what torch was built for.
@@ -80,6 +89,13 @@ def kernel_candidates(device_type: str | None = None) -> list[KernelCandidate]:
     return list(_search(device_type == "cpu" and torch.version.cuda is not None).candidates)
 
 
+def forget_search() -> None:
+    """Search again at the next use: kernels were built, pulled or removed by this process."""
+    global _found, _found_for_cpu
+    with _lock:
+        _found = _found_for_cpu = None
+
+
 def _search(beside_cuda: bool = False) -> _Found:
     """Search once; `beside_cuda` for the CPU's kernels where torch was built for CUDA."""
     global _found, _found_for_cpu
@@ -92,7 +108,7 @@ def _search(beside_cuda: bool = False) -> _Found:
             for source, load in _places(backend):
                 try:
                     module = load()
-                    _check(module, backend)
+                    check_module(module, backend)
                     reason = ""
                 except Exception as error:  # a broken build must never take the model down
                     module, reason = None, _one_line(error)
@@ -111,6 +127,7 @@ def _places(backend: str) -> Iterator[tuple[str, Callable[[], ModuleType]]]:
     yield "VECINFER_KERNEL_PATH", lambda: _from_variable(backend)
     yield "LOCAL_KERNELS", lambda: _from_local_kernels(backend)
     yield "build beside the package", lambda: _from_beside(backend)
+    yield f"vecinfer kernels ({store_root()})", lambda: _from_store(backend)
     # Kernels for the CPU are built where they run.
     if backend == "cuda" or torch.version.cuda is None:
         yield f"kernel hub ({REPOSITORY}, version {VERSION})", _from_hub
@@ -143,6 +160,38 @@ def _from_beside(backend: str) -> ModuleType:
     raise _Passed("; ".join(reasons) or "none (in a checkout, `make kernels` makes one)")
 
 
+def _from_store(backend: str) -> ModuleType:
+    reasons = []
+    for entry in stored_kernels():
+        if entry.backend != backend:
+            continue
+        try:
+            return load_stored(entry)
+        except Exception as error:
+            reasons.append(f"{entry.name}: {_one_line(error)}")
+    raise _Passed("; ".join(reasons) or f"none for {backend}; {HOW_TO_GET_THEM}")
+
+
+def load_stored(entry: StoredKernels) -> ModuleType:
+    """Return the module of kernels in the user's cache.
+
+    Raises:
+        Exception: if they are of another version, source, torch, CUDA or GPU; the message says which.
+    """
+    if entry.source is not None:
+        try:
+            current = source_id(kernel_sources(), entry.backend)
+        except KernelBuildError as error:
+            raise _Passed(str(error)) from None
+        if entry.source != current:
+            raise _Passed(
+                f"it was built from other sources ({entry.source}, here are {current}); run `vecinfer kernels build`"
+            )
+    module = _from_path(entry.directory, entry.backend)
+    check_module(module, entry.backend)
+    return module
+
+
 def _from_hub() -> ModuleType:
     if not torch.cuda.is_available():
         raise _Passed("there is no CUDA device, so the Hub is not asked")
@@ -164,7 +213,7 @@ def _from_path(path: Path, backend: str) -> ModuleType:
     return get_local_kernel(path.resolve(), backend=backend)
 
 
-def _check(module: ModuleType, backend: str) -> None:
+def check_module(module: ModuleType, backend: str) -> None:
     """Pass over a module that is not this version's or not for this device."""
     missing = [name for name in OPERATORS if not hasattr(module, name)]
     if missing:
