@@ -103,10 +103,12 @@ def test_two_models_run_at_once():
 def test_several_samples_of_a_prompt_are_forks(family):
     model = coded_model(family)
     config = {**SMALL, "num_blocks": 200}
-    one = answers(model, prompts(45), 30, config)
-    # transformers refuses several greedy samples; the likeliest of one candidate is the same.
-    three = answers(model, prompts(45), 30, config, do_sample=True, top_k=1, num_return_sequences=3)
-    assert three == one * 3
+    # A prompt of one token is forked before it is read.
+    for length in (45, 1):
+        one = answers(model, prompts(length), 30, config)
+        # transformers refuses several greedy samples; the likeliest of one candidate is the same.
+        three = answers(model, prompts(length), 30, config, do_sample=True, top_k=1, num_return_sequences=3)
+        assert three == one * 3
 
 
 def test_streaming_and_cancelling_leave_others_alone():

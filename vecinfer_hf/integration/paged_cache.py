@@ -209,6 +209,9 @@ class VecInferPagedCache(PagedAttentionCache):
         matched = self.codes.match_prefix_blocks(prompt_ids)
         length = (len(matched) - self.codes.header_blocks) * self.codes.tokens_per_page
         length -= length % self.layout.rule.share_tokens
+        if len(prompt_ids) == length + 1:
+            # A fork leaves the last token unread, and a batch needs one.
+            length -= self.layout.rule.share_tokens
         if length <= 0:
             return 0
         self.codes.acquire_prefix_blocks(request_id, length, matched)

@@ -116,6 +116,11 @@ class VecInferManager(ContinuousBatchingManager):
             if state.max_new_tokens is None:
                 state.max_new_tokens = state._new_tokens_limit = max(room, 1)
             self._check_length(processor.cache, len(state.initial_tokens), state.max_new_tokens)
+            if len(state.initial_tokens) == 1:
+                # transformers forks before the last token, which would be a batch of no token: one request for each.
+                children, state.num_children = state.num_children, 0
+                for number in range(children):
+                    add_waiting_request(state.fork(f"{state.request_id}__child#{number}"))
             add_waiting_request(state)
 
         scheduler.add_waiting_request = add_checked_request

@@ -67,6 +67,10 @@ class SlidingRows:
         start = 0
         for row in self.rows:
             length = self.allocator.get_seqlen_k(row.past, row.count) if self.read_index.numel() else row.count
+            if not row.count:
+                # A prompt of one token is forked before it is read.
+                start += length
+                continue
             own = (states[start : start + length].transpose(0, 1).unsqueeze(0) for states in (keys, values))
             part = slice(row.begin, row.begin + row.count)
             key_place = torch.arange(length, device=query.device)
