@@ -17,6 +17,7 @@ from transformers.utils import logging
 
 from ..calibration_config import CANDIDATE_BITS, CalibrationConfig
 from ..config import VecInferConfig
+from ..distributed.devices import computing_device
 from ..distributed.heads import head_shard
 from ..errors import ConfigError, UnsupportedModelError
 from ..model_info import full_attention_layers, head_shapes, text_config, unsupported_model_reason
@@ -76,6 +77,10 @@ def calibratable_model(model: Any, config: CalibrationConfig) -> tuple[PreTraine
                 f"the attention of layers {moved} does not know its layer, because {type(model).__name__} uses one "
                 'module in several. Use codebook="online", which needs no calibration'
             )
+    if reason is None and computing_device(model).type == "mps":
+        reason = (
+            "it is on mps, which has no float64. Calibrate it on the CPU, model.to('cpu'), and use the codebook on mps"
+        )
     if reason:
         raise UnsupportedModelError(f"Cannot calibrate this model: {reason}.")
     # Refuses a number of processes that cannot share the heads.

@@ -122,6 +122,8 @@ def cluster_means(
 
 def _check(points: torch.Tensor, num_centroids: int, weights: torch.Tensor | None) -> None:
     """Raise ConfigError unless points `[P, N, d]`, K and weights `[P, N]` can be clustered."""
+    if points.device.type == "mps":
+        raise ConfigError("points are on mps, which has no float64; make the codebook with the model on the CPU.")
     if points.dim() != 3 or 0 in points.shape:
         raise ConfigError(f"points have shape {tuple(points.shape)}; k-means needs [problems, points, dim], none 0.")
     if num_centroids < 1:
