@@ -114,7 +114,6 @@ class VecInferLayer(QuantizedLayerContract, StoredRows):
         """Return whether `tokens` new tokens may be stored before they attend: few, and no more than the window."""
         return tokens <= min(MAX_DECODE_QUERIES, self.residual_length)
 
-    @torch.compiler.disable(reason=EAGER_ONLY)
     def attend(
         self,
         module: torch.nn.Module,
@@ -144,6 +143,14 @@ class VecInferLayer(QuantizedLayerContract, StoredRows):
         Raises:
             UnsupportedMaskError: for a mask that is not causal attention over each row's tokens; nothing was stored.
         """
+        arguments = module, query, key_states, value_states, attention_mask, softmax_scale, softcap, sink_logits
+        # Outside a compiled model the call is plain: what keeps the compiler out takes as long as a small operator.
+        attend = self._attend_uncompiled if torch.compiler.is_compiling() else self._attend
+        return attend(*arguments)
+
+    def _attend(
+        self, module, query, key_states, value_states, attention_mask, softmax_scale, softcap, sink_logits
+    ) -> torch.Tensor:
         tokens, out_dtype = key_states.shape[2], query.dtype
         if self.forward_pass.recorded_columns is not None:
             states = (x.to(self.dtype) for x in (query, key_states, value_states))
@@ -188,6 +195,8 @@ class VecInferLayer(QuantizedLayerContract, StoredRows):
             if is_last:
                 self.store(key_states, value_states, valid, before=before, is_noted=not is_first)
         return output.transpose(1, 2).contiguous().to(out_dtype)
+
+    _attend_uncompiled = torch.compiler.disable(_attend, reason=EAGER_ONLY)
 
     def store_and_attend(
         self,

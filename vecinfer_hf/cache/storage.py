@@ -9,7 +9,7 @@ and lengths stay on the device. Which token is a sink is the business of sinks.p
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import torch
 
@@ -27,11 +27,19 @@ GROWTH = 1.125
 """A full buffer grows by an eighth: copying stays a constant cost per token and at most an eighth lies idle."""
 
 
-@contextmanager
-def ordinary_tensors() -> Iterator[None]:
+def ordinary_tensors() -> AbstractContextManager[None]:
     """Make tensors that later calls may change in any mode: neither inference tensors nor part of a graph."""
+    made_already = not torch.is_grad_enabled() and not torch.is_inference_mode_enabled()
+    return _AS_IT_IS if made_already else _without_modes()
+
+
+@contextmanager
+def _without_modes() -> Iterator[None]:
     with torch.inference_mode(False), torch.no_grad():
         yield
+
+
+_AS_IT_IS = nullcontext()
 
 
 class GrowingStorage:
