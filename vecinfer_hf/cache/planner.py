@@ -8,6 +8,7 @@ Owns the arithmetic, which the tests compare with caches that are really allocat
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from transformers import PreTrainedConfig
@@ -70,7 +71,8 @@ def _default_bytes(config: PreTrainedConfig, dtype: torch.dtype) -> int:
     for layer in cache_of_copy(model_class, inner, dtype).layers:
         if isinstance(layer, DynamicSlidingWindowLayer) and layer.is_initialized:
             # A sliding layer keeps one token less than its window.
-            elements = sum(states.shape[1] * states.shape[3] for states in (layer.keys, layer.values))
+            states: tuple[Any, Any] = layer.keys, layer.values
+            elements = sum(side.shape[1] * side.shape[3] for side in states)
             total += (layer.sliding_window - 1) * elements * dtype.itemsize
         if isinstance(layer, LinearAttentionCacheLayerMixin):
             total += sum(tensor.nbytes for tensor in held_tensors((layer.conv_states, layer.recurrent_states)))

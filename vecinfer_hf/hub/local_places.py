@@ -96,7 +96,8 @@ def saved_with(
 
 def _vecinfer_options(config: PreTrainedConfig | None, cache_config: Any) -> Iterator[dict[str, Any]]:
     """Yield what the generation config and the config of a model say of a cache of codes."""
-    for options in (cache_config, getattr(config, "quantization_config", None)):
+    given: tuple[Any, ...] = cache_config, getattr(config, "quantization_config", None)
+    for options in given:
         options = options.to_dict() if hasattr(options, "to_dict") else options
         if isinstance(options, dict) and "vecinfer" in (options.get("backend"), options.get("quant_method")):
             yield options
