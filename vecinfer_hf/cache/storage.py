@@ -29,8 +29,10 @@ GROWTH = 1.125
 
 def ordinary_tensors() -> AbstractContextManager[None]:
     """Make tensors that later calls may change in any mode: neither inference tensors nor part of a graph."""
-    made_already = not torch.is_grad_enabled() and not torch.is_inference_mode_enabled()
-    return _AS_IT_IS if made_already else _without_modes()
+    # A compiler cannot ask for the mode.
+    if torch.compiler.is_compiling() or torch.is_grad_enabled() or torch.is_inference_mode_enabled():
+        return _without_modes()
+    return _AS_IT_IS
 
 
 @contextmanager
