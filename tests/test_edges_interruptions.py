@@ -13,6 +13,9 @@ from refusal import assert_says_how_to_repair
 from tiny_models import tiny_inputs
 from transformers import StoppingCriteria
 
+from vecinfer_hf import CacheStateError
+from vecinfer_hf.cache.forward_pass import ForwardPass
+
 
 @pytest.fixture(params=MODELS)
 def model(request):
@@ -71,6 +74,48 @@ def test_an_interruption_at_any_line(model, room, count):
 @pytest.mark.parametrize("room", [None, 60], ids=KINDS)
 def test_an_interruption_at_every_line(model, room, count, repair):
     assert interrupted(model, room, count, 1, 1, (repair,)) > 50
+
+
+@pytest.mark.parametrize("layer", [0, 1])
+@pytest.mark.parametrize("before_it_is_noted", [True, False])
+@pytest.mark.parametrize("room", [None, 60], ids=KINDS)
+def test_an_interruption_behind_a_store_is_noticed(layer, before_it_is_noted, room, monkeypatch):
+    """A layer has stored everything, but the pass does not know it, or the layer is still marked as torn."""
+    model, ids = make_model("full"), tiny_inputs(2, 60)
+    cache = new_cache(model.config, room=room, residual_length=4)
+    stored = ForwardPass.stored
+
+    def interrupted_once(forward_pass, index):
+        if index != layer:
+            return stored(forward_pass, index)
+        if not before_it_is_noted:
+            stored(forward_pass, index)
+        raise KeyboardInterrupt
+
+    def interrupt_and_repair():
+        run(model, ids[:, :20], cache)
+        with monkeypatch.context() as patch:
+            patch.setattr(ForwardPass, "stored", interrupted_once)
+            with pytest.raises(KeyboardInterrupt):
+                run(model, ids[:, 20:21], cache)
+        with pytest.raises(CacheStateError, match="ended midway"):
+            run(model, ids[:, 20:23], cache)
+        cache.crop(0)
+        assert {int(each.get_seq_length()) for each in cache.layers} == {20}
+
+    if layer == 0:
+        with following(model) as follower:
+            interrupt_and_repair()
+            run(model, ids[:, 20:23], cache)
+            follower.audit(cache)
+        return
+    # Every layer has stored the token, so the cache is that of a call which was taken back.
+    interrupt_and_repair()
+    taken_back = new_cache(model.config, room=room, residual_length=4)
+    run(model, ids[:, :20], taken_back)
+    run(model, ids[:, 20:21], taken_back)
+    taken_back.crop(-1)
+    assert torch.equal(run(model, ids[:, 20:23], cache), run(model, ids[:, 20:23], taken_back))
 
 
 class StopHere(StoppingCriteria):

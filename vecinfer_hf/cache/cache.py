@@ -178,8 +178,8 @@ class VecInferCache(CacheSizes, SavedCaches, RecurrentStates, QuantizedCache):
     def crop(self, tokens_to_remove: int) -> None:
         """Remove the last `|tokens_to_remove|` columns (0 or negative).
 
-        After a forward pass that ended midway, columns are counted from the layer that has most, and layers that did
-        not store lose nothing.
+        After a forward pass that ended midway, columns are counted from the layer that has most. Columns that not every
+        layer has are always removed, also by `crop(0)`.
 
         Raises:
             UnsupportedCallError: if a layer cannot go back that far; nothing was removed.
@@ -191,12 +191,16 @@ class VecInferCache(CacheSizes, SavedCaches, RecurrentStates, QuantizedCache):
             return
         low, high = self._columns()
         left = max(high + tokens_to_remove, 0)
-        if low != high or any(layer.storage.torn is not None for layer in self.quantized_layers):
+        ended_midway = low != high or any(layer.storage.torn is not None for layer in self.quantized_layers)
+        if ended_midway:
             # Layers that stored and are cropped hold more codes than those that did not.
             self.forward_pass.layers_agree = False
         self.forward_pass.take_back()
         for layer in self.quantized_layers:
             layer.settle()
+        if ended_midway:
+            # What not every layer has is no whole call, whatever was asked for.
+            left = min(left, self._columns()[0])
         excess = {}
         for index, layer in enumerate(self.layers):
             excess[index] = 0

@@ -258,11 +258,11 @@ class VecInferLayer(QuantizedLayerContract, StoredRows):
         with ordinary_tensors():
             states = key_states.to(self.dtype), value_states.to(self.dtype)
             self._store_piece(valid_piece(*states, valid), query, before)
-        # In this order, so that a call that ends here is noticed: torn, or with columns that no other layer has.
+        # In this order, so that a call that ends here is noticed: the layer is torn until the pass knows that it stored.
         self._set_columns(before.columns + key_states.shape[2])
-        self.storage.torn = None
         if not is_noted:
             self.forward_pass.stored(self.layer_idx)
+        self.storage.torn = None
 
     def _store_piece(self, piece: Piece, query: torch.Tensor | None, before: Lengths) -> None:
         # Sinks are chosen in a first call only: later ones may attend to what is stored already, by its place.
