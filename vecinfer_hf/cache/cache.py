@@ -178,7 +178,7 @@ class VecInferCache(CacheSizes, SavedCaches, RecurrentStates, QuantizedCache):
     def crop(self, tokens_to_remove: int) -> None:
         """Remove the last `|tokens_to_remove|` columns (0 or negative).
 
-        After a forward pass that ended midway, columns are counted from the layer that has most. Columns that not every
+        After a forward pass that ended midway, columns are counted from the layer that has most. Those that not every
         layer has are always removed, also by `crop(0)`.
 
         Raises:

@@ -258,7 +258,7 @@ class VecInferLayer(QuantizedLayerContract, StoredRows):
         with ordinary_tensors():
             states = key_states.to(self.dtype), value_states.to(self.dtype)
             self._store_piece(valid_piece(*states, valid), query, before)
-        # In this order, so that a call that ends here is noticed: the layer is torn until the pass knows that it stored.
+        # In this order, so that a call that ends here is noticed: torn until the pass knows that the layer stored.
         self._set_columns(before.columns + key_states.shape[2])
         if not is_noted:
             self.forward_pass.stored(self.layer_idx)
